@@ -1,0 +1,61 @@
+//! Errors of the engine.
+
+use std::path::PathBuf;
+
+/// What can go wrong while reading or writing weights.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// The file cannot be opened, read or written.
+    #[error("cannot {action} {path}: {error}", path = path.display())]
+    Io {
+        /// What was tried: "open", "read", "write".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path} is not a valid checkpoint: {reason}; download or export it again", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Which field is wrong, and how.
+        reason: String,
+    },
+    /// One tensor cannot be used.
+    #[error("tensor {name}: {reason}")]
+    Tensor {
+        /// The tensor's published path.
+        name: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// The checkpoint does not hold exactly the network's tensors.
+    #[error("{source_name} does not fit this network:{}{}{}", list("missing", missing), list("wrong", wrong), list("not used", unused))]
+    Incomplete {
+        /// The checkpoint.
+        source_name: String,
+        /// Tensors the network has and the checkpoint does not, with their shapes.
+        missing: Vec<String>,
+        /// Tensors that cannot be used, with the reason.
+        wrong: Vec<String>,
+        /// Tensors of the checkpoint the network does not have.
+        unused: Vec<String>,
+    },
+}
+
+/// `" 3 missing (a, b, c);"`, with at most twenty names, or nothing.
+fn list(what: &str, names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    if names.is_empty() {
+        return String::new();
+    }
+    let more = match names.len().checked_sub(SHOWN) {
+        Some(rest) if rest > 0 => format!(", and {rest} more"),
+        _ => String::new(),
+    };
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    format!(" {} {what} ({}{more});", names.len(), shown.join(", "))
+}

@@ -1,0 +1,16 @@
+//! The ground: everything that touches burn's internals.
+//!
+//! Operations with handwritten gradients, attachments to named sites, block checkpointing, weights in and
+//! out, devices and random numbers.
+
+pub mod attach;
+pub mod checkpoint;
+mod cpu;
+pub mod device;
+pub mod error;
+pub mod ops;
+pub mod optimizer;
+pub mod parameters;
+pub mod random;
+pub mod safetensors;
+pub mod weights;

@@ -1,0 +1,133 @@
+//! Attention that trains without storing its score matrix.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, Tensor, TensorData};
+use understudy_kernels as kernels;
+use understudy_kernels::AttentionShape;
+
+use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
+use crate::ops::precision;
+
+/// How an attention weighs and hides keys.
+#[derive(Clone, Debug, Default)]
+pub struct AttentionOptions {
+    /// Multiplies the scores; `1 / sqrt(dim)` when absent.
+    pub scale: Option<f32>,
+    /// For every sample, how many of the keys, from the first, are seen; all when absent.
+    pub key_lengths: Option<Vec<usize>>,
+    /// Whether a query sees no key after its own position.
+    pub causal: bool,
+}
+
+/// Softmax attention. `query (batch, heads, queries, dim)`, `key` and `value (batch, heads, keys, dim)`;
+/// the result is shaped like `query`.
+///
+/// On the CPU engine memory is linear in tokens, forward and backward: scores are made block by block and,
+/// for the gradient, made again. Causal attention, which only short texts use, is composed and stores them.
+pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
+    let [batch, heads, q_tokens, dim] = query.dims();
+    let k_tokens = key.dims()[2];
+    if !options.causal
+        && let (Some(q), Some(k), Some(v)) = (Primitive::of(&query), Primitive::of(&key), Primitive::of(&value))
+    {
+        let seen = |&length: &usize| (0..k_tokens).map(move |k| k < length);
+        let op = Attention {
+            shape: AttentionShape { batch, heads, q_tokens, k_tokens, dim },
+            scale: options.scale.unwrap_or((dim as f32).powf(-0.5)),
+            mask: options.key_lengths.as_ref().map(|lengths| lengths.iter().flat_map(seen).collect()),
+        };
+        return apply(op, [q, k, v]).into_tensor();
+    }
+    composed(query, key, value, &options)
+}
+
+fn composed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
+    let [batch, _, queries, dim] = query.dims();
+    let keys = key.dims()[2];
+    let scale = options.scale.unwrap_or((dim as f32).powf(-0.5));
+    let device = query.device().without_autodiff();
+    let mut scores = (query * scale).matmul(key.swap_dims(2, 3));
+    let mut hide = |hidden: Vec<bool>, shape: [usize; 4]| {
+        let hidden = Tensor::<4, Bool>::from_data(TensorData::new(hidden, shape), &device);
+        scores = scores.clone().mask_fill(hidden.expand(scores.dims()), f32::MIN);
+    };
+    if options.causal {
+        let later = (0..queries).flat_map(|q| (0..keys).map(move |k| k > q)).collect();
+        hide(later, [1, 1, queries, keys]);
+    }
+    if let Some(lengths) = &options.key_lengths {
+        let beyond = lengths.iter().flat_map(|&n| (0..keys).map(move |k| k >= n)).collect();
+        hide(beyond, [batch, 1, 1, keys]);
+    }
+    softmax(scores, 3).matmul(value)
+}
+
+#[derive(Clone, Debug)]
+struct Attention {
+    shape: AttentionShape,
+    scale: f32,
+    mask: Option<Vec<bool>>,
+}
+
+impl CpuOp<3> for Attention {
+    fn forward(&self, [q, k, v]: [&Array; 3]) -> (Array, Vec<Array>) {
+        let mask = self.mask.as_deref();
+        let (out, lse) = kernels::attention_forward(
+            q.data(),
+            k.data(),
+            v.data(),
+            self.shape,
+            self.scale,
+            mask,
+            None,
+            precision(),
+        );
+        let rows = lse.len();
+        (Array::new(out, q.shape()), vec![Array::new(lse, [rows])])
+    }
+
+    fn keeps(&self, _: [bool; 3]) -> ([bool; 3], bool) {
+        ([true, true, true], true)
+    }
+
+    fn backward(&self, kept: &Kept<3>, grad: &Array, wanted: [bool; 3]) -> [Option<Array>; 3] {
+        let (dq, dk, dv) = kernels::attention_backward(
+            kept.input(0),
+            kept.input(1),
+            kept.input(2),
+            kept.output(),
+            kept.extra(0),
+            grad.data(),
+            self.shape,
+            self.scale,
+            self.mask.as_deref(),
+            None,
+            precision(),
+        );
+        let mut index = 0;
+        [dq, dk, dv].map(|values| {
+            index += 1;
+            wanted[index - 1].then(|| Array::new(values, kept.shape(index - 1)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{check, random};
+
+    #[test]
+    fn kernel_agrees_with_the_composed_form() {
+        let cross = [random([2, 3, 70, 8], 1), random([2, 3, 11, 8], 2), random([2, 3, 11, 8], 3)];
+        let cases = [
+            AttentionOptions::default(),
+            AttentionOptions { scale: Some(0.7), key_lengths: Some(vec![4, 11]), causal: false },
+        ];
+        for options in cases {
+            check(&cross.each_ref(), |t| attention(t.get(0), t.get(1), t.get(2), options.clone()), |t| {
+                composed(t.get(0), t.get(1), t.get(2), &options)
+            });
+        }
+    }
+}

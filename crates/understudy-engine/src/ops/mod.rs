@@ -1,0 +1,43 @@
+//! The operations networks are made of.
+//!
+//! On the CPU engine each runs one slice kernel with a handwritten gradient; on any other device, or for a
+//! type other than f32, it is composed of burn's own operations. The composed forms are also the reference
+//! the kernels are tested against.
+
+mod activation;
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod rope;
+#[cfg(test)]
+mod testing;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use activation::{gelu, gelu_tanh, silu};
+pub use attention::{AttentionOptions, attention};
+pub use conv::{Conv3dOptions, conv3d, upsample_nearest_2x};
+pub use linear::{gated_add, linear};
+pub use norm::{channel_rms_norm, layer_norm, layer_norm_modulate, rms_norm};
+pub use rope::rope;
+
+static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
+
+/// Whether matrix products of the CPU engine round their operands to bf16 (accumulating in f32), for the
+/// whole process. Much faster where the processor has AMX or AVX512-BF16. Off unless asked for.
+pub fn set_bf16_products(on: bool) {
+    BF16_PRODUCTS.store(on, Ordering::Relaxed);
+}
+
+/// See [`set_bf16_products`].
+pub fn bf16_products() -> bool {
+    BF16_PRODUCTS.load(Ordering::Relaxed)
+}
+
+fn precision() -> understudy_kernels::Precision {
+    match bf16_products() {
+        true => understudy_kernels::Precision::Bf16,
+        false => understudy_kernels::Precision::F32,
+    }
+}

@@ -1,0 +1,59 @@
+//! The rotary position embedding.
+
+use burn::tensor::Tensor;
+use understudy_kernels as kernels;
+use understudy_kernels::HeadLayout;
+
+use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
+
+/// Turns each pair of neighbouring channels of `x (batch, heads, tokens, dim)` by its token's angle, given as
+/// `cos` and `sin (tokens, dim / 2)`, which are constants.
+pub fn rope(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
+    let dims = x.dims();
+    match (Primitive::of(&x), Primitive::of(&cos), Primitive::of(&sin)) {
+        (Some(x), Some(cos), Some(sin)) => {
+            apply(Rope { heads: dims[1], tokens: dims[2] }, [x, cos, sin]).into_tensor()
+        }
+        _ => composed(x, cos, sin),
+    }
+}
+
+pub(super) fn composed(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
+    let [batch, heads, tokens, dim] = x.dims();
+    let pairs = x.reshape([batch, heads, tokens, dim / 2, 2]);
+    let part = |index: usize| pairs.clone().narrow(4, index, 1);
+    let table = |t: Tensor<2>| t.reshape([1, 1, tokens, dim / 2, 1]);
+    let [cos, sin] = [table(cos), table(sin)];
+    let first = part(0) * cos.clone() - part(1) * sin.clone();
+    let second = part(0) * sin + part(1) * cos;
+    Tensor::cat(vec![first, second], 4).reshape([batch, heads, tokens, dim])
+}
+
+#[derive(Clone, Debug)]
+struct Rope {
+    heads: usize,
+    tokens: usize,
+}
+
+impl Rope {
+    fn turn(&self, x: &[f32], cos: &[f32], sin: &[f32], back: bool) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        kernels::rope(x, HeadLayout::HeadsFirst, self.heads, self.tokens, (cos, sin), back, &mut y);
+        y
+    }
+}
+
+impl CpuOp<3> for Rope {
+    fn forward(&self, [x, cos, sin]: [&Array; 3]) -> (Array, Vec<Array>) {
+        (Array::new(self.turn(x.data(), cos.data(), sin.data(), false), x.shape()), Vec::new())
+    }
+
+    fn keeps(&self, _: [bool; 3]) -> ([bool; 3], bool) {
+        ([false, true, true], false)
+    }
+
+    fn backward(&self, kept: &Kept<3>, grad: &Array, _: [bool; 3]) -> [Option<Array>; 3] {
+        let dx = self.turn(grad.data(), kept.input(1), kept.input(2), true);
+        [Some(Array::new(dx, kept.shape(0))), None, None]
+    }
+}

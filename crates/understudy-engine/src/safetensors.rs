@@ -1,0 +1,408 @@
+//! Checkpoints in the safetensors format, read by memory map, and atomic writing of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ::safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+use burn::tensor::{Device, Tensor, TensorData};
+use half::{bf16, f16};
+use memmap2::Mmap;
+
+use crate::error::WeightError;
+use crate::weights::{Init, WeightSource};
+
+/// Element types a checkpoint can be written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit float.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+enum Storage {
+    Map(Mmap),
+    Static(&'static [u8]),
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+struct Entry {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// One or more safetensors files seen as one store of named tensors.
+pub struct Checkpoint {
+    files: Vec<Storage>,
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+    name: String,
+    device: Device,
+    rename: Option<Box<dyn Fn(&str) -> Option<String> + Send + Sync>>,
+}
+
+/// What a checkpoint says of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// The tensor's path.
+    pub name: String,
+    /// Element type as the file names it, e.g. `BF16`.
+    pub dtype: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+}
+
+impl Checkpoint {
+    /// Opens `path`: a safetensors file, or an index (`*.index.json`) whose shards lie beside it.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is truncated, or its header is not consistent.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, WeightError> {
+        let mut checkpoint = Self::empty(path.display().to_string(), device);
+        if path.extension().is_some_and(|extension| extension == "json") {
+            for shard in shards(path)? {
+                checkpoint.add(map(&shard)?, &shard)?;
+            }
+        } else {
+            checkpoint.add(map(path)?, path)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Reads a checkpoint compiled into the program.
+    ///
+    /// # Errors
+    /// When its header is not consistent.
+    pub fn embedded(name: &str, bytes: &'static [u8], device: &Device) -> Result<Self, WeightError> {
+        let mut checkpoint = Self::empty(name.to_owned(), device);
+        checkpoint.add(Storage::Static(bytes), Path::new(name))?;
+        Ok(checkpoint)
+    }
+
+    fn empty(name: String, device: &Device) -> Self {
+        Self {
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            name,
+            device: device.clone(),
+            rename: None,
+        }
+    }
+
+    fn add(&mut self, storage: Storage, path: &Path) -> Result<(), WeightError> {
+        let malformed =
+            |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
+        let (header, metadata) = SafeTensors::read_metadata(storage.bytes())
+            .map_err(|error| malformed(format!("header: {error}")))?;
+        let start = header + 8;
+        self.check_length(&metadata, start, storage.bytes().len()).map_err(malformed)?;
+        for (name, info) in metadata.tensors() {
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            let entry =
+                Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), range };
+            if self.entries.insert(name.clone(), entry).is_some() {
+                return Err(malformed(format!("tensor {name} stands in more than one shard")));
+            }
+        }
+        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
+        self.files.push(storage);
+        Ok(())
+    }
+
+    fn check_length(&self, metadata: &Metadata, start: usize, length: usize) -> Result<(), String> {
+        let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+        match start.checked_add(end) {
+            Some(expected) if expected <= length => Ok(()),
+            _ => Err(format!(
+                "data_offsets end at byte {end} of the data, but only {} bytes follow the header (truncated?)",
+                length.saturating_sub(start)
+            )),
+        }
+    }
+
+    /// Looks tensors up under another name: `rename` gives the file's name for a published path.
+    pub fn renamed(
+        mut self,
+        rename: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.rename = Some(Box::new(rename));
+        self
+    }
+
+    /// The device tensors are placed on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The file's own metadata strings.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Every tensor's name, type and shape, in order of name.
+    pub fn infos(&self) -> Vec<TensorInfo> {
+        let info = |(name, entry): (&String, &Entry)| TensorInfo {
+            name: name.clone(),
+            dtype: format!("{:?}", entry.dtype),
+            shape: entry.shape.clone(),
+        };
+        self.entries.iter().map(info).collect()
+    }
+
+    /// The values of tensor `name` as f32, and its shape.
+    ///
+    /// # Errors
+    /// When there is no such tensor, its type is not a float or integer, or a value is not finite.
+    pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightError> {
+        let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| fault(format!("not in {}", self.name)))?;
+        let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
+        let values = to_f32(bytes, entry.dtype)
+            .ok_or_else(|| fault(format!("type {:?} is not supported here", entry.dtype)))?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(fault(format!(
+                "value {at} in {} is {}; the file is damaged or its training diverged",
+                self.name, values[at]
+            )));
+        }
+        Ok((values, entry.shape.clone()))
+    }
+
+    /// The integers of tensor `name` (I64 or I32).
+    ///
+    /// # Errors
+    /// When there is no such tensor or its type differs.
+    pub fn integers(&self, name: &str) -> Result<(Vec<i64>, Vec<usize>), WeightError> {
+        let fault = |reason: &str| WeightError::Tensor { name: name.to_owned(), reason: reason.to_owned() };
+        let entry = self.entries.get(name).ok_or_else(|| fault("not in the file"))?;
+        let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
+        let values = match entry.dtype {
+            Dtype::I64 => elements::<8>(bytes).map(i64::from_le_bytes).collect(),
+            Dtype::I32 => elements::<4>(bytes).map(|b| i64::from(i32::from_le_bytes(b))).collect(),
+            Dtype::BOOL | Dtype::U8 => bytes.iter().map(|&b| i64::from(b)).collect(),
+            _ => return Err(fault("is not an integer tensor")),
+        };
+        Ok((values, entry.shape.clone()))
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn get(&self, name: &str, shape: &[usize], _: Init) -> Result<Option<Tensor<1>>, WeightError> {
+        let own = match &self.rename {
+            Some(rename) => rename(name),
+            None => Some(name.to_owned()),
+        };
+        let Some(own) = own.filter(|own| self.entries.contains_key(own)) else {
+            return Ok(None);
+        };
+        let (values, found) = self.values(&own)?;
+        if found != shape {
+            let reason = format!("has shape {found:?}, the network needs {shape:?}");
+            return Err(WeightError::Tensor { name: name.to_owned(), reason });
+        }
+        let count = values.len();
+        Ok(Some(Tensor::from_data(TensorData::new(values, [count]), &self.device)))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+}
+
+fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.as_chunks::<N>().0.iter().copied()
+}
+
+fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => elements::<4>(bytes).map(f32::from_le_bytes).collect(),
+        Dtype::BF16 => elements::<2>(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::F16 => elements::<2>(bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::F64 => elements::<8>(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(),
+        _ => return None,
+    })
+}
+
+fn map(path: &Path) -> Result<Storage, WeightError> {
+    let io = |error| WeightError::Io { action: "open", path: path.to_owned(), error };
+    let file = File::open(path).map_err(io)?;
+    if !file.metadata().map_err(io)?.is_file() {
+        let reason = "it is not a file".to_owned();
+        return Err(WeightError::Malformed { path: path.to_owned(), reason });
+    }
+    // SAFETY: the map is read-only. Another process that truncates the file while it is mapped could make a
+    // read fault; checkpoints are written to a temporary name and renamed, never changed in place.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    Ok(Storage::Map(map))
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// The shard files an index names, each once; they must lie in the index's own folder.
+fn shards(index: &Path) -> Result<Vec<PathBuf>, WeightError> {
+    let malformed = |reason: String| WeightError::Malformed { path: index.to_owned(), reason };
+    let text = std::fs::read_to_string(index)
+        .map_err(|error| WeightError::Io { action: "read", path: index.to_owned(), error })?;
+    let parsed: Index =
+        serde_json::from_str(&text).map_err(|error| malformed(format!("weight_map: {error}")))?;
+    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    let folder = index.parent().unwrap_or(Path::new("."));
+    names
+        .into_iter()
+        .map(|name| match Path::new(&name).components().count() {
+            1 if !name.starts_with("..") => Ok(folder.join(name)),
+            _ => Err(malformed(format!("weight_map: {name:?} is not a plain file name"))),
+        })
+        .collect()
+}
+
+/// A tensor to be written: its name, shape and f32 values.
+pub struct NamedValues {
+    /// Path of the tensor.
+    pub name: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// Writes a safetensors file under a temporary name, flushes it to the disk, and renames it to `path`, so
+/// that `path` never holds half a file.
+///
+/// # Errors
+/// When the folder cannot be written or the disk is full; the temporary file is then removed.
+pub fn write(
+    path: &Path,
+    tensors: &[NamedValues],
+    metadata: BTreeMap<String, String>,
+    precision: Precision,
+) -> Result<(), WeightError> {
+    let encoded: Vec<Vec<u8>> = tensors.iter().map(|t| encode(&t.values, precision)).collect();
+    let dtype = match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::Bf16 => Dtype::BF16,
+        Precision::F16 => Dtype::F16,
+    };
+    let mut views = Vec::with_capacity(tensors.len());
+    for (tensor, bytes) in tensors.iter().zip(&encoded) {
+        let view = TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(|error| {
+            WeightError::Tensor { name: tensor.name.clone(), reason: error.to_string() }
+        })?;
+        views.push((tensor.name.as_str(), view));
+    }
+    let metadata: HashMap<String, String> = metadata.into_iter().collect();
+    let bytes = ::safetensors::serialize(views, Some(metadata)).map_err(|error| {
+        WeightError::Malformed { path: path.to_owned(), reason: error.to_string() }
+    })?;
+    write_atomically(path, &bytes)
+}
+
+fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
+    match precision {
+        Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        Precision::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+    }
+}
+
+/// Replaces `path` by `bytes` in one step: temporary file beside it, flush to the disk, rename.
+///
+/// # Errors
+/// When any of these fails; nothing is left behind then.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WeightError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let written = File::create(&partial)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|error| {
+        // The first error is the one to report; a leftover that cannot be removed is hidden by its dot.
+        let _ = std::fs::remove_file(&partial);
+        WeightError::Io { action: "write", path: path.to_owned(), error }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<NamedValues> {
+        vec![
+            NamedValues { name: "a.weight".into(), shape: vec![2, 3], values: vec![1., -2., 3., 4., 5., 6.] },
+            NamedValues { name: "b".into(), shape: vec![1], values: vec![0.5] },
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_every_precision() {
+        let folder = tempfile::tempdir().unwrap();
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            let path = folder.path().join("x.safetensors");
+            let metadata = BTreeMap::from([("base".to_owned(), "nano".to_owned())]);
+            write(&path, &sample(), metadata.clone(), precision).unwrap();
+            let read = Checkpoint::open(&path, &Device::flex()).unwrap();
+            assert_eq!(read.values("a.weight").unwrap(), (sample()[0].values.clone(), vec![2, 3]));
+            assert_eq!(read.metadata(), &metadata);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&path, &sample(), BTreeMap::new(), Precision::F32).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(Checkpoint::open(&path, &Device::flex()).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn nan_is_reported_with_the_tensor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let tensors = [NamedValues { name: "w".into(), shape: vec![2], values: vec![0.0, f32::NAN] }];
+        write(&path, &tensors, BTreeMap::new(), Precision::F32).unwrap();
+        let error = Checkpoint::open(&path, &Device::flex()).unwrap().values("w").unwrap_err();
+        assert!(error.to_string().contains("tensor w"), "{error}");
+    }
+
+    #[test]
+    fn an_unwritable_path_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("no/such/x.safetensors");
+        assert!(write(&path, &sample(), BTreeMap::new(), Precision::F32).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

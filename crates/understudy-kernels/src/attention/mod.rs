@@ -1,0 +1,94 @@
+//! Attention without the score matrix: forward with a running softmax, backward by recomputation.
+
+mod backward;
+mod bf16;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+pub use backward::attention_backward;
+pub use forward::attention_forward;
+
+/// Queries handled together.
+const QUERIES: usize = 128;
+/// Keys handled together.
+const KEYS: usize = 512;
+
+/// Sizes of an attention: queries (batch, heads, q_tokens, dim), keys and values (batch, heads, k_tokens, dim).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionShape {
+    /// Batch items.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Queries of each head.
+    pub q_tokens: usize,
+    /// Keys of each head.
+    pub k_tokens: usize,
+    /// Width of a head.
+    pub dim: usize,
+}
+
+/// Which keys may be attended to: (batch, k_tokens), `true` for yes.
+pub type KeyMask<'a> = &'a [bool];
+
+impl AttentionShape {
+    fn q_len(&self) -> usize {
+        self.batch * self.heads * self.q_tokens * self.dim
+    }
+
+    fn k_len(&self) -> usize {
+        self.batch * self.heads * self.k_tokens * self.dim
+    }
+
+    fn check(&self, q: &[f32], k: &[f32], v: &[f32], mask: Option<KeyMask>, bias: Option<&[f32]>) {
+        assert_eq!(q.len(), self.q_len(), "attention: length of q");
+        assert_eq!(k.len(), self.k_len(), "attention: length of k");
+        assert_eq!(v.len(), self.k_len(), "attention: length of v");
+        assert!(
+            mask.is_none_or(|m| m.len() == self.batch * self.k_tokens),
+            "attention: mask is (batch, k_tokens)"
+        );
+        let table = self.heads * self.q_tokens * self.k_tokens;
+        assert!(
+            bias.is_none_or(|b| b.len() == table || b.len() == self.batch * table),
+            "attention: bias is (heads or batch * heads, q_tokens, k_tokens)"
+        );
+    }
+
+    /// The bias table of `head` (counted over the batch).
+    fn bias<'a>(&self, bias: Option<&'a [f32]>, head: usize) -> Option<&'a [f32]> {
+        let table = self.q_tokens * self.k_tokens;
+        bias.map(|b| {
+            let head = if b.len() == self.heads * table {
+                head % self.heads
+            } else {
+                head
+            };
+            &b[head * table..(head + 1) * table]
+        })
+    }
+
+    /// The mask of `head` (counted over the batch).
+    fn mask<'a>(&self, mask: Option<KeyMask<'a>>, head: usize) -> Option<KeyMask<'a>> {
+        let item = head / self.heads;
+        mask.map(|m| &m[item * self.k_tokens..(item + 1) * self.k_tokens])
+    }
+}
+
+/// Turns products `q k` of one row into scores: scaled, bias added, masked keys at minus infinity.
+#[inline(always)]
+fn scores(row: &mut [f32], scale: f32, bias: Option<&[f32]>, mask: Option<&[bool]>) {
+    match bias {
+        Some(bias) => row
+            .iter_mut()
+            .zip(bias)
+            .for_each(|(s, b)| *s = *s * scale + b),
+        None => row.iter_mut().for_each(|s| *s *= scale),
+    }
+    if let Some(mask) = mask {
+        row.iter_mut()
+            .zip(mask)
+            .for_each(|(s, m)| *s = if *m { *s } else { f32::NEG_INFINITY });
+    }
+}

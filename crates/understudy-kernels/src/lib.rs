@@ -1,0 +1,47 @@
+//! CPU kernels over plain slices: matrix products, attention, normalization, convolution and their gradients.
+//!
+//! Every kernel takes and gives contiguous row-major `f32` slices, picks the widest instruction set of the machine at
+//! run time (scalar, AVX2, AVX-512, and for bf16 products AVX512-BF16 or AMX), and runs on the current rayon pool.
+//!
+//! Two promises hold for all of them:
+//!
+//! - **Determinism.** Work is cut into chunks whose sizes depend on the shapes alone, and partial sums are added in a
+//!   fixed order, so the result is the same bit for bit whatever the number of threads.
+//! - **Shapes are the caller's duty.** A wrong length is a bug of the calling crate and panics with a message; nothing
+//!   here reads user input.
+
+mod activation;
+mod attention;
+mod bf16;
+mod conv;
+mod convert;
+mod cpu;
+mod gate;
+mod layout;
+mod math;
+mod matmul;
+mod norm;
+mod optim;
+mod par;
+mod rope;
+mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use activation::{
+    Activation, activation_backward, activation_forward, gated_gelu_backward, gated_gelu_forward,
+    softmax_backward, softmax_forward,
+};
+pub use attention::{AttentionShape, KeyMask, attention_backward, attention_forward};
+pub use conv::{Conv3dShape, conv3d_backward_data, conv3d_backward_weight, conv3d_forward};
+pub use convert::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+pub use gate::{GatedAddGradients, gated_add_backward, gated_add_forward};
+pub use layout::transpose_heads;
+pub use matmul::{BatchRef, MatRef, PackedB, Precision, matmul, matmul_batched, matmul_packed};
+pub use norm::{
+    LayerNormGradients, LayerNormOutput, LayerNormParams, channel_rms_norm_backward,
+    channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward,
+    rms_norm_backward, rms_norm_forward,
+};
+pub use optim::{AdamW, adamw_step, ema_step, sum_squares};
+pub use rope::{HeadLayout, rope};

@@ -1,0 +1,324 @@
+//! Matrix products in f32 and with bf16 operands.
+
+mod panels;
+#[cfg(test)]
+mod tests;
+
+use crate::cpu::Bf16Path;
+use crate::par::{self, Shared};
+pub use panels::PackedB;
+pub(crate) use panels::{pack_lanes, panels_len};
+
+/// Arithmetic of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Operands and sums in f32.
+    F32,
+    /// Operands rounded to bf16 (to nearest even), products summed in f32.
+    ///
+    /// Fast where the processor has AMX or AVX512-BF16; elsewhere it gives the same rounding at about the speed of f32.
+    Bf16,
+}
+
+/// A view of an `f32` matrix: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct MatRef<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+    /// Distance between columns, in elements.
+    pub col_stride: usize,
+}
+
+impl<'a> MatRef<'a> {
+    /// A contiguous row-major matrix.
+    ///
+    /// # Panics
+    ///
+    /// If `data` is shorter than `rows * cols`.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        let matrix = MatRef {
+            data,
+            rows,
+            cols,
+            row_stride: cols,
+            col_stride: 1,
+        };
+        matrix.check();
+        matrix
+    }
+
+    /// The transpose, without a copy.
+    pub fn t(self) -> Self {
+        MatRef {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn check(&self) {
+        if self.rows > 0 && self.cols > 0 {
+            let last = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
+            assert!(
+                last < self.data.len(),
+                "a {}x{} matrix with strides ({}, {}) needs {} elements, not {}",
+                self.rows,
+                self.cols,
+                self.row_stride,
+                self.col_stride,
+                last + 1,
+                self.data.len()
+            );
+        }
+    }
+}
+
+/// A view of equally shaped `f32` matrices: element `(b, i, j)` is
+/// `data[b * batch_stride + i * row_stride + j * col_stride]`. A `batch_stride` of 0 repeats one matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRef<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Number of matrices.
+    pub batch: usize,
+    /// Rows of each.
+    pub rows: usize,
+    /// Columns of each.
+    pub cols: usize,
+    /// Distance between matrices, in elements.
+    pub batch_stride: usize,
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+    /// Distance between columns, in elements.
+    pub col_stride: usize,
+}
+
+impl<'a> BatchRef<'a> {
+    /// Contiguous row-major matrices, one after another.
+    ///
+    /// # Panics
+    ///
+    /// If `data` is shorter than `batch * rows * cols`.
+    pub fn new(data: &'a [f32], batch: usize, rows: usize, cols: usize) -> Self {
+        assert!(
+            data.len() >= batch * rows * cols,
+            "batched matrix: too few elements"
+        );
+        BatchRef {
+            data,
+            batch,
+            rows,
+            cols,
+            batch_stride: rows * cols,
+            row_stride: cols,
+            col_stride: 1,
+        }
+    }
+
+    /// Each matrix transposed, without a copy.
+    pub fn t(self) -> Self {
+        BatchRef {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn get(&self, index: usize) -> MatRef<'a> {
+        let matrix = MatRef {
+            data: &self.data[index * self.batch_stride..],
+            rows: self.rows,
+            cols: self.cols,
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+        };
+        matrix.check();
+        matrix
+    }
+}
+
+/// Whether a product may use the pool, or runs inside a task that already does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    One,
+    Pool,
+}
+
+/// `c = a b`, or `c += a b` with `accumulate`; `a` (m, k), `b` (k, n), `c` (m, n) contiguous.
+///
+/// # Panics
+///
+/// If the shapes do not fit.
+pub fn matmul(a: MatRef, b: MatRef, c: &mut [f32], accumulate: bool, precision: Precision) {
+    matmul_with(a, b, c, accumulate, precision, Threads::Pool);
+}
+
+/// [`matmul`] on the calling thread or on the pool.
+pub(crate) fn matmul_with(
+    a: MatRef,
+    b: MatRef,
+    c: &mut [f32],
+    accumulate: bool,
+    precision: Precision,
+    threads: Threads,
+) {
+    assert_eq!(c.len(), a.rows * b.cols, "matmul: elements of c");
+    if c.is_empty() {
+        return;
+    }
+    if a.cols == 0 {
+        if !accumulate {
+            c.fill(0.0);
+        }
+        return;
+    }
+    let ld = b.cols;
+    matmul_into(a, b, &Output::new(c, ld, accumulate), precision, threads);
+}
+
+/// The product of non-empty operands into rows that may lie apart.
+pub(crate) fn matmul_into(
+    a: MatRef,
+    b: MatRef,
+    out: &Output,
+    precision: Precision,
+    threads: Threads,
+) {
+    a.check();
+    b.check();
+    assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
+    assert!(
+        a.rows > 0 && a.cols > 0 && b.cols > 0,
+        "matmul: empty operand"
+    );
+    // The last element written, which `at` checks.
+    out.c.at((a.rows - 1) * out.ld + b.cols);
+    match precision {
+        Precision::F32 => matmul_f32(a, b, out, threads),
+        Precision::Bf16 => {
+            panels::matmul_bf16(Bf16Path::best(), a, panels::Right::Plain(b), out, threads);
+        }
+    }
+}
+
+/// Where a product goes: a row-major matrix with rows `ld` apart, overwritten or added to.
+pub(crate) struct Output<'a> {
+    c: Shared<'a, f32>,
+    ld: usize,
+    accumulate: bool,
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(c: &'a mut [f32], ld: usize, accumulate: bool) -> Self {
+        Output {
+            c: Shared::new(c),
+            ld,
+            accumulate,
+        }
+    }
+}
+
+/// `gemm` splits rows and columns over threads and never the inner dimension, and cuts the inner dimension by shape and
+/// cache size alone, so the result does not depend on the number of threads.
+fn matmul_f32(a: MatRef, b: MatRef, out: &Output, threads: Threads) {
+    let parallelism = match threads {
+        Threads::One => gemm::Parallelism::None,
+        Threads::Pool => gemm::Parallelism::Rayon(0),
+    };
+    // SAFETY: the checks of `matmul_into` keep every index inside its slice, and the output is borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out.c.at(0),
+            1,
+            out.ld as isize,
+            out.accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// [`matmul`] with a right-hand side packed before, in bf16.
+///
+/// # Panics
+///
+/// If the shapes do not fit.
+pub fn matmul_packed(a: MatRef, b: &PackedB, c: &mut [f32], accumulate: bool) {
+    a.check();
+    assert_eq!(a.cols, b.rows(), "matmul: columns of a and rows of b");
+    assert_eq!(c.len(), a.rows * b.cols(), "matmul: elements of c");
+    if c.is_empty() {
+        return;
+    }
+    if a.cols == 0 {
+        if !accumulate {
+            c.fill(0.0);
+        }
+        return;
+    }
+    let out = Output::new(c, b.cols(), accumulate);
+    panels::matmul_bf16(
+        Bf16Path::best(),
+        a,
+        panels::Right::Packed(b),
+        &out,
+        Threads::Pool,
+    );
+}
+
+/// `c[i] = a[i] b[i]` (or `+=`) for every matrix of a batch; `c` (batch, m, n) contiguous.
+///
+/// # Panics
+///
+/// If the shapes do not fit.
+pub fn matmul_batched(
+    a: BatchRef,
+    b: BatchRef,
+    c: &mut [f32],
+    accumulate: bool,
+    precision: Precision,
+) {
+    assert_eq!(a.batch, b.batch, "matmul: batch sizes");
+    assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
+    let size = a.rows * b.cols;
+    assert_eq!(c.len(), a.batch * size, "matmul: elements of c");
+    if size == 0 {
+        return;
+    }
+    // Either way gives the same bits; one matrix a task saves the inner forks when there are enough of them.
+    if a.batch >= rayon::current_num_threads() {
+        let out = Shared::new(c);
+        par::for_each(a.batch, |i| {
+            // SAFETY: each task writes its own matrix.
+            let c = unsafe { out.slice(i * size, size) };
+            matmul_with(a.get(i), b.get(i), c, accumulate, precision, Threads::One);
+        });
+    } else {
+        for (i, c) in c.chunks_exact_mut(size).enumerate() {
+            matmul_with(a.get(i), b.get(i), c, accumulate, precision, Threads::Pool);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Driver of bf16 products: packs both operands into tiles and cuts the output into blocks.
+
+use super::{MatRef, Output, Threads};
+use crate::bf16::{self, DEPTH, LANES, Panels, TILE, multiply};
+use crate::cpu::{Bf16Path, Isa};
+use crate::par::{self, Buffer, Shared};
+use std::ops::Range;
+
+/// Inner dimension packed at once; bounds the scratch for very deep products.
+const SUPER_DEPTH: usize = 4096;
+/// Elements of the left operand packed at once.
+const SUPER_LEFT: usize = 16 << 20;
+/// Tiles along the inner dimension per pass over an output block: 512 deep, so a panel pair stays in the L1 cache.
+const PASS: usize = 16;
+
+/// Panels and depth a packing task handles.
+const PACK_PANELS: usize = 8;
+const PACK_DEPTH: usize = 512;
+
+/// Length in `u16` of `lanes` rows (or columns) packed `depth` deep.
+pub(crate) fn panels_len(lanes: usize, depth: usize) -> usize {
+    lanes.div_ceil(LANES) * depth.div_ceil(DEPTH) * TILE
+}
+
+/// A right-hand side (k, n) in bf16, packed once for many products: frozen weights.
+#[derive(Clone, Debug)]
+pub struct PackedB {
+    data: Vec<u16>,
+    rows: usize,
+    cols: usize,
+}
+
+impl PackedB {
+    /// Packs `b` (k, n); takes `2 * k * n` bytes, sides rounded up to 32 and 16.
+    pub fn new(b: MatRef) -> Self {
+        b.check();
+        let mut data = vec![0; panels_len(b.cols, b.rows)];
+        let out = Shared::new(&mut data);
+        let stride = panels_len(1, b.rows);
+        par::for_each(b.cols.div_ceil(LANES), |panel| {
+            // SAFETY: each task writes its own panel.
+            let out = unsafe { out.slice(panel * stride, stride) };
+            pack_lanes(Side::Right, b.t(), panel * LANES, 0, b.rows, out);
+        });
+        PackedB {
+            data,
+            rows: b.rows,
+            cols: b.cols,
+        }
+    }
+
+    /// Rows of the matrix, k.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix, n.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+pub(crate) use bf16::Side;
+
+/// Packs one panel: lanes `lane0..lane0 + 16` of `m` (rows are lanes, columns the inner dimension), columns
+/// `depth0..depth0 + depth`, zeros beyond the edges. `out` holds `panels_len(1, depth)`.
+pub(crate) fn pack_lanes(
+    side: Side,
+    m: MatRef,
+    lane0: usize,
+    depth0: usize,
+    depth: usize,
+    out: &mut [u16],
+) {
+    let isa = Isa::best();
+    let lanes = LANES.min(m.rows - lane0);
+    for (block, tile) in out.chunks_exact_mut(TILE).enumerate() {
+        let k0 = depth0 + block * DEPTH;
+        let ks = DEPTH.min(depth0 + depth - k0);
+        let src = &m.data[lane0 * m.row_stride + k0 * m.col_stride..];
+        bf16::pack_tile(
+            isa,
+            side,
+            src,
+            (m.row_stride, m.col_stride),
+            lanes,
+            ks,
+            tile,
+        );
+    }
+}
+
+/// Packs `panels` over the depths `part.0..part.0 + part.1`, all counted from `origin` in `m`, into `out`, where panels
+/// are `stride` apart.
+fn pack_part(
+    side: Side,
+    m: MatRef,
+    origin: (usize, usize),
+    panels: Range<usize>,
+    part: (usize, usize),
+    out: &Shared<u16>,
+    stride: usize,
+) {
+    let pack = |panel: usize, first: usize, depth: usize| {
+        // SAFETY: each task packs its own panels and depths.
+        let out = unsafe { out.slice(panel * stride + first / DEPTH * TILE, panels_len(1, depth)) };
+        pack_lanes(
+            side,
+            m,
+            origin.0 + panel * LANES,
+            origin.1 + first,
+            depth,
+            out,
+        );
+    };
+    let (first, depth) = part;
+    if m.row_stride < m.col_stride {
+        // Neighbouring panels share the lines of memory that a tile reads, so they are packed together.
+        for tile in (first..first + depth).step_by(DEPTH) {
+            panels
+                .clone()
+                .for_each(|panel| pack(panel, tile, DEPTH.min(first + depth - tile)));
+        }
+    } else {
+        panels.for_each(|panel| pack(panel, first, depth));
+    }
+}
+
+/// The right operand of a product.
+pub(super) enum Right<'a> {
+    Plain(MatRef<'a>),
+    Packed(&'a PackedB),
+}
+
+impl Right<'_> {
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Right::Plain(b) => (b.rows, b.cols),
+            Right::Packed(b) => (b.rows, b.cols),
+        }
+    }
+}
+
+/// The product with both operands rounded to bf16; shapes are checked by the caller.
+pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, threads: Threads) {
+    let (k, n) = b.shape();
+    let m = a.rows;
+    let run = |tasks: usize, f: &(dyn Fn(usize) + Send + Sync)| match threads {
+        Threads::One => (0..tasks).for_each(f),
+        Threads::Pool => par::for_each(tasks, f),
+    };
+    let deep = SUPER_DEPTH.min(k);
+    let tall = (SUPER_LEFT / deep).next_multiple_of(LANES).min(m);
+    let b_len = match b {
+        Right::Plain(_) => panels_len(n, deep),
+        Right::Packed(_) => 0,
+    };
+    let mut a_packed = Buffer::<u16>::new(panels_len(tall, deep));
+    let mut b_packed = Buffer::<u16>::new(b_len);
+    for k0 in (0..k).step_by(deep) {
+        let depth = deep.min(k - k0);
+        let stride = panels_len(1, depth);
+        for m0 in (0..m).step_by(tall) {
+            let rows = tall.min(m - m0);
+            let a_panels = rows.div_ceil(LANES);
+            let b_panels = if b_len > 0 && m0 == 0 {
+                n.div_ceil(LANES)
+            } else {
+                0
+            };
+            let a_out = Shared::new(&mut a_packed);
+            let b_out = Shared::new(&mut b_packed);
+            let depths = depth.div_ceil(PACK_DEPTH);
+            let a_groups = a_panels.div_ceil(PACK_PANELS);
+            run(
+                (a_groups + b_panels.div_ceil(PACK_PANELS)) * depths,
+                &|task| {
+                    let (group, first_k) = (task / depths, task % depths * PACK_DEPTH);
+                    let part = (first_k, PACK_DEPTH.min(depth - first_k));
+                    match (group.checked_sub(a_groups), &b) {
+                        (Some(group), Right::Plain(b)) => {
+                            let panels =
+                                group * PACK_PANELS..b_panels.min((group + 1) * PACK_PANELS);
+                            pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, stride);
+                        }
+                        _ => {
+                            let panels =
+                                group * PACK_PANELS..a_panels.min((group + 1) * PACK_PANELS);
+                            pack_part(Side::Left, a, (m0, k0), panels, part, &a_out, stride);
+                        }
+                    }
+                },
+            );
+            let left = Panels {
+                data: &a_packed,
+                stride,
+            };
+            let right = match b {
+                Right::Plain(_) => Panels {
+                    data: &b_packed,
+                    stride,
+                },
+                Right::Packed(b) => Panels {
+                    data: &b.data[k0 / DEPTH * TILE..],
+                    stride: panels_len(1, k),
+                },
+            };
+            let accumulate = out.accumulate || k0 > 0;
+            let (mb, nb) = block_size(rows, n);
+            let across = n.div_ceil(nb);
+            run(rows.div_ceil(mb) * across, &|task| {
+                let (i, j) = (task / across * mb, task % across * nb);
+                let (h, w) = (mb.min(rows - i), nb.min(n - j));
+                let blocks = depth.div_ceil(DEPTH);
+                for p in (0..blocks).step_by(PASS) {
+                    let left = left.skip(i / LANES, p);
+                    let right = right.skip(j / LANES, p);
+                    let c = out.c.at((m0 + i) * out.ld + j);
+                    let more = accumulate || p > 0;
+                    // SAFETY: the block lies inside the output and belongs to this task alone.
+                    unsafe {
+                        multiply(
+                            path,
+                            left,
+                            right,
+                            PASS.min(blocks - p),
+                            c,
+                            out.ld,
+                            (h, w),
+                            more,
+                        )
+                    };
+                }
+            });
+        }
+    }
+}
+
+/// Rows and columns of an output block: large enough to reuse packed panels, small enough to give every core some.
+fn block_size(m: usize, n: usize) -> (usize, usize) {
+    let (mut mb, mut nb) = (256, 512);
+    while m.div_ceil(mb) * n.div_ceil(nb) < 16 && mb * nb > 64 * 64 {
+        if nb > mb { nb /= 2 } else { mb /= 2 }
+    }
+    (mb, nb)
+}

@@ -1,0 +1,140 @@
+//! What can go wrong, each with where it happened and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of reading or writing media. Its text is one line: where, what, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on a file.
+    #[error("{}: cannot {action}: {source}; {advice}", path.display())]
+    Io {
+        /// What was being done, as a verb: "read", "create", ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+        /// What the user can do.
+        advice: &'static str,
+    },
+    /// A file is damaged, truncated, or not what it should be.
+    #[error("{}: {reason}; {advice}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What the user can do.
+        advice: &'static str,
+    },
+    /// A picture or video frame is too small or too large to use.
+    #[error("{}: {width}x{height} is outside the limits ({limit}); {advice}", path.display())]
+    Dimensions {
+        /// The file.
+        path: PathBuf,
+        /// Width from the file's header, pixels.
+        width: u64,
+        /// Height from the file's header, pixels.
+        height: u64,
+        /// The limit that is broken, in words.
+        limit: String,
+        /// What the user can do.
+        advice: &'static str,
+    },
+    /// A subject folder has no picture that can be used.
+    #[error("{}: no usable picture (left out: {left_out}); put PNG, JPEG or WebP pictures directly in this folder", path.display())]
+    NoPictures {
+        /// The folder.
+        path: PathBuf,
+        /// The names left out, each with its reason.
+        left_out: String,
+    },
+    /// Some pictures of a folder cannot be read. All of them are named.
+    #[error("{}: {count} unreadable: {problems}; replace or remove them", path.display())]
+    UnreadablePictures {
+        /// The folder.
+        path: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// Each name with its reason.
+        problems: String,
+    },
+    /// A dataset description has an unknown, missing or wrong field.
+    #[error("{}: {field}: {reason}", path.display())]
+    Config {
+        /// The TOML or JSONL file.
+        path: PathBuf,
+        /// The field, or the line.
+        field: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// A file cannot be written as asked.
+    #[error("{}: cannot be written: {reason}", path.display())]
+    Output {
+        /// The file or folder to be written.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Arguments that do not fit together: a shape, a frame rate, an option.
+    #[error("{what}: {reason}")]
+    Invalid {
+        /// The argument.
+        what: &'static str,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// [`Error::Io`] on reading `path`.
+    pub(crate) fn read(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action: "read",
+            path: path.into(),
+            source,
+            advice: "check that the file exists and that you may read it",
+        }
+    }
+
+    /// [`Error::Io`] on writing `path`. Nothing was left under that name.
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action: "write",
+            path: path.into(),
+            source,
+            advice: "nothing was left behind; check free space and permissions and run again",
+        }
+    }
+
+    /// [`Error::Unreadable`].
+    pub(crate) fn unreadable(path: &Path, reason: impl Into<String>, advice: &'static str) -> Self {
+        Self::Unreadable {
+            path: path.into(),
+            reason: reason.into(),
+            advice,
+        }
+    }
+
+    /// [`Error::Output`].
+    pub(crate) fn output(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Output {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// [`Error::Invalid`].
+    pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid {
+            what,
+            reason: reason.into(),
+        }
+    }
+}

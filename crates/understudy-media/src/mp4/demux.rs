@@ -1,0 +1,331 @@
+//! Finding the samples of the H.264 track of an MP4. Every size and offset is checked against the file before use.
+
+use std::fs;
+use std::path::Path;
+
+use mp4_atom::{
+    Avc1, Buf, Codec, Colr, Decode, DecodeAtom, Header, Matrix, Stbl, StszSamples, Trak,
+};
+
+use super::{Mp4Info, RE_ENCODE};
+use crate::picture::check_dimensions;
+use crate::yuv::ColorMatrix;
+use crate::{Error, Image, Result};
+
+/// Larger files are refused: the file is read whole.
+const MAX_FILE_BYTES: u64 = 4 << 30;
+
+/// The H.264 track of a file, with the file.
+pub(super) struct Track {
+    file: Vec<u8>,
+    avc1: Avc1,
+    rotation: Rotation,
+    fps: f64,
+    /// Offset and length of each sample, within the file.
+    samples: Vec<(usize, usize)>,
+}
+
+impl Track {
+    pub fn open(path: &Path) -> Result<Self> {
+        let length = fs::metadata(path).map_err(|e| Error::read(path, e))?.len();
+        if length > MAX_FILE_BYTES {
+            return Err(Error::unreadable(
+                path,
+                "larger than 4 GiB",
+                "cut the clip: ffmpeg -i in.mp4 -t 5 out.mp4",
+            ));
+        }
+        let file = fs::read(path).map_err(|e| Error::read(path, e))?;
+        Self::parse(path, file)
+    }
+
+    fn parse(path: &Path, file: Vec<u8>) -> Result<Self> {
+        let damaged = |reason: String| Error::unreadable(path, reason, RE_ENCODE);
+        let movie = movie_body(&file).map_err(damaged)?;
+        let (trak, avc1) = video_track(movie).map_err(damaged)?;
+        check_dimensions(path, (avc1.visual.width.into(), avc1.visual.height.into()))?;
+        let samples = locate_samples(&trak.mdia.minf.stbl, file.len()).map_err(damaged)?;
+        let fps = frame_rate(&trak, samples.len()).map_err(damaged)?;
+        Ok(Self {
+            rotation: Rotation::of(&trak.tkhd.matrix),
+            file,
+            avc1,
+            fps,
+            samples,
+        })
+    }
+
+    pub fn info(&self) -> Mp4Info {
+        let (width, height) = (
+            usize::from(self.avc1.visual.width),
+            usize::from(self.avc1.visual.height),
+        );
+        let turned = matches!(self.rotation, Rotation::Quarter | Rotation::ThreeQuarters);
+        let (width, height) = if turned {
+            (height, width)
+        } else {
+            (width, height)
+        };
+        Mp4Info {
+            width,
+            height,
+            frames: self.samples.len(),
+            fps: self.fps,
+        }
+    }
+
+    /// Height and width before rotation.
+    pub fn coded_size(&self) -> [usize; 2] {
+        [
+            self.avc1.visual.height.into(),
+            self.avc1.visual.width.into(),
+        ]
+    }
+
+    pub fn rotation(&self) -> Rotation {
+        self.rotation
+    }
+
+    pub fn parameter_sets(&self) -> impl Iterator<Item = &[u8]> {
+        let avcc = &self.avc1.avcc;
+        avcc.sequence_parameter_sets
+            .iter()
+            .chain(&avcc.picture_parameter_sets)
+            .map(Vec::as_slice)
+    }
+
+    /// As the `colr` box says; without one, as players guess: BT.709 from 720 rows on, BT.601 below.
+    pub fn color_matrix(&self) -> ColorMatrix {
+        let (code, full_range) = match &self.avc1.colr {
+            Some(Colr::Nclx {
+                matrix_coefficients,
+                full_range_flag,
+                ..
+            }) => (*matrix_coefficients, *full_range_flag),
+            Some(Colr::Nclc {
+                matrix_coefficients,
+                ..
+            }) => (*matrix_coefficients, false),
+            _ => (2, false),
+        };
+        let matrix = match code {
+            1 => ColorMatrix::BT709,
+            5 | 6 => ColorMatrix::BT601,
+            9 => ColorMatrix::BT2020,
+            _ if self.avc1.visual.height >= 720 => ColorMatrix::BT709,
+            _ => ColorMatrix::BT601,
+        };
+        ColorMatrix {
+            full_range,
+            ..matrix
+        }
+    }
+
+    /// Sample `index` with start codes in place of lengths.
+    pub fn access_unit(&self, path: &Path, index: usize) -> Result<Vec<u8>> {
+        let (offset, length) = self.samples[index];
+        let mut rest = &self.file[offset..offset + length];
+        let prefix = usize::from(self.avc1.avcc.length_size);
+        let mut annex_b = Vec::with_capacity(length + 16);
+        while !rest.is_empty() {
+            let unit = rest.get(..prefix).and_then(|bytes| {
+                let size = bytes
+                    .iter()
+                    .fold(0usize, |n, byte| n << 8 | usize::from(*byte));
+                rest.get(prefix..prefix.checked_add(size)?)
+            });
+            let Some(unit) = unit else {
+                let reason = format!("frame {index}: a NAL unit is longer than its sample");
+                return Err(Error::unreadable(path, reason, RE_ENCODE));
+            };
+            annex_b.extend([0, 0, 0, 1]);
+            annex_b.extend_from_slice(unit);
+            rest = &rest[prefix + unit.len()..];
+        }
+        Ok(annex_b)
+    }
+}
+
+/// The body of the top-level `moov` box.
+fn movie_body(file: &[u8]) -> Result<&[u8], String> {
+    let mut rest = file;
+    while rest.len() >= 8 {
+        let header = Header::decode(&mut rest).map_err(|e| format!("damaged box header: {e}"))?;
+        let size = header.size.unwrap_or(rest.len());
+        let body = rest.get(..size).ok_or_else(|| {
+            let missing = size.saturating_sub(rest.len());
+            format!("truncated: box `{}` lacks {missing} bytes", header.kind)
+        })?;
+        match header.kind.as_ref() {
+            b"moov" if rest[size..].get(4..8) != Some(b"moof") => return Ok(body),
+            b"moov" | b"moof" => return Err("a fragmented MP4, which is not read".into()),
+            _ => rest = &rest[size..],
+        }
+    }
+    Err("not an MP4, or truncated: it has no `moov` box".into())
+}
+
+/// The first H.264 track. Tracks that do not parse, such as exotic metadata, do not matter unless none is left.
+fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), String> {
+    let (mut rest, mut problem) = (movie, None);
+    while rest.len() >= 8 {
+        let header = Header::decode(&mut rest).map_err(|e| format!("damaged `moov` box: {e}"))?;
+        let size = header.size.unwrap_or(rest.len());
+        let mut body = rest.get(..size).ok_or("truncated inside the `moov` box")?;
+        rest.advance(size);
+        if header.kind.as_ref() != b"trak" {
+            continue;
+        }
+        match Trak::decode_atom(&header, &mut body) {
+            Err(error) => problem = Some(format!("damaged `trak` box: {error}")),
+            Ok(trak) => match trak.mdia.minf.stbl.stsd.codecs.first() {
+                Some(Codec::Avc1(avc1)) => {
+                    let avc1 = avc1.clone();
+                    return Ok((trak, avc1));
+                }
+                Some(other) if trak.mdia.hdlr.handler.as_ref() == b"vide" => {
+                    problem = Some(format!("its video is {}, not H.264", codec_name(other)));
+                }
+                _ => {}
+            },
+        }
+    }
+    Err(problem.unwrap_or_else(|| "it has no video track".into()))
+}
+
+fn codec_name(codec: &Codec) -> String {
+    match codec {
+        Codec::Hev1(_) | Codec::Hvc1(_) => "H.265".into(),
+        Codec::Vp08(_) | Codec::Vp09(_) => "VP8 or VP9".into(),
+        Codec::Av01(_) => "AV1".into(),
+        Codec::Unknown(kind, _) => format!("`{kind}`"),
+        _ => "another codec".into(),
+    }
+}
+
+/// Offset and length of every sample (ISO/IEC 14496-12, 8.7), all inside a file of `file_length` bytes.
+fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)>, String> {
+    let chunks: Vec<u64> = match (&table.stco, &table.co64) {
+        (Some(stco), _) => stco
+            .entries
+            .iter()
+            .map(|offset| u64::from(*offset))
+            .collect(),
+        (None, Some(co64)) => co64.entries.clone(),
+        (None, None) => return Err("it has no chunk offsets (`stco`, `co64`)".into()),
+    };
+    let (count, identical) = match &table.stsz.samples {
+        StszSamples::Identical { count, size } => (*count as usize, Some(*size)),
+        StszSamples::Different { sizes } => (sizes.len(), None),
+    };
+    let size_of = |index: usize| match (&table.stsz.samples, identical) {
+        (_, Some(size)) => size as usize,
+        (StszSamples::Different { sizes }, _) => sizes[index] as usize,
+        _ => 0,
+    };
+    let mut samples = Vec::new();
+    for (chunk, offset) in chunks.iter().enumerate() {
+        let mut at = usize::try_from(*offset).map_err(|_| "a chunk offset is beyond the file")?;
+        for _ in 0..samples_in_chunk(table, chunk) {
+            if samples.len() == count {
+                break;
+            }
+            let size = size_of(samples.len());
+            let end = at.checked_add(size).filter(|end| *end <= file_length);
+            let Some(end) = end.filter(|_| size > 0) else {
+                return Err(format!(
+                    "truncated or damaged: frame {} is not inside the file",
+                    samples.len()
+                ));
+            };
+            samples.push((at, size));
+            at = end;
+        }
+    }
+    match samples.len() {
+        0 => Err("it has no frames".into()),
+        n if n < count => Err(format!(
+            "damaged: only {n} of {count} frames have a place in the file"
+        )),
+        _ => Ok(samples),
+    }
+}
+
+/// How many samples chunk `chunk` (from 0) holds: the last `stsc` run that begins at or before it says.
+fn samples_in_chunk(table: &Stbl, chunk: usize) -> u32 {
+    let runs = &table.stsc.entries;
+    let after = runs.partition_point(|run| run.first_chunk as usize <= chunk + 1);
+    after
+        .checked_sub(1)
+        .map_or(0, |run| runs[run].samples_per_chunk)
+}
+
+/// Mean frames a second over the whole track.
+fn frame_rate(trak: &Trak, frames: usize) -> Result<f64, String> {
+    let mdia = &trak.mdia;
+    let ticks: u64 = mdia.minf.stbl.stts.entries.iter().fold(0u64, |sum, run| {
+        sum.saturating_add(u64::from(run.sample_count) * u64::from(run.sample_delta))
+    });
+    let fps = frames as f64 * f64::from(mdia.mdhd.timescale) / ticks as f64;
+    if !(0.1..=1000.0).contains(&fps) {
+        return Err("its frame times (`stts`, `mdhd`) give no usable frame rate".into());
+    }
+    Ok(fps)
+}
+
+/// How a track is to be turned for display; phones write upright clips this way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rotation {
+    None,
+    /// 90 degrees clockwise.
+    Quarter,
+    Half,
+    ThreeQuarters,
+}
+
+impl Rotation {
+    fn of(matrix: &Matrix) -> Self {
+        match [matrix.a, matrix.b, matrix.c, matrix.d].map(i32::signum) {
+            [0, 1, -1, 0] => Self::Quarter,
+            [-1, 0, 0, -1] => Self::Half,
+            [0, -1, 1, 0] => Self::ThreeQuarters,
+            _ => Self::None,
+        }
+    }
+
+    pub fn apply(self, image: Image) -> Image {
+        let (width, height) = (image.width, image.height);
+        match self {
+            Self::None => image,
+            Self::Quarter => Image::from_fn(height, width, |x, y| image.pixel(y, height - 1 - x)),
+            Self::Half => Image::from_fn(width, height, |x, y| {
+                image.pixel(width - 1 - x, height - 1 - y)
+            }),
+            Self::ThreeQuarters => {
+                Image::from_fn(height, width, |x, y| image.pixel(width - 1 - y, x))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotations_are_clockwise_and_undo_each_other() {
+        let image = Image::from_fn(3, 2, |x, y| [x as u8, y as u8, 0]);
+        let turned = Rotation::Quarter.apply(image.clone());
+        assert_eq!((turned.width, turned.height), (2, 3));
+        assert_eq!(
+            turned.pixel(1, 0),
+            image.pixel(0, 0),
+            "top left goes to top right"
+        );
+        assert_eq!(Rotation::ThreeQuarters.apply(turned), image);
+        assert_eq!(
+            Rotation::Half.apply(Rotation::Half.apply(image.clone())),
+            image
+        );
+    }
+}

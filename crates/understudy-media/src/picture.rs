@@ -1,0 +1,229 @@
+//! Reading one picture: by content, within limits, upright, with its mask.
+
+use std::fs;
+use std::io::{BufReader, Cursor};
+use std::path::Path;
+
+use ::image::metadata::Orientation;
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbaImage};
+
+use crate::video::read_head;
+use crate::{Error, Image, Mask, Result, complete};
+
+/// The smallest side of a usable picture, pixels.
+pub const MIN_SIDE: u64 = 16;
+/// The largest side of a usable picture, pixels.
+pub const MAX_SIDE: u64 = 16_384;
+/// The largest area of a usable picture, pixels.
+pub const MAX_PIXELS: u64 = 100_000_000;
+
+const EXPORT: &str = "export it again as PNG, JPEG or WebP";
+
+/// A picture and, where the file has transparency or a mask lies beside it, its mask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// The picture, composited over the background where it was transparent.
+    pub image: Image,
+    /// The alpha channel, or the mask file. `None` when nothing is transparent.
+    pub mask: Option<Mask>,
+}
+
+/// What a picture's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureInfo {
+    /// Pixels a row, after EXIF orientation.
+    pub width: u64,
+    /// Rows, after EXIF orientation.
+    pub height: u64,
+    /// `"PNG"`, `"JPEG"` or `"WebP"`, by content.
+    pub format: &'static str,
+}
+
+impl Picture {
+    /// Reads a PNG, JPEG or WebP picture, told apart by content. EXIF orientation is applied, transparency is laid
+    /// over white and returned as the mask, 16-bit samples become 8-bit, colour profiles are ignored. Of an animated
+    /// picture the first frame is taken.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is none of these formats, is truncated or damaged, or its header exceeds
+    /// [`MIN_SIDE`], [`MAX_SIDE`] or [`MAX_PIXELS`]; the limits are checked before any pixel is decoded.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_over(path, [255; 3])
+    }
+
+    /// As [`Picture::open`], with another background colour than white.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    pub fn open_over(path: impl AsRef<Path>, background: [u8; 3]) -> Result<Self> {
+        let path = path.as_ref();
+        let head = read_head(path)?;
+        let format = supported_format(path, &head)?;
+        probe(path, format)?;
+        let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
+        complete::check(path, format, &bytes)?;
+        let mut decoder = decoder(Cursor::new(&bytes), format).map_err(|e| damaged(path, e))?;
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| damaged(path, e))?;
+        decoded.apply_orientation(orientation);
+        Ok(flatten(decoded.into_rgba8(), background))
+    }
+
+    /// Reads only the header: format and size, with the limits checked. Cheap even for a huge file.
+    ///
+    /// # Errors
+    /// As [`Picture::open`], except that damage behind the header goes unseen.
+    pub fn probe(path: impl AsRef<Path>) -> Result<PictureInfo> {
+        let path = path.as_ref();
+        probe(path, supported_format(path, &read_head(path)?)?)
+    }
+}
+
+impl Mask {
+    /// Reads a mask file: grey level is membership (white is subject). Where the file is transparent, it is not subject.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let Image { width, height, rgb } = Picture::open_over(path, [0; 3])?.image;
+        let alpha = rgb.chunks_exact(3).map(luma).collect();
+        Ok(Self {
+            width,
+            height,
+            alpha,
+        })
+    }
+}
+
+/// Rec. 601 luma of one pixel.
+fn luma(pixel: &[u8]) -> u8 {
+    let weighted =
+        299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
+    ((weighted + 500) / 1000) as u8
+}
+
+/// The format by content, if it is one this crate reads as a picture.
+pub(crate) fn sniff(head: &[u8]) -> Option<ImageFormat> {
+    if head.starts_with(b"\x89PNG\r\n\x1a\n") {
+        Some(ImageFormat::Png)
+    } else if head.starts_with(&[0xff, 0xd8, 0xff]) {
+        Some(ImageFormat::Jpeg)
+    } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
+        Some(ImageFormat::WebP)
+    } else {
+        None
+    }
+}
+
+/// Alpha composited over `background` and split off. A fully opaque picture has no mask.
+pub(crate) fn flatten(rgba: RgbaImage, background: [u8; 3]) -> Picture {
+    let (width, height) = (rgba.width() as usize, rgba.height() as usize);
+    let over = |sample: u8, alpha: u8, below: u8| {
+        let mixed =
+            u32::from(sample) * u32::from(alpha) + u32::from(below) * (255 - u32::from(alpha));
+        ((mixed + 127) / 255) as u8
+    };
+    let rgb = rgba
+        .pixels()
+        .flat_map(|p| [0, 1, 2].map(|c| over(p[c], p[3], background[c])))
+        .collect();
+    let transparent = rgba.pixels().any(|p| p[3] != 255);
+    let mask = transparent.then(|| Mask {
+        width,
+        height,
+        alpha: rgba.pixels().map(|p| p[3]).collect(),
+    });
+    Picture {
+        image: Image { width, height, rgb },
+        mask,
+    }
+}
+
+/// That a picture of this size may be decoded.
+pub(crate) fn check_dimensions(path: &Path, (width, height): (u32, u32)) -> Result<()> {
+    let (width, height) = (u64::from(width), u64::from(height));
+    let broken = if width.min(height) < MIN_SIDE {
+        Some((
+            format!("at least {MIN_SIDE} pixels a side"),
+            "use a larger picture",
+        ))
+    } else if width.max(height) > MAX_SIDE {
+        Some((
+            format!("at most {MAX_SIDE} pixels a side"),
+            "scale it down first",
+        ))
+    } else if width * height > MAX_PIXELS {
+        Some((
+            format!("at most {} megapixels", MAX_PIXELS / 1_000_000),
+            "scale it down first",
+        ))
+    } else {
+        None
+    };
+    match broken {
+        None => Ok(()),
+        Some((limit, advice)) => Err(Error::Dimensions {
+            path: path.into(),
+            width,
+            height,
+            limit,
+            advice,
+        }),
+    }
+}
+
+fn supported_format(path: &Path, head: &[u8]) -> Result<ImageFormat> {
+    sniff(head).ok_or_else(|| {
+        let reason = if head.is_empty() {
+            "the file is empty"
+        } else {
+            "not a PNG, JPEG or WebP picture"
+        };
+        Error::unreadable(path, reason, EXPORT)
+    })
+}
+
+fn probe(path: &Path, format: ImageFormat) -> Result<PictureInfo> {
+    let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    let mut decoder = decoder(BufReader::new(file), format).map_err(|e| damaged(path, e))?;
+    let (width, height) = decoder.dimensions();
+    check_dimensions(path, (width, height))?;
+    let turned = matches!(
+        decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
+    );
+    let (width, height) = if turned {
+        (height, width)
+    } else {
+        (width, height)
+    };
+    let format = match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        _ => "WebP",
+    };
+    Ok(PictureInfo {
+        width: width.into(),
+        height: height.into(),
+        format,
+    })
+}
+
+/// A decoder that has read the header only.
+fn decoder<'a>(
+    source: impl std::io::BufRead + std::io::Seek + 'a,
+    format: ImageFormat,
+) -> ::image::ImageResult<impl ImageDecoder + 'a> {
+    let mut reader = ImageReader::with_format(source, format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(2 << 30); // 100 Mpx of 16-bit RGBA and the decoder's own needs
+    reader.limits(limits);
+    reader.into_decoder()
+}
+
+fn damaged(path: &Path, error: ::image::ImageError) -> Error {
+    Error::unreadable(path, format!("damaged or truncated: {error}"), EXPORT)
+}

@@ -1,0 +1,193 @@
+//! Layers every network is made of. Each knows its published path, which is also its site's name.
+
+use burn::tensor::{Int, Tensor};
+use understudy_engine::attach::Attachments;
+use understudy_engine::ops::{self, Conv3dOptions};
+use understudy_engine::weights::{Init, Weights};
+
+/// A linear map `x W^T + b`, and a site for low-rank residuals.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    site: String,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+}
+
+impl Linear {
+    /// A map from `inputs` to `outputs`, its weight `(outputs, inputs)`; from scratch it starts with
+    /// variance `1 / inputs` and zero bias.
+    pub fn new(weights: &Weights, inputs: usize, outputs: usize, bias: bool) -> Self {
+        Self::with_init(weights, inputs, outputs, bias, Init::Normal((inputs as f32).powf(-0.5)))
+    }
+
+    /// The same with another start.
+    pub fn with_init(weights: &Weights, inputs: usize, outputs: usize, bias: bool, init: Init) -> Self {
+        Self {
+            site: weights.path(""),
+            weight: weights.tensor("weight", [outputs, inputs], init),
+            bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
+        }
+    }
+
+    /// A map from tensors already at hand; `weight` is `(outputs, inputs)`.
+    pub fn from_parts(site: String, weight: Tensor<2>, bias: Tensor<1>) -> Self {
+        Self { site, weight, bias: Some(bias) }
+    }
+
+    /// The published path.
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    /// The weight, `(outputs, inputs)`.
+    pub fn weight(&self) -> &Tensor<2> {
+        &self.weight
+    }
+
+    /// `x (..., inputs)` to `(..., outputs)`, with whatever is attached here.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, attachments: &Attachments) -> Tensor<D> {
+        let output = ops::linear(x.clone(), self.weight.clone(), self.bias.clone());
+        attachments.linear(&self.site, &x, output)
+    }
+}
+
+/// Layer normalization over the last dimension, in f32.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    affine: Option<(Tensor<1>, Tensor<1>)>,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// With a learned scale and shift.
+    pub fn affine(weights: &Weights, channels: usize, eps: f32) -> Self {
+        let weight = weights.tensor("weight", [channels], Init::Ones);
+        let bias = weights.tensor("bias", [channels], Init::Zeros);
+        Self { affine: Some((weight, bias)), eps }
+    }
+
+    /// Without any parameters.
+    pub fn plain(eps: f32) -> Self {
+        Self { affine: None, eps }
+    }
+
+    /// Normalizes `x (..., channels)`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let (weight, bias) = self.affine.clone().unzip();
+        ops::layer_norm(x, weight, bias, self.eps)
+    }
+}
+
+/// Root-mean-square normalization over the last dimension.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor<1>,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Over `channels`, with a learned scale.
+    pub fn new(weights: &Weights, channels: usize, eps: f32) -> Self {
+        Self { weight: weights.tensor("weight", [channels], Init::Ones), eps }
+    }
+
+    /// Normalizes `x (..., channels)`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::rms_norm(x, self.weight.clone(), self.eps)
+    }
+}
+
+/// A table of vectors looked up by index.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    weight: Tensor<2>,
+}
+
+impl Embedding {
+    /// `rows` vectors of `channels`.
+    pub fn new(weights: &Weights, rows: usize, channels: usize, deviation: f32) -> Self {
+        Self { weight: weights.tensor("weight", [rows, channels], Init::Normal(deviation)) }
+    }
+
+    /// The rows `indices (batch, tokens)`, `(batch, tokens, channels)`.
+    pub fn forward(&self, indices: Tensor<2, Int>) -> Tensor<3> {
+        burn::tensor::module::embedding(self.weight.clone(), indices)
+    }
+
+    /// The whole table.
+    pub fn weight(&self) -> &Tensor<2> {
+        &self.weight
+    }
+}
+
+/// A convolution over `(batch, channels, frames, height, width)`; a picture's is one with kernel depth 1.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    weight: Tensor<5>,
+    bias: Option<Tensor<1>>,
+    options: Conv3dOptions,
+}
+
+impl Conv {
+    /// A 3-D convolution.
+    pub fn new_3d(
+        weights: &Weights,
+        [inputs, outputs]: [usize; 2],
+        kernel: [usize; 3],
+        bias: bool,
+        options: Conv3dOptions,
+    ) -> Self {
+        let init = conv_init(inputs, &kernel);
+        let shape = [outputs, inputs, kernel[0], kernel[1], kernel[2]];
+        Self {
+            weight: weights.tensor("weight", shape, init),
+            bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
+            options,
+        }
+    }
+
+    /// A 2-D convolution, applied to every frame.
+    pub fn new_2d(
+        weights: &Weights,
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        bias: bool,
+        options: Conv3dOptions,
+    ) -> Self {
+        let init = conv_init(inputs, &[kernel, kernel]);
+        let weight = weights.tensor("weight", [outputs, inputs, kernel, kernel], init);
+        Self {
+            weight: weight.reshape([outputs, inputs, 1, kernel, kernel]),
+            bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
+            options,
+        }
+    }
+
+    /// Applies the convolution.
+    pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
+        self.forward_padded(x, self.options.padding[0])
+    }
+
+    /// The same with another padding of the frames, for causal streaming.
+    pub fn forward_padded(&self, x: Tensor<5>, frames: (usize, usize)) -> Tensor<5> {
+        let mut options = self.options;
+        options.padding[0] = frames;
+        ops::conv3d(x, self.weight.clone(), self.bias.clone(), options)
+    }
+}
+
+fn conv_init(inputs: usize, kernel: &[usize]) -> Init {
+    Init::Normal(((inputs * kernel.iter().product::<usize>()) as f32).powf(-0.5))
+}
+
+/// `(batch, tokens, heads * dim)` to `(batch, heads, tokens, dim)`.
+pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, tokens, channels] = x.dims();
+    x.reshape([batch, tokens, heads, channels / heads]).swap_dims(1, 2)
+}
+
+/// `(batch, heads, tokens, dim)` to `(batch, tokens, heads * dim)`.
+pub fn join_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, tokens, dim] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, tokens, heads * dim])
+}

@@ -1,0 +1,9 @@
+//! One file per published network, in the order of its reference implementation, configured by its published
+//! JSON and built from any [`Weights`](understudy_engine::weights::Weights).
+
+pub mod clip;
+pub mod iresnet;
+pub mod layers;
+pub mod umt5;
+pub mod wan_transformer;
+pub mod wan_vae;

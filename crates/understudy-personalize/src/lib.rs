@@ -1,0 +1,1 @@
+//! Personalization methods as attachments, objectives and recipes; adapter files.

@@ -1,0 +1,241 @@
+//! A base: a loaded text-to-video model of the Wan family.
+
+use burn::tensor::Device;
+use serde_json::{Map, Value, json};
+use understudy_engine::weights::{WeightSource, Weights};
+use understudy_models::umt5::{Umt5Config, Umt5Encoder};
+use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use understudy_models::wan_vae::{WanVae, WanVaeConfig};
+
+use crate::error::{Error, Result};
+use crate::folder::Files;
+use crate::scheduler::Scheduler;
+use crate::tokenize::Tokenizer;
+
+pub(crate) const INDEX: &str = "model_index.json";
+pub(crate) const TEXT_ENCODER: Part = Part::of("text_encoder", "model.safetensors", "UMT5EncoderModel");
+pub(crate) const TRANSFORMER: Part =
+    Part::of("transformer", "diffusion_pytorch_model.safetensors", "WanTransformer3DModel");
+pub(crate) const VAE: Part = Part::of("vae", "diffusion_pytorch_model.safetensors", "AutoencoderKLWan");
+pub(crate) const SCHEDULER: &str = "scheduler/scheduler_config.json";
+pub(crate) const PIPELINE: &str = "WanPipeline";
+
+/// One network's place in the folder.
+pub(crate) struct Part {
+    pub(crate) folder: &'static str,
+    weights: &'static str,
+    pub(crate) class: &'static str,
+}
+
+impl Part {
+    const fn of(folder: &'static str, weights: &'static str, class: &'static str) -> Self {
+        Self { folder, weights, class }
+    }
+
+    pub(crate) fn config(&self) -> String {
+        format!("{}/config.json", self.folder)
+    }
+
+    pub(crate) fn weights(&self) -> String {
+        format!("{}/{}", self.folder, self.weights)
+    }
+}
+
+/// Everything a base folder says of its networks, without their weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BaseConfig {
+    /// The text encoder.
+    pub text_encoder: Umt5Config,
+    /// The denoiser.
+    pub transformer: WanTransformerConfig,
+    /// The autoencoder.
+    pub vae: WanVaeConfig,
+    /// The sampler it was made for, and its shift.
+    pub scheduler: Scheduler,
+    /// Tokens of a prompt, padding included. Wan's 512, unless `model_index.json` has an entry
+    /// `max_sequence_length` (which other programs ignore).
+    pub max_sequence_length: usize,
+}
+
+impl BaseConfig {
+    /// Reads the configurations of a base.
+    ///
+    /// # Errors
+    /// When a file is missing or malformed, a class is not one of Wan 2.1's, a field is not supported, or the
+    /// networks do not fit each other.
+    pub fn read(files: &Files) -> Result<Self> {
+        let index = files.object(INDEX)?;
+        check_index(&index, &files.name(INDEX))?;
+        let max_sequence_length = match index.get("max_sequence_length").map(Value::as_u64) {
+            None => 512,
+            Some(Some(length @ 1..=4096)) => length as usize,
+            Some(_) => {
+                return Err(Error::File {
+                    file: files.name(INDEX),
+                    reason: "max_sequence_length: must be between 1 and 4096".to_owned(),
+                    advice: "correct it or remove it for 512",
+                });
+            }
+        };
+        let config = Self {
+            text_encoder: files.config(
+                &TEXT_ENCODER.config(),
+                TEXT_ENCODER.class,
+                Umt5Config::unsupported,
+            )?,
+            transformer: files.config(
+                &TRANSFORMER.config(),
+                TRANSFORMER.class,
+                WanTransformerConfig::unsupported,
+            )?,
+            vae: files.config(&VAE.config(), VAE.class, WanVaeConfig::unsupported)?,
+            scheduler: Scheduler::from_config(&files.object(SCHEDULER)?, &files.name(SCHEDULER))?,
+            max_sequence_length,
+        };
+        config.check_fit(&files.name(&TRANSFORMER.config()))?;
+        Ok(config)
+    }
+
+    /// Whether the networks take what their neighbours give.
+    fn check_fit(&self, file: &str) -> Result<()> {
+        let fields = [
+            ("text_dim", self.transformer.text_dim, "the text encoder's d_model", self.text_encoder.d_model),
+            ("in_channels", self.transformer.in_channels, "the autoencoder's z_dim", self.vae.z_dim),
+            ("out_channels", self.transformer.out_channels, "the autoencoder's z_dim", self.vae.z_dim),
+        ];
+        match fields.into_iter().find(|(_, own, _, other)| own != other) {
+            None => Ok(()),
+            Some((field, own, neighbour, other)) => Err(Error::File {
+                file: file.to_owned(),
+                reason: format!("{field} is {own}, but {neighbour} is {other}"),
+                advice: "use networks that were made for each other",
+            }),
+        }
+    }
+
+    /// A short name for the architecture, the same for every base that adapters can be exchanged with: `wan-`
+    /// and a hash of the three networks' configurations. It does not depend on weights, on the scheduler or on
+    /// fields that are absent or null.
+    pub fn identity(&self) -> String {
+        let networks = json!([self.text_encoder, self.transformer, self.vae]);
+        // FNV-1a over JSON with sorted keys: short, stable, and only has to keep architectures apart.
+        let hash = without_nulls(networks).to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        format!("wan-{hash:016x}")
+    }
+}
+
+fn check_index(index: &Map<String, Value>, file: &str) -> Result<()> {
+    let fault = |reason: String| Error::File {
+        file: file.to_owned(),
+        reason,
+        advice: "use a text-to-video checkpoint of the Wan 2.1 family",
+    };
+    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    if class != PIPELINE {
+        return Err(fault(format!("_class_name is {class:?}, not {PIPELINE:?}")));
+    }
+    let second = index.get("transformer_2").and_then(|entry| entry.get(0)).is_some_and(Value::is_string);
+    let boundary = index.get("boundary_ratio").is_some_and(Value::is_number);
+    let expanded = index.get("expand_timesteps").and_then(Value::as_bool).unwrap_or(false);
+    let newer = [("transformer_2", second), ("boundary_ratio", boundary), ("expand_timesteps", expanded)];
+    match newer.into_iter().find(|(_, set)| *set) {
+        Some((field, _)) => Err(fault(format!("{field}: Wan 2.2 is not supported"))),
+        None => Ok(()),
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            // A BTreeMap keeps the order of keys whatever features serde_json was built with.
+            let sorted: std::collections::BTreeMap<_, _> =
+                kept.map(|(name, value)| (name, without_nulls(value))).collect();
+            sorted.into_iter().collect()
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+/// Where the weights of the three networks come from: a checkpoint, or parameters under training.
+#[derive(Clone, Copy)]
+pub struct BaseWeights<'a> {
+    /// Of the text encoder.
+    pub text_encoder: &'a dyn WeightSource,
+    /// Of the denoiser.
+    pub transformer: &'a dyn WeightSource,
+    /// Of the autoencoder.
+    pub vae: &'a dyn WeightSource,
+}
+
+/// A text-to-video model ready to run. Copies share their weights.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// What its folder says of it.
+    pub config: BaseConfig,
+    /// Prompts to ids.
+    pub tokenizer: Tokenizer,
+    /// Ids to text states.
+    pub text_encoder: Umt5Encoder,
+    /// The denoiser.
+    pub transformer: WanTransformer,
+    /// Latents to pixels and back.
+    pub vae: WanVae,
+    /// Its architecture's short name; see [`BaseConfig::identity`].
+    pub identity: String,
+    /// Where it computes.
+    pub device: Device,
+}
+
+impl Base {
+    /// Loads a base from its files.
+    ///
+    /// # Errors
+    /// When a file is missing, malformed or not supported, or weights do not fit: every missing, mis-shaped and
+    /// unknown tensor is listed.
+    pub fn load(files: &Files, device: &Device) -> Result<Self> {
+        let config = BaseConfig::read(files)?;
+        let tokenizer = Tokenizer::load(files)?;
+        let weights = BaseWeights {
+            text_encoder: &files.checkpoint(&TEXT_ENCODER.weights(), device)?,
+            transformer: &files.checkpoint(&TRANSFORMER.weights(), device)?,
+            vae: &files.checkpoint(&VAE.weights(), device)?,
+        };
+        Self::build(config, tokenizer, weights, device)
+    }
+
+    /// Builds a base from configurations and any source of weights.
+    ///
+    /// # Errors
+    /// When weights do not fit: every missing, mis-shaped and unknown tensor is listed.
+    pub fn build(
+        config: BaseConfig,
+        tokenizer: Tokenizer,
+        weights: BaseWeights,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self {
+            text_encoder: network(weights.text_encoder, device, |w| {
+                Umt5Encoder::new(w, &config.text_encoder)
+            })?,
+            transformer: network(weights.transformer, device, |w| {
+                WanTransformer::new(w, &config.transformer)
+            })?,
+            vae: network(weights.vae, device, |w| WanVae::new(w, &config.vae))?,
+            identity: config.identity(),
+            config,
+            tokenizer,
+            device: device.clone(),
+        })
+    }
+}
+
+fn network<N>(source: &dyn WeightSource, device: &Device, build: impl FnOnce(&Weights) -> N) -> Result<N> {
+    let weights = Weights::new(source, device);
+    let network = build(&weights);
+    weights.finish()?;
+    Ok(network)
+}

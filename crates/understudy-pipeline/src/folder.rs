@@ -1,0 +1,138 @@
+//! The files of a base: a diffusers folder on disk, or the same files compiled into the program.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use understudy_engine::safetensors::Checkpoint;
+
+use crate::error::{Error, Result};
+
+const AGAIN: &str = "download or export the folder again";
+
+/// Where the files of a base are read from, by their path in a diffusers folder.
+#[derive(Clone, Debug)]
+pub enum Files {
+    /// A folder on disk; its weights are memory-mapped.
+    Folder(PathBuf),
+    /// Files compiled into the program: path and content.
+    Embedded {
+        /// What errors call it, e.g. `nano`.
+        name: &'static str,
+        /// The files. Weights must not be sharded.
+        files: &'static [(&'static str, &'static [u8])],
+    },
+}
+
+impl Files {
+    /// The folder at `path`.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self::Folder(path.into())
+    }
+
+    /// What errors call the file `path`.
+    pub fn name(&self, path: &str) -> String {
+        match self {
+            Self::Folder(folder) => folder.join(path).display().to_string(),
+            Self::Embedded { name, .. } => format!("{name}/{path}"),
+        }
+    }
+
+    /// Whether there is a file `path`.
+    pub fn has(&self, path: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(path).is_file(),
+            Self::Embedded { .. } => self.embedded(path).is_some(),
+        }
+    }
+
+    fn embedded(&self, path: &str) -> Option<&'static [u8]> {
+        let Self::Embedded { files, .. } = self else { return None };
+        files.iter().find(|(name, _)| *name == path).map(|(_, bytes)| *bytes)
+    }
+
+    fn fault(&self, path: &str, reason: impl Into<String>, advice: &'static str) -> Error {
+        Error::File { file: self.name(path), reason: reason.into(), advice }
+    }
+
+    /// The content of `path`.
+    ///
+    /// # Errors
+    /// When there is no such file or it cannot be read.
+    pub fn read(&self, path: &str) -> Result<Cow<'static, [u8]>> {
+        match self {
+            Self::Folder(folder) => match std::fs::read(folder.join(path)) {
+                Ok(bytes) => Ok(Cow::Owned(bytes)),
+                Err(source) => {
+                    let advice = "a base is a folder in diffusers' layout, with model_index.json";
+                    Err(Error::Io { action: "read", file: self.name(path), source, advice })
+                }
+            },
+            Self::Embedded { .. } => self
+                .embedded(path)
+                .map(Cow::Borrowed)
+                .ok_or_else(|| self.fault(path, "it is not among the files", AGAIN)),
+        }
+    }
+
+    /// The JSON object `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not a JSON object.
+    pub fn object(&self, path: &str) -> Result<Map<String, Value>> {
+        serde_json::from_slice(&self.read(path)?).map_err(|error| self.fault(path, error.to_string(), AGAIN))
+    }
+
+    /// The configuration `path` of a network whose `_class_name` (or, as transformers write it, one of
+    /// `architectures`) must be `class`. `unsupported` is asked what in it is not implemented.
+    ///
+    /// # Errors
+    /// When it cannot be read, is of another class, lacks a field, or is not supported.
+    pub(crate) fn config<C: DeserializeOwned>(
+        &self,
+        path: &str,
+        class: &str,
+        unsupported: impl Fn(&C) -> Option<String>,
+    ) -> Result<C> {
+        const OTHER: &str = "use a text-to-video checkpoint of the Wan 2.1 family";
+        let object = self.object(path)?;
+        let architecture = object.get("architectures").and_then(|list| list.get(0));
+        let (field, found) = match (object.get("_class_name"), architecture) {
+            (Some(name), _) => ("_class_name", name),
+            (None, Some(name)) => ("architectures", name),
+            (None, None) => return Err(self.fault(path, "_class_name is missing", AGAIN)),
+        };
+        if found != class {
+            return Err(self.fault(path, format!("{field} is {found}, not {class:?}"), OTHER));
+        }
+        let config = serde_json::from_value(Value::Object(object))
+            .map_err(|error| self.fault(path, error.to_string(), AGAIN))?;
+        match unsupported(&config) {
+            Some(reason) => Err(self.fault(path, format!("not supported: {reason}"), OTHER)),
+            None => Ok(config),
+        }
+    }
+
+    /// The weights `file` (`FOLDER/NAME.safetensors`), or the shards its index names.
+    ///
+    /// # Errors
+    /// When there are none, or they are malformed.
+    pub fn checkpoint(&self, file: &str, device: &Device) -> Result<Checkpoint> {
+        let index = format!("{file}.index.json");
+        match self {
+            Self::Folder(folder) if self.has(&index) => Ok(Checkpoint::open(&folder.join(index), device)?),
+            Self::Folder(folder) if self.has(file) => Ok(Checkpoint::open(&folder.join(file), device)?),
+            Self::Folder(_) => Err(self.fault(
+                file,
+                "neither this file nor its .index.json is there",
+                "download the folder again, with its safetensors weights",
+            )),
+            Self::Embedded { .. } => match self.embedded(file) {
+                Some(bytes) => Ok(Checkpoint::embedded(&self.name(file), bytes, device)?),
+                None => Err(self.fault(file, "it is not among the files", AGAIN)),
+            },
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The stage: from a prompt to a video.
+//!
+//! A [`Base`] is a text-to-video model loaded from [`Files`], a diffusers folder on disk or compiled in.
+//! [`generate`] runs it for a [`Request`] and reports [`Event`]s; it is made of pieces that training uses
+//! too: [`encode_prompt`], [`encode_video`], a [`Denoiser`] and a [`Sampler`] over a [`Schedule`].
+//! [`save`] writes a folder that this crate and diffusers read. Nothing here prints.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use understudy_engine::device::DeviceName;
+//! use understudy_pipeline::{Base, Files, Request, generate};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = DeviceName::Cpu.open()?;
+//! let base = Base::load(&Files::folder("Wan2.1-T2V-1.3B-Diffusers"), &device)?;
+//! let request = Request { steps: 20, seed: 7, ..Request::new("a red ball rolls to the left") };
+//! let video = generate(&base, &request, &mut |_event| ControlFlow::Continue(()))?;
+//! assert_eq!(video.frames.dims(), [1, 3, 81, 480, 832]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod base;
+mod denoiser;
+mod error;
+mod export;
+mod folder;
+mod prompt;
+mod sampler;
+mod schedule;
+mod scheduler;
+mod text_to_video;
+mod tokenize;
+mod video;
+
+pub use base::{Base, BaseConfig, BaseWeights};
+pub use denoiser::Denoiser;
+pub use error::{Error, Result};
+pub use export::{BaseParameters, save};
+pub use folder::Files;
+pub use prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
+pub use sampler::{Sampler, dpm_plus_plus, euler, unipc};
+pub use schedule::Schedule;
+pub use scheduler::Scheduler;
+pub use text_to_video::{Event, Output, Request, generate};
+pub use tokenize::{Tokenizer, Tokens, clean};
+pub use video::{decode_video, encode_video, latent_shape};

@@ -1,0 +1,122 @@
+//! Prompts to the text states the denoiser reads.
+
+use burn::tensor::{Tensor, TensorData};
+use understudy_engine::attach::Attachments;
+
+use crate::base::Base;
+use crate::error::{Error, Result};
+use crate::tokenize::{Tokenizer, Tokens};
+
+/// Embedding rows for tokens: new ones that stand for a subject, or replacements for known ones.
+#[derive(Clone, Debug)]
+pub struct TokenEmbeddings {
+    /// The tokens as prompts write them, e.g. `<subject>`.
+    pub tokens: Vec<String>,
+    /// Their rows, `(tokens, channels of the text encoder)`; gradients flow to them.
+    pub rows: Tensor<2>,
+}
+
+/// How prompts are encoded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PromptOptions<'a> {
+    /// Tokens of a prompt, padding included; the base's own if `None`.
+    pub max_sequence_length: Option<usize>,
+    /// What is attached to the text encoder.
+    pub attachments: Option<&'a Attachments>,
+    /// Rows that replace those of some tokens.
+    pub token_embeddings: Option<&'a TokenEmbeddings>,
+}
+
+/// The states of `prompts`, `(prompts, max_sequence_length, channels)`, zero beyond each prompt's last token as
+/// Wan wants them: the denoiser attends to all positions, zeros too.
+///
+/// # Errors
+/// When a prompt is longer than the limit, or token embeddings do not fit the base.
+pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> Result<Tensor<3>> {
+    let limit = options.max_sequence_length.unwrap_or(base.config.max_sequence_length);
+    let rows = base.config.text_encoder.vocab_size;
+    let subject = options.token_embeddings.map(|embeddings| Subject::new(base, embeddings)).transpose()?;
+    let tokenizer = subject.as_ref().map_or(&base.tokenizer, |subject| &subject.tokenizer);
+    let tokens = tokenizer.encode(prompts, limit)?;
+    let has_row = |id: &u32| (*id as usize) < rows || subject.as_ref().is_some_and(|s| s.ids.contains(id));
+    if let Some(id) = tokens.ids.iter().flatten().find(|id| !has_row(id)) {
+        let reason = format!("the text encoder has {rows} rows; use the tokenizer it was made with");
+        return Err(Error::Token { token: format!("id {id}"), reason });
+    }
+
+    // Padding changes nothing before it, so only as many positions are computed as the longest prompt has.
+    let length = tokens.lengths.iter().copied().max().unwrap_or(0).max(1).min(limit);
+    let embedded = base.text_encoder.embed(tokens.tensor(length, rows, &base.device));
+    let embedded = match &subject {
+        Some(subject) => subject.replace(embedded, &tokens),
+        None => embedded,
+    };
+    let none = Attachments::none();
+    let attachments = options.attachments.unwrap_or(&none);
+    let states = base.text_encoder.forward(embedded, &tokens.lengths, attachments);
+    Ok(pad(states, &tokens.lengths, limit))
+}
+
+/// Token embeddings with the ids their tokens have.
+struct Subject<'a> {
+    tokenizer: Tokenizer,
+    ids: Vec<u32>,
+    rows: &'a Tensor<2>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(base: &Base, embeddings: &'a TokenEmbeddings) -> Result<Self> {
+        let TokenEmbeddings { tokens, rows } = embeddings;
+        let expected = [tokens.len(), base.config.text_encoder.d_model];
+        if rows.dims() != expected {
+            let reason = format!(
+                "have rows of shape {:?}, but this base and {} tokens need {expected:?}; use those made for it",
+                rows.dims(),
+                tokens.len()
+            );
+            return Err(Error::Request { field: "token embeddings", reason });
+        }
+        let tokenizer = base.tokenizer.with_added(tokens)?;
+        let ids = tokens.iter().filter_map(|token| tokenizer.id(token)).collect();
+        Ok(Self { tokenizer, ids, rows })
+    }
+
+    /// `embedded (prompts, length, channels)` with this subject's rows at its tokens. It is a product with a
+    /// selection, so that gradients reach the rows.
+    fn replace(&self, embedded: Tensor<3>, tokens: &Tokens) -> Tensor<3> {
+        let [prompts, length, channels] = embedded.dims();
+        let count = self.ids.len();
+        let mut selected = vec![0.0_f32; prompts * length * count];
+        let mut kept = vec![1.0_f32; prompts * length];
+        for (row, ids) in tokens.ids.iter().enumerate() {
+            for (column, id) in ids.iter().take(length).enumerate() {
+                if let Some(which) = self.ids.iter().position(|own| own == id) {
+                    let position = row * length + column;
+                    selected[position * count + which] = 1.0;
+                    kept[position] = 0.0;
+                }
+            }
+        }
+        let device = embedded.device().without_autodiff();
+        let selected =
+            Tensor::<2>::from_data(TensorData::new(selected, [prompts * length, count]), &device);
+        let kept = Tensor::<3>::from_data(TensorData::new(kept, [prompts, length, 1]), &device);
+        embedded * kept + selected.matmul(self.rows.clone()).reshape([prompts, length, channels])
+    }
+}
+
+/// `states (prompts, length, channels)` with zeros beyond each prompt's last token, up to `limit`.
+fn pad(states: Tensor<3>, lengths: &[usize], limit: usize) -> Tensor<3> {
+    let [prompts, length, channels] = states.dims();
+    let device = states.device().without_autodiff();
+    let real: Vec<f32> = lengths
+        .iter()
+        .flat_map(|&real| (0..length).map(move |position| if position < real { 1.0 } else { 0.0 }))
+        .collect();
+    let states = states * Tensor::<3>::from_data(TensorData::new(real, [prompts, length, 1]), &device);
+    if length == limit {
+        return states;
+    }
+    let rest = Tensor::zeros([prompts, limit - length, channels], &device);
+    Tensor::cat(vec![states, rest], 1)
+}

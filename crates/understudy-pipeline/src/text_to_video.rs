@@ -1,0 +1,218 @@
+//! Text to video, from a request to frames.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Tensor;
+use understudy_engine::attach::Attachments;
+use understudy_engine::random::Random;
+
+use crate::base::Base;
+use crate::denoiser::Denoiser;
+use crate::error::{Error, Result};
+use crate::prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
+use crate::sampler::Sampler;
+use crate::scheduler::Scheduler;
+use crate::video::{decode_video, latent_shape};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// One video is made for each.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from.
+    pub negative_prompt: String,
+    /// Frames of a video.
+    pub frames: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Guidance scale; at 1 or less there is none, and a step costs half.
+    pub guidance: f32,
+    /// The sampler, if not the base's own.
+    pub sampler: Option<Sampler>,
+    /// The shift of the noise levels, if not the base's own.
+    pub shift: Option<f64>,
+    /// Decides the noise: prompt `i` gets that of seed `seed + i`, so that it can be made again alone.
+    pub seed: u64,
+    /// Noise `(prompts, channels, frames, height, width)` of latents to use in place of the seed's.
+    pub initial_noise: Option<Tensor<5>>,
+    /// What is attached to the denoiser and the text encoder.
+    pub attachments: Attachments,
+    /// Embeddings of subject tokens in the prompts.
+    pub token_embeddings: Option<TokenEmbeddings>,
+    /// Tokens of a prompt, padding included, if not the base's own.
+    pub max_sequence_length: Option<usize>,
+}
+
+impl Request {
+    /// One prompt with Wan 2.1's own settings: 81 frames of 480 by 832, 50 steps, guidance 5.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self {
+            prompts: vec![prompt.into()],
+            negative_prompt: String::new(),
+            frames: 81,
+            height: 480,
+            width: 832,
+            steps: 50,
+            guidance: 5.0,
+            sampler: None,
+            shift: None,
+            seed: 0,
+            initial_noise: None,
+            attachments: Attachments::none(),
+            token_embeddings: None,
+            max_sequence_length: None,
+        }
+    }
+
+    /// The latents' shape `(prompts, channels, frames, height, width)` on `base`.
+    ///
+    /// # Errors
+    /// When any field is out of its range; nothing has been computed yet.
+    pub fn check(&self, base: &Base) -> Result<[usize; 5]> {
+        let fault = |field, reason: &str| Err(Error::Request { field, reason: reason.to_owned() });
+        if self.prompts.is_empty() {
+            return fault("prompts", "are empty; give one");
+        }
+        if !(1..=1000).contains(&self.steps) {
+            return fault("steps", "must be between 1 and 1000");
+        }
+        if !self.guidance.is_finite() {
+            return fault("guidance", "must be a finite number");
+        }
+        if !self.shift.is_none_or(|shift| shift.is_finite() && shift > 0.0) {
+            return fault("shift", "must be a positive number");
+        }
+        if self.max_sequence_length == Some(0) {
+            return fault("max_sequence_length", "must be at least 1");
+        }
+        let [channels, frames, height, width] =
+            latent_shape(base, [self.frames, self.height, self.width])?;
+        let shape = [self.prompts.len(), channels, frames, height, width];
+        match self.initial_noise.as_ref().map(Tensor::dims).filter(|dims| *dims != shape) {
+            None => Ok(shape),
+            Some(dims) => fault(
+                "initial noise",
+                &format!("has shape {dims:?}, but this request needs {shape:?}; make it for this size"),
+            ),
+        }
+    }
+
+    /// The sampler and shift to use: the request's, else the base's.
+    pub fn scheduler(&self, base: &Base) -> Scheduler {
+        let own = base.config.scheduler;
+        Scheduler {
+            sampler: self.sampler.unwrap_or(own.sampler),
+            shift: self.shift.unwrap_or(own.shift),
+        }
+    }
+
+    /// The noise to start from: given, or the seed's.
+    fn noise(&self, [prompts, channels, frames, height, width]: [usize; 5], base: &Base) -> Tensor<5> {
+        if let Some(noise) = &self.initial_noise {
+            return noise.clone();
+        }
+        let shape = [1, channels, frames, height, width];
+        let draw = |index: usize| {
+            let seed = self.seed.wrapping_add(index as u64);
+            Random::stream(seed, "noise", 0).normal_tensor(shape, &base.device)
+        };
+        Tensor::cat((0..prompts).map(draw).collect(), 0)
+    }
+
+    /// A denoiser for the prompts, and for the negative one where there is guidance.
+    fn denoiser<'a>(&'a self, base: &'a Base) -> Result<Denoiser<'a>> {
+        let options = PromptOptions {
+            max_sequence_length: self.max_sequence_length,
+            attachments: Some(&self.attachments),
+            token_embeddings: self.token_embeddings.as_ref(),
+        };
+        let prompts: Vec<&str> = self.prompts.iter().map(String::as_str).collect();
+        let text = encode_prompt(base, &prompts, options)?;
+        let negative = match self.guidance > 1.0 {
+            true => Some((encode_prompt(base, &[&self.negative_prompt], options)?, self.guidance)),
+            false => None,
+        };
+        Ok(Denoiser::new(base, text, negative, &self.attachments))
+    }
+}
+
+/// What happens on the way; each is sent when it is over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event {
+    /// The prompts are encoded.
+    Encoded {
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// The denoiser has run for a step.
+    Step {
+        /// Which step, from 0.
+        index: usize,
+        /// How many there are.
+        total: usize,
+        /// The noise level it started from, in `[0, 1]`.
+        sigma: f32,
+        /// How long it took.
+        elapsed: Duration,
+    },
+    /// The frames are decoded.
+    Decoded {
+        /// How long it took.
+        elapsed: Duration,
+    },
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Normalized latents `(prompts, channels, frames, height, width)`, the result before the autoencoder.
+    pub latents: Tensor<5>,
+    /// Videos `(prompts, 3, frames, height, width)` in [0, 1].
+    pub frames: Tensor<5>,
+}
+
+/// Generates one video for each prompt of `request`. The same request on the same device gives the same
+/// numbers.
+///
+/// `on_event` hears of every phase and step; once it answers [`ControlFlow::Break`], the run ends.
+///
+/// # Errors
+/// When the request does not fit the base (before anything is computed), or the run was stopped.
+pub fn generate(
+    base: &Base,
+    request: &Request,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Output> {
+    let shape = request.check(base)?;
+    let total = request.steps;
+    let mut report = |event, done| match on_event(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Interrupted { done, total }),
+    };
+
+    let start = Instant::now();
+    let denoiser = request.denoiser(base)?;
+    report(Event::Encoded { elapsed: start.elapsed() }, 0)?;
+
+    let Scheduler { sampler, shift } = request.scheduler(base);
+    let schedule = sampler.schedule(shift, total);
+    let latents = sampler.sample(request.noise(shape, base), &schedule, |index, latents| {
+        let start = Instant::now();
+        let progress = index as f32 / total as f32;
+        let velocity = denoiser.velocity(latents, schedule.timesteps()[index], progress);
+        let sigma = schedule.sigmas()[index];
+        report(Event::Step { index, total, sigma, elapsed: start.elapsed() }, index + 1)?;
+        Ok(velocity)
+    })?;
+
+    let start = Instant::now();
+    let frames = decode_video(base, latents.clone());
+    // All is done: an answer to stop comes too late to lose it.
+    let _ = on_event(Event::Decoded { elapsed: start.elapsed() });
+    Ok(Output { latents, frames })
+}

@@ -1,0 +1,154 @@
+//! Prompts to token ids, by the published `tokenizer.json`.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use tokenizers::AddedToken;
+
+use crate::error::{Error, Result};
+use crate::folder::Files;
+
+/// Where a base keeps its tokenizer.
+pub(crate) const TOKENIZER: &str = "tokenizer/tokenizer.json";
+
+/// A tokenizer that never truncates. The end-of-text token is added as `tokenizer.json` says.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    padding: u32,
+}
+
+/// The ids of a batch of prompts, padded to one length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tokens {
+    /// One row of `limit` ids a prompt.
+    pub ids: Vec<Vec<u32>>,
+    /// How many ids of each row are real, the end-of-text token included.
+    pub lengths: Vec<usize>,
+}
+
+/// A prompt as Wan cleans it: HTML entities decoded twice, runs of white space made one space, none at the
+/// ends. Wan also repairs wrongly decoded text with the Python package ftfy where it is installed; here text
+/// is valid UTF-8 and taken as it is.
+pub fn clean(prompt: &str) -> String {
+    let text = htmlize::unescape(prompt);
+    let text = htmlize::unescape(text.as_ref());
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a base.
+    ///
+    /// # Errors
+    /// When there is no `tokenizer.json`, or it is malformed or has no `<pad>`.
+    pub fn load(files: &Files) -> Result<Self> {
+        Self::from_bytes(&files.read(TOKENIZER)?, &files.name(TOKENIZER))
+    }
+
+    /// Reads the text of a `tokenizer.json`; `file` names it in errors.
+    ///
+    /// # Errors
+    /// When it is malformed or has no `<pad>`.
+    pub fn from_bytes(bytes: &[u8], file: &str) -> Result<Self> {
+        let fault = |reason: String| Error::File {
+            file: file.to_owned(),
+            reason,
+            advice: "download or export the tokenizer again",
+        };
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| fault(error.to_string()))?;
+        let padding =
+            inner.token_to_id("<pad>").ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
+        Ok(Self { inner, padding })
+    }
+
+    /// The same with new tokens after the vocabulary, each standing for itself wherever it is a word of its
+    /// own. Tokens that are there already keep their ids.
+    ///
+    /// # Errors
+    /// When a token is empty or holds white space.
+    pub fn with_added(&self, tokens: &[String]) -> Result<Self> {
+        let mut extended = self.clone();
+        for token in tokens {
+            if token.is_empty() || token.contains(char::is_whitespace) {
+                let reason = "a token is one word; choose one like <subject>".to_owned();
+                return Err(Error::Token { token: token.clone(), reason });
+            }
+            // White space before it belongs to it: what is learned is the word, not a space and a word.
+            let added = AddedToken::from(token.as_str(), false)
+                .normalized(false)
+                .single_word(true)
+                .lstrip(true);
+            extended.inner.add_tokens(&[added]);
+        }
+        Ok(extended)
+    }
+
+    /// The id of `token`, if the vocabulary has it.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How many ids there are, added tokens included.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The ids of `prompts`, each cleaned with [`clean`] and padded to `limit`.
+    ///
+    /// # Errors
+    /// When a prompt has more than `limit` tokens: nothing is cut off silently.
+    pub fn encode(&self, prompts: &[&str], limit: usize) -> Result<Tokens> {
+        let mut tokens = Tokens { ids: Vec::new(), lengths: Vec::new() };
+        for prompt in prompts {
+            let prompt = clean(prompt);
+            let start = || prompt.chars().take(40).collect::<String>();
+            let encoding = self
+                .inner
+                .encode(prompt.as_str(), true)
+                .map_err(|error| Error::Tokenize { start: start(), reason: error.to_string() })?;
+            let mut ids = encoding.get_ids().to_vec();
+            if ids.len() > limit {
+                return Err(Error::PromptTooLong { start: start(), tokens: ids.len(), limit });
+            }
+            tokens.lengths.push(ids.len());
+            ids.resize(limit, self.padding);
+            tokens.ids.push(ids);
+        }
+        Ok(tokens)
+    }
+
+    /// The text of a `tokenizer.json` that holds this tokenizer.
+    ///
+    /// # Errors
+    /// When it cannot be put into words, which no published kind of tokenizer does.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|error| Error::File {
+            file: TOKENIZER.to_owned(),
+            reason: error.to_string(),
+            advice: "use another kind of tokenizer",
+        })
+    }
+}
+
+impl Tokens {
+    /// The first `count` ids of every row, `(prompts, count)`. Ids of `rows` or more, which an embedding of so
+    /// many rows does not have, become 0.
+    pub(crate) fn tensor(&self, count: usize, rows: usize, device: &Device) -> Tensor<2, Int> {
+        let known = |&id: &u32| if (id as usize) < rows { id as i32 } else { 0 };
+        let ids: Vec<i32> = self.ids.iter().flat_map(|row| row[..count].iter().map(known)).collect();
+        Tensor::from_data(TensorData::new(ids, [self.ids.len(), count]), device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_cleaned_as_wan_does() {
+        assert_eq!(clean("  two \n\t cubes &amp;amp; a\u{a0}ball "), "two cubes & a ball");
+        assert_eq!(clean("&lt;s&gt; &#39;x&#x27; &eacute; a&b AT&T"), "<s> 'x' é a&b AT&T");
+        assert_eq!(clean(""), "");
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading the oracle's cases.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::Value;
+use understudy_engine::safetensors::Checkpoint;
+use understudy_pipeline::{Base, Event, Files, Request};
+
+pub fn device() -> Device {
+    Device::flex()
+}
+
+pub fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../oracle/golden").join(name)
+}
+
+pub fn base(name: &str) -> Base {
+    Base::load(&Files::folder(folder(name)), &device()).unwrap()
+}
+
+pub fn go(_: Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+pub struct Case {
+    io: Checkpoint,
+    json: Value,
+}
+
+impl Case {
+    pub fn open(name: &str) -> Self {
+        let folder = folder(name);
+        let io = Checkpoint::open(&folder.join("io.safetensors"), &device()).unwrap();
+        let json = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+        Self { io, json }
+    }
+
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        self.io.values(name).unwrap().0
+    }
+
+    pub fn integers(&self, name: &str) -> Vec<i64> {
+        self.io.integers(name).unwrap().0
+    }
+
+    pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
+        let (values, shape) = self.io.values(name).unwrap();
+        Tensor::from_data(TensorData::new(values, shape), &device())
+    }
+
+    /// The call the oracle made, on its own noise.
+    pub fn request(&self) -> Request {
+        let number = |name: &str| self.json[name].as_u64().unwrap() as usize;
+        Request {
+            negative_prompt: self.json["negative_prompt"].as_str().unwrap().to_owned(),
+            frames: number("num_frames"),
+            height: number("height"),
+            width: number("width"),
+            steps: number("num_inference_steps"),
+            guidance: self.json["guidance_scale"].as_f64().unwrap() as f32,
+            initial_noise: Some(self.tensor("latents_in")),
+            max_sequence_length: Some(number("max_sequence_length")),
+            ..Request::new(self.json["prompt"].as_str().unwrap())
+        }
+    }
+}
+
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.without_autodiff().into_data().into_vec().unwrap()
+}
+
+/// `|found - expected| / |expected|`, 2-norms.
+pub fn error(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+    difference / norm(&mut expected.iter().map(|&b| f64::from(b)))
+}
+
+/// Asserts that `found` is `expected` to `tolerance`, in the 2-norm.
+pub fn check(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
+    let error = error(found, expected);
+    println!("{what}: {error:.2e}");
+    assert!(error < tolerance, "{what}: relative error {error:e}, allowed {tolerance:e}");
+}

@@ -1,0 +1,129 @@
+//! Writing what was trained, in the layout of diffusers and transformers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use understudy_engine::parameters::Parameters;
+use understudy_engine::safetensors::{self, Checkpoint, Precision};
+use understudy_models::wan_vae::WanVaeConfig;
+
+use crate::error::TrainError;
+use crate::pretrain::denoiser::DenoiserRecipe;
+use crate::pretrain::vocabulary::tokenizer;
+
+/// What diffusers calls a network's file.
+pub const DIFFUSERS: &str = "diffusion_pytorch_model.safetensors";
+/// What transformers calls a network's file.
+pub const TRANSFORMERS: &str = "model.safetensors";
+
+/// Writes `config.json` and the weights, as bf16, of one network.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn network(
+    folder: &Path,
+    class: &str,
+    file: &str,
+    config: &impl Serialize,
+    parameters: &Parameters,
+) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|error| TrainError::Io { action: "create", path: folder.to_owned(), error })?;
+    let mut config = serde_json::to_value(config).map_err(|error| TrainError::Other(error.to_string()))?;
+    if let Value::Object(entries) = &mut config {
+        entries.retain(|_, value| !value.is_null());
+        match file {
+            DIFFUSERS => entries.insert("_class_name".into(), json!(class)),
+            _ => entries.insert("architectures".into(), json!([class])),
+        };
+    }
+    json(&folder.join("config.json"), &config)?;
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::write(&folder.join(file), &parameters.to_named_values(), metadata, Precision::Bf16)?;
+    Ok(())
+}
+
+/// Writes a JSON file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn json(path: &Path, value: &Value) -> Result<(), TrainError> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| TrainError::Other(error.to_string()))?;
+    text.push('\n');
+    Ok(safetensors::write_atomically(path, text.as_bytes())?)
+}
+
+/// Reads a network [`network`] wrote.
+///
+/// # Errors
+/// When a file is missing or malformed.
+pub fn read_network<C: DeserializeOwned>(
+    folder: &Path,
+    file: &str,
+    device: &Device,
+) -> Result<(C, Parameters), TrainError> {
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| TrainError::Io { action: "read", path: path.clone(), error })?;
+    let config = serde_json::from_str(&text)
+        .map_err(|error| TrainError::Recipe { path: path.clone(), reason: error.to_string() })?;
+    let checkpoint = Checkpoint::open(&folder.join(file), device)?;
+    Ok((config, Parameters::from_checkpoint(&checkpoint, "")?))
+}
+
+/// `parameters` but for `name`.
+pub fn without(parameters: &Parameters, name: &str) -> Parameters {
+    parameters.filtered(|key| (key != name).then(|| key.to_owned()))
+}
+
+/// The parameters below `prefix`, without it.
+fn below(parameters: &Parameters, prefix: &str) -> Parameters {
+    parameters.filtered(|key| key.strip_prefix(prefix).map(str::to_owned))
+}
+
+/// Writes the whole base: text encoder, denoiser, autoencoder, tokenizer and scheduler.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn base(
+    folder: &Path,
+    recipe: &DenoiserRecipe,
+    trained: &Parameters,
+    vae_config: &WanVaeConfig,
+    vae: &Parameters,
+) -> Result<(), TrainError> {
+    let [text, denoiser] = [below(trained, "text_encoder."), below(trained, "transformer.")];
+    network(&folder.join("transformer"), "WanTransformer3DModel", DIFFUSERS, &recipe.transformer, &denoiser)?;
+    network(&folder.join("vae"), "AutoencoderKLWan", DIFFUSERS, vae_config, vae)?;
+    network(&folder.join("text_encoder"), "UMT5EncoderModel", TRANSFORMERS, &recipe.text_encoder, &text)?;
+    let create = |part: &str| {
+        let path = folder.join(part);
+        std::fs::create_dir_all(&path).map_err(|error| TrainError::Io { action: "create", path, error })
+    };
+    create("tokenizer")?;
+    create("scheduler")?;
+    json(&folder.join("tokenizer/tokenizer.json"), &tokenizer())?;
+    let limits = json!({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>",
+        "unk_token": "<unk>", "model_max_length": recipe.max_tokens});
+    json(&folder.join("tokenizer/tokenizer_config.json"), &limits)?;
+    let scheduler = json!({"_class_name": "UniPCMultistepScheduler", "flow_shift": recipe.shift,
+        "num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": true,
+        "solver_order": 2, "solver_type": "bh2", "predict_x0": true, "final_sigmas_type": "zero",
+        "lower_order_final": true, "disable_corrector": [], "thresholding": false});
+    json(&folder.join("scheduler/scheduler_config.json"), &scheduler)?;
+    let part = |library: &str, class: &str| json!([library, class]);
+    let index = json!({
+        "_class_name": "WanPipeline",
+        "max_sequence_length": recipe.max_tokens,
+        "scheduler": part("diffusers", "UniPCMultistepScheduler"),
+        "text_encoder": part("transformers", "UMT5EncoderModel"),
+        "tokenizer": part("transformers", "PreTrainedTokenizerFast"),
+        "transformer": part("diffusers", "WanTransformer3DModel"),
+        "vae": part("diffusers", "AutoencoderKLWan"),
+    });
+    json(&folder.join("model_index.json"), &index)
+}

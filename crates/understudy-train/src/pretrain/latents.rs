@@ -1,0 +1,104 @@
+//! A file of encoded training clips, so that the autoencoder runs once and not every epoch.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use half::f16;
+use understudy_models::wan_vae::WanVae;
+use understudy_puppet::Split;
+
+use crate::error::TrainError;
+use crate::pretrain::clips::Clips;
+
+/// Normalized latents of the training clips `0..count`, as f16, one after the other in one file. Clip `i` is
+/// scenario `i` of the training split, so captions are not stored.
+#[derive(Clone, Debug)]
+pub struct LatentCache {
+    path: PathBuf,
+    dims: [usize; 4],
+    count: u64,
+}
+
+/// Clips encoded at once.
+const CHUNK: u64 = 8;
+
+impl LatentCache {
+    /// Opens the cache at `path`, encoding clips that are not in it yet. `[frames, height, width]` is the
+    /// size of a clip; `tell` hears how many are done. A cache that was interrupted goes on.
+    ///
+    /// # Errors
+    /// When the file cannot be written or the clips cannot be rendered.
+    pub fn fill(
+        path: &Path,
+        network: &WanVae,
+        [frames, height, width]: [usize; 3],
+        count: u64,
+        device: &Device,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Self, TrainError> {
+        let config = network.config();
+        let latent_frames = 1 + (frames - 1) / config.temporal_factor();
+        let factor = config.spatial_factor();
+        let dims = [config.z_dim, latent_frames, height / factor, width / factor];
+        let cache = Self { path: path.to_owned(), dims, count };
+        let io = |error| TrainError::Io { action: "write", path: path.to_owned(), error };
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
+        let clips = Clips::new([frames, height, width])?;
+        let mut done = file.metadata().map_err(io)?.len() / cache.bytes();
+        // Half a clip may stand at the end after an interruption.
+        file.set_len(done * cache.bytes()).map_err(io)?;
+        while done < count {
+            let next = (done + CHUNK).min(count);
+            let scenarios: Vec<_> = (done..next).map(|index| clips.scenario(Split::Train, index)).collect();
+            let video = clips.batch(&scenarios, 0, frames).video(device);
+            let latents = network.normalize(network.encode(video).mean);
+            let values: Vec<f32> = latents.into_data().try_into_vec().unwrap_or_default();
+            let bytes: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+            file.write_all(&bytes).map_err(io)?;
+            done = next;
+            tell(done);
+        }
+        Ok(cache)
+    }
+
+    /// How many clips there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// `[channels, frames, rows, columns]` of one clip's latents.
+    pub fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+
+    fn bytes(&self) -> u64 {
+        2 * self.dims.iter().product::<usize>() as u64
+    }
+
+    /// The latents of `clips`, one after the other.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, clips: &[u64]) -> Result<Vec<f32>, TrainError> {
+        let io = |error| TrainError::Io { action: "read", path: self.path.clone(), error };
+        let mut file = File::open(&self.path).map_err(io)?;
+        let mut bytes = vec![0; self.bytes() as usize];
+        let mut values = Vec::with_capacity(clips.len() * bytes.len() / 2);
+        for clip in clips {
+            file.seek(SeekFrom::Start(clip * self.bytes())).map_err(io)?;
+            file.read_exact(&mut bytes).map_err(io)?;
+            values.extend(bytes.as_chunks().0.iter().map(|&pair| f16::from_le_bytes(pair).to_f32()));
+        }
+        Ok(values)
+    }
+
+    /// Values read by [`LatentCache::read`] as a tensor.
+    pub fn tensor(&self, values: Vec<f32>, device: &Device) -> Tensor<5> {
+        let [channels, frames, rows, columns] = self.dims;
+        let each = self.dims.iter().product::<usize>();
+        let shape = [values.len() / each, channels, frames, rows, columns];
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+}

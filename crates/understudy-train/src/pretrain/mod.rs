@@ -1,0 +1,22 @@
+//! The recipes that train `nano` and its judges on the puppet world.
+
+mod autoencoder;
+mod clips;
+mod contrast;
+mod denoiser;
+mod export;
+mod grid;
+mod identity;
+mod latents;
+mod recipe;
+mod vocabulary;
+
+pub use autoencoder::{Autoencoder, AutoencoderRecipe, Phase, measure_latents};
+pub use clips::{ClipBatch, Clips};
+pub use contrast::{Contrast, ContrastRecipe};
+pub use denoiser::{Denoiser, DenoiserRecipe, draw_sigma};
+pub use grid::frames_grid;
+pub use identity::{IdentityEncoder, IdentityRecipe, picture, verification_accuracy};
+pub use latents::LatentCache;
+pub use recipe::Recipe;
+pub use vocabulary::{tokenizer, vocabulary_size};

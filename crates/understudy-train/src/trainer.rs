@@ -1,0 +1,232 @@
+//! The loop.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use understudy_engine::ops;
+use understudy_engine::optimizer::{AdamWConfig, ema_step};
+use understudy_engine::parameters::{NamedGradients, Parameters};
+
+use crate::error::TrainError;
+use crate::event::Event;
+use crate::schedule::Schedule;
+use crate::state::State;
+
+/// What one step gives.
+pub struct StepResult {
+    /// The loss.
+    pub loss: f32,
+    /// Gradients by parameter name.
+    pub gradients: NamedGradients,
+    /// New values of parameters that follow the data without a gradient (running statistics).
+    pub buffers: Vec<(String, Tensor<1>)>,
+    /// Anything else worth a line in the log.
+    pub metrics: Vec<(String, f32)>,
+}
+
+/// Something that can be trained.
+///
+/// Everything random in it is a function of the seed and the step, so that a run that was stopped and resumed
+/// is the run that was never stopped.
+pub trait Objective: Sync {
+    /// What one step needs.
+    type Batch: Send;
+
+    /// What the run is called; a state file of another name is refused.
+    fn name(&self) -> String;
+
+    /// The parameters before the first step.
+    ///
+    /// # Errors
+    /// When something they start from cannot be read.
+    fn initialize(&self, device: &Device) -> Result<Parameters, TrainError>;
+
+    /// The batch of `step`. Runs ahead on another thread.
+    ///
+    /// # Errors
+    /// When its data cannot be had.
+    fn batch(&self, step: u64) -> Result<Self::Batch, TrainError>;
+
+    /// Loss and gradients of `parameters` on `batch`.
+    ///
+    /// # Errors
+    /// When they cannot be computed.
+    fn step(&self, parameters: &Parameters, batch: Self::Batch, step: u64) -> Result<StepResult, TrainError>;
+
+    /// Writes samples of the averaged parameters below `folder`; returns the picture to look at, if any.
+    ///
+    /// # Errors
+    /// When they cannot be made or written.
+    fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError>;
+}
+
+/// Settings of a run that do not depend on what is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Steps in all.
+    pub steps: u64,
+    /// Learning rate over the steps.
+    pub schedule: Schedule,
+    /// The optimizer.
+    #[serde(default)]
+    pub optimizer: AdamWConfig,
+    /// Decay of the moving average; 0 keeps none.
+    #[serde(default)]
+    pub ema_decay: f32,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Steps between samples; 0 for none.
+    #[serde(default)]
+    pub sample_every: u64,
+    /// Whether matrix products round their operands to bf16, with f32 sums, masters and gradients.
+    #[serde(default)]
+    pub bf16_products: bool,
+}
+
+/// The file in a run's folder that holds its state.
+const STATE: &str = "state.safetensors";
+/// The file its events are appended to, one JSON object a line.
+const LOG: &str = "events.jsonl";
+
+/// Trains `objective` in `folder`, from the state found there if any, and returns the final state.
+///
+/// Events go to `emit` and to the log in the folder. `emit` can stop the run, which then writes its state and
+/// returns it.
+///
+/// # Errors
+/// When data, state or samples cannot be read or written, or the loss stops being a number.
+pub fn train<O: Objective>(
+    objective: &O,
+    config: &TrainConfig,
+    folder: &Path,
+    device: &Device,
+    emit: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+) -> Result<State, TrainError> {
+    let io = |action| move |error| TrainError::Io { action, path: folder.to_owned(), error };
+    std::fs::create_dir_all(folder).map_err(io("create"))?;
+    ops::set_bf16_products(config.bf16_products);
+    let path = folder.join(STATE);
+    let name = objective.name();
+    let state = match State::load(&path, &name, config.optimizer, device)? {
+        Some(state) => state,
+        None => State::new(objective.initialize(device)?, config.optimizer),
+    };
+    let log = OpenOptions::new().create(true).append(true).open(folder.join(LOG)).map_err(io("open the log in"))?;
+    let mut run = Run { objective, config, folder, path, name, state, log, emit };
+    run.tell(Event::Plan {
+        name: run.name.clone(),
+        parameters: run.state.parameters.count(),
+        from: run.state.step,
+        to: config.steps,
+    });
+    run.steps()?;
+    ops::set_bf16_products(false);
+    Ok(run.state)
+}
+
+struct Run<'a, O> {
+    objective: &'a O,
+    config: &'a TrainConfig,
+    folder: &'a Path,
+    path: PathBuf,
+    name: String,
+    state: State,
+    log: std::fs::File,
+    emit: &'a mut dyn FnMut(&Event) -> ControlFlow<()>,
+}
+
+impl<O: Objective> Run<'_, O> {
+    /// All remaining steps, batches being made ahead on a thread of their own.
+    fn steps(&mut self) -> Result<(), TrainError> {
+        let (first, last) = (self.state.step, self.config.steps);
+        let objective = self.objective;
+        std::thread::scope(|scope| {
+            let (sender, batches) = sync_channel(2);
+            scope.spawn(move || {
+                for step in first..last {
+                    let batch = objective.batch(step);
+                    // The receiver is gone when the run was stopped.
+                    if sender.send(batch).is_err() {
+                        return;
+                    }
+                }
+            });
+            for batch in batches {
+                if self.step(batch?)?.is_break() {
+                    break;
+                }
+            }
+            Ok::<(), TrainError>(())
+        })?;
+        self.checkpoint()?;
+        let (step, path) = (self.state.step, self.path.clone());
+        self.tell(Event::Done { step, path });
+        Ok(())
+    }
+
+    fn step(&mut self, batch: O::Batch) -> Result<ControlFlow<()>, TrainError> {
+        let started = Instant::now();
+        let step = self.state.step;
+        let result = self.objective.step(&self.state.parameters, batch, step)?;
+        let learning_rate = self.config.schedule.rate(step, self.config.steps);
+        let norm = self.state.optimizer.step(&mut self.state.parameters, result.gradients, |_| learning_rate);
+        if !norm.is_finite() || !result.loss.is_finite() {
+            return Err(TrainError::Diverged { step, loss: result.loss, norm });
+        }
+        for (name, value) in result.buffers {
+            self.state.parameters.update(&name, value);
+        }
+        // The average forgets the start quickly: early on it follows closely.
+        let decay = self.config.ema_decay.min((1.0 + step as f32) / (10.0 + step as f32));
+        ema_step(&mut self.state.ema, &self.state.parameters, if self.config.ema_decay > 0.0 { decay } else { 0.0 });
+        self.state.step = step + 1;
+        let flow = self.tell(Event::Step {
+            step: self.state.step,
+            total: self.config.steps,
+            loss: result.loss,
+            gradient_norm: norm,
+            learning_rate,
+            seconds: started.elapsed().as_secs_f32(),
+            metrics: result.metrics,
+        });
+        self.periodic()?;
+        Ok(flow)
+    }
+
+    /// Checkpoints and samples that are due after this step.
+    fn periodic(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        if due(self.config.checkpoint_every) {
+            self.checkpoint()?;
+        }
+        if (due(self.config.sample_every) || step == self.config.steps)
+            && let Some(path) = self.objective.sample(&self.state.ema, step, self.folder)?
+        {
+            self.tell(Event::Sample { step, path });
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
+        self.state.save(&self.path, &self.name)?;
+        let (step, path) = (self.state.step, self.path.clone());
+        self.tell(Event::Checkpoint { step, path });
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) -> ControlFlow<()> {
+        if let Ok(line) = serde_json::to_string(&event) {
+            // The log is a convenience; a full disk will be reported by the checkpoint.
+            let _ = writeln!(self.log, "{line}");
+        }
+        (self.emit)(&event)
+    }
+}

@@ -1,0 +1,34 @@
+//! `understudy pretrain`: train the embedded base and its judges.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use understudy_train::pretrain::Recipe;
+
+use super::Common;
+use crate::progress::Progress;
+
+/// Train the embedded base or one of its judges on the puppet world.
+#[derive(Debug, Args)]
+pub struct Pretrain {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// The folder for the state, the log and samples. A run found there goes on where it stopped.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Pretrain {
+    /// Trains to the recipe's last step.
+    pub fn run(self) -> Result<()> {
+        let device = self.common.device.open()?;
+        let mut progress = Progress::new(self.common.json);
+        let mut emit = |event: &_| progress.training(event);
+        Recipe::read(&self.recipe)?
+            .run(&self.out, &device, &mut emit)
+            .with_context(|| format!("{}", self.recipe.display()))
+    }
+}
