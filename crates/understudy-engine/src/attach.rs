@@ -143,6 +143,11 @@ impl Attachments {
             .fold(output, |output, residual| output + residual.forward(x.clone()))
     }
 
+    /// Whether a hook is attached to the attention at `site`.
+    pub fn hooks_attention(&self, site: &str) -> bool {
+        self.attention.contains_key(site)
+    }
+
     /// What the attention at `site` is to use.
     pub fn attention(&self, site: &str, inputs: AttentionInputs) -> AttentionInputs {
         let Some(hooks) = self.attention.get(site) else { return inputs };

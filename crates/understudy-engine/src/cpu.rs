@@ -135,6 +135,11 @@ impl Primitive {
         }
     }
 
+    /// `array` outside any graph.
+    pub(crate) fn from_array(array: &Array) -> Self {
+        Self::Plain(array.tensor.clone())
+    }
+
     /// The tensor of rank `D` this primitive is.
     pub(crate) fn into_tensor<const D: usize>(self) -> Tensor<D> {
         match self {
@@ -164,14 +169,23 @@ impl Primitive {
 
 /// Runs `op`, recording it in the autodiff graph when an input is tracked.
 pub(crate) fn apply<const N: usize, O: CpuOp<N>>(op: O, inputs: [Primitive; N]) -> Primitive {
+    apply_with_extra(op, inputs).0
+}
+
+/// The same, giving the forward pass's extra results too.
+pub(crate) fn apply_with_extra<const N: usize, O: CpuOp<N>>(
+    op: O,
+    inputs: [Primitive; N],
+) -> (Primitive, Vec<Array>) {
     if !inputs.iter().any(Primitive::is_tracked) {
         let autodiff = inputs.iter().any(|input| matches!(input, Primitive::Tracked(_)));
         let arrays = inputs.map(|input| Array::from_primitive(input.into_plain()));
-        let output = op.forward(arrays.each_ref()).0.tensor;
-        return match autodiff {
-            true => Primitive::Tracked(Box::new(Tracked::new(output))),
-            false => Primitive::Plain(output),
+        let (output, extra) = op.forward(arrays.each_ref());
+        let output = match autodiff {
+            true => Primitive::Tracked(Box::new(Tracked::new(output.tensor))),
+            false => Primitive::Plain(output.tensor),
         };
+        return (output, extra);
     }
     let wanted = inputs.each_ref().map(Primitive::is_tracked);
     let inputs = inputs.map(Primitive::into_tracked);
@@ -182,13 +196,13 @@ pub(crate) fn apply<const N: usize, O: CpuOp<N>>(op: O, inputs: [Primitive; N]) 
     let (keep_inputs, keep_output) = op.keeps(wanted);
     let mut keep = keep_inputs.into_iter();
     let inputs = arrays.map(|array| keep.next().unwrap_or(true).then_some(array));
-    let kept = Kept { inputs, output: keep_output.then(|| output.clone()), extra, shapes };
+    let kept = Kept { inputs, output: keep_output.then(|| output.clone()), extra: extra.clone(), shapes };
     let step = OpStep::<O> { op: PhantomData };
     let output = match step.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => prepared.finish((op, kept), output.tensor),
         OpsKind::UnTracked(prepared) => prepared.finish(output.tensor),
     };
-    Primitive::Tracked(Box::new(output))
+    (Primitive::Tracked(Box::new(output)), extra)
 }
 
 struct OpStep<O> {

@@ -1,1 +1,24 @@
-//! Metrics, suites and reports.
+//! The judge: how well generated clips follow their prompts and keep their subject.
+//!
+//! [`Judges`] embeds frames and prompts; the scores are plain functions of embeddings. Frames are judged as they
+//! are shown: as 8-bit pictures, cropped and resized to the side a judge was trained on.
+//!
+//! - text score: cosine of a clip's and its prompt's CLIP embedding (CLIPScore, Hessel et al. 2021, unscaled);
+//! - identity similarity: mean cosine of identity embeddings over all pairs of frame and reference;
+//! - [`retrieval_accuracy`]: how often a clip finds its own prompt among all of them (R-precision);
+//! - [`frechet_distance`]: between the features of two sets of clips (Heusel et al. 2017);
+//! - [`bootstrap`]: the interval a mean lies in.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod error;
+mod frechet;
+mod judges;
+mod retrieval;
+mod statistics;
+
+pub use error::{Error, Result};
+pub use frechet::frechet_distance;
+pub use judges::{ClipJudge, IdentityJudge, Judges};
+pub use retrieval::{cosine, retrieval_accuracy};
+pub use statistics::{Interval, bootstrap};

@@ -3,12 +3,11 @@
 //! Layout and names are those of insightface's published PyTorch checkpoints (Deng et al., "ArcFace:
 //! Additive Angular Margin Loss for Deep Face Recognition", 2019).
 
-use burn::tensor::activation::{log_softmax, relu};
-use burn::tensor::module::{batch_norm, batch_norm_train};
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops::Conv3dOptions;
+use understudy_engine::ops::{self, Conv3dOptions};
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{Conv, Linear};
@@ -26,7 +25,7 @@ pub struct IResNetConfig {
     pub embedding: usize,
 }
 
-const EPS: f64 = 1e-5;
+const EPS: f32 = 1e-5;
 
 /// Running statistics a training pass wants to be updated: path of the layer, batch mean, and unbiased batch
 /// variance.
@@ -61,28 +60,25 @@ impl BatchNorm {
 
     /// `x (batch, channels, frames, rows, columns)`.
     fn forward(&self, x: Tensor<5>, mode: &mut Mode) -> Tensor<5> {
-        let dims = x.dims();
-        let x = x.reshape([dims[0], dims[1], dims[3], dims[4]]);
-        let y: Tensor<4> = match mode {
-            Mode::Evaluate => batch_norm(
-                x,
-                self.weight.clone(),
-                self.bias.clone(),
-                self.mean.clone(),
-                self.variance.clone(),
-                EPS,
-            ),
+        match mode {
+            Mode::Evaluate => self.evaluate(x),
             Mode::Train(statistics) => {
-                let count = (dims[0] * dims[3] * dims[4]) as f32;
-                let batch = batch_norm_train(x, self.weight.clone(), self.bias.clone(), EPS);
-                let (y, mean, variance) = (batch.output, batch.mean, batch.variance);
+                let dims = x.dims();
+                let count = (dims[0] * dims[2] * dims[3] * dims[4]) as f32;
+                let found = ops::batch_norm_train(x, self.weight.clone(), self.bias.clone(), EPS);
                 // The published momentum update uses the unbiased variance.
-                let unbiased = variance.without_autodiff() * (count / (count - 1.0));
-                statistics.push((self.path.clone(), mean.without_autodiff(), unbiased));
-                y
+                let unbiased = found.variance * (count / (count - 1.0));
+                statistics.push((self.path.clone(), found.mean, unbiased));
+                found.output
             }
-        };
-        y.reshape(dims)
+        }
+    }
+
+    fn evaluate(&self, x: Tensor<5>) -> Tensor<5> {
+        let channels = self.mean.dims()[0];
+        let gain = self.weight.clone() / (self.variance.clone() + EPS).sqrt();
+        let offset = self.bias.clone() - self.mean.clone() * gain.clone();
+        x * gain.reshape([1, channels, 1, 1, 1]) + offset.reshape([1, channels, 1, 1, 1])
     }
 }
 
@@ -98,8 +94,7 @@ impl Prelu {
     }
 
     fn forward(&self, x: Tensor<5>) -> Tensor<5> {
-        let slope = self.weight.clone().reshape([1, self.weight.dims()[0], 1, 1, 1]);
-        relu(x.clone()) - relu(-x) * slope
+        ops::prelu(x, self.weight.clone())
     }
 }
 

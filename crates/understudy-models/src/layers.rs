@@ -139,9 +139,20 @@ impl Conv {
     ) -> Self {
         let init = conv_init(inputs, &kernel);
         let shape = [outputs, inputs, kernel[0], kernel[1], kernel[2]];
+        Self::with_init_3d(weights, shape, bias, options, init)
+    }
+
+    /// The same with its weight's shape `(outputs, inputs, frames, rows, columns)` and another start.
+    pub fn with_init_3d(
+        weights: &Weights,
+        shape: [usize; 5],
+        bias: bool,
+        options: Conv3dOptions,
+        init: Init,
+    ) -> Self {
         Self {
             weight: weights.tensor("weight", shape, init),
-            bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
+            bias: bias.then(|| weights.tensor("bias", [shape[0]], Init::Zeros)),
             options,
         }
     }

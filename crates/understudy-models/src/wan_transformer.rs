@@ -6,7 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::{AttentionInputs, Attachments};
-use understudy_engine::ops::{self, AttentionOptions};
+use understudy_engine::ops;
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{LayerNorm, Linear, RmsNorm, join_heads, split_heads};
@@ -109,9 +109,9 @@ impl Rotary {
         }
     }
 
-    /// Turns `x (batch, heads, tokens, dim)`.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::rope(x, self.cos.clone(), self.sin.clone())
+    /// Turns every head of `x (batch, tokens, heads * dim)`.
+    pub fn apply(&self, x: Tensor<3>) -> Tensor<3> {
+        ops::rope_heads(x, self.cos.clone(), self.sin.clone())
     }
 }
 
@@ -157,18 +157,27 @@ impl WanAttention {
         let query = self.norm_q.forward(self.to_q.forward(hidden, attachments));
         let key = self.norm_k.forward(self.to_k.forward(context.clone(), attachments));
         let value = self.to_v.forward(context, attachments);
+        let [mut query, mut key, value] = match attachments.hooks_attention(&self.site) {
+            true => self.hooked([query, key, value], attachments),
+            false => [query, key, value],
+        };
+        if let Some(rotary) = rotary {
+            query = rotary.apply(query);
+            key = rotary.apply(key);
+        }
+        let output = ops::multi_head_attention(query, key, value, self.heads);
+        self.to_out.forward(output, attachments)
+    }
+
+    /// Queries, keys and values as the attached hooks leave them.
+    fn hooked(&self, [query, key, value]: [Tensor<3>; 3], attachments: &Attachments) -> [Tensor<3>; 3] {
         let inputs = AttentionInputs {
             query: split_heads(query, self.heads),
             key: split_heads(key, self.heads),
             value: split_heads(value, self.heads),
         };
-        let AttentionInputs { mut query, mut key, value } = attachments.attention(&self.site, inputs);
-        if let Some(rotary) = rotary {
-            query = rotary.apply(query);
-            key = rotary.apply(key);
-        }
-        let output = ops::attention(query, key, value, AttentionOptions::default());
-        self.to_out.forward(join_heads(output), attachments)
+        let AttentionInputs { query, key, value } = attachments.attention(&self.site, inputs);
+        [query, key, value].map(join_heads)
     }
 }
 

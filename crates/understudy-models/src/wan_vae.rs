@@ -142,6 +142,14 @@ impl CausalConv {
         Self { conv: Conv::new_3d(weights, channels, kernel, true, options), back: kernel[0] - 1 }
     }
 
+    /// One that starts at zero: the residual branch it ends then starts as nothing.
+    fn zero(weights: &Weights, channels: usize) -> Self {
+        let padding = [(2, 0), (1, 1), (1, 1)];
+        let options = Conv3dOptions { stride: [1, 1, 1], padding };
+        let shape = [channels, channels, 3, 3, 3];
+        Self { conv: Conv::with_init_3d(weights, shape, true, options, Init::Zeros), back: 2 }
+    }
+
     fn forward(&self, x: Tensor<5>, stream: &mut Stream) -> Tensor<5> {
         let (x, remembered) = match self.back {
             0 => (x, 0),
@@ -190,7 +198,7 @@ impl ResidualBlock {
             norm1: ChannelNorm::new(&weights.at("norm1"), inputs, false),
             conv1: CausalConv::new(&weights.at("conv1"), [inputs, outputs], [3, 3, 3]),
             norm2: ChannelNorm::new(&weights.at("norm2"), outputs, false),
-            conv2: CausalConv::new(&weights.at("conv2"), [outputs, outputs], [3, 3, 3]),
+            conv2: CausalConv::zero(&weights.at("conv2"), outputs),
             shortcut: (inputs != outputs).then(shortcut),
         }
     }

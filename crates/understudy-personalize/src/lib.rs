@@ -1,1 +1,60 @@
-//! Personalization methods as attachments, objectives and recipes; adapter files.
+//! The methods: what each trains, how, and the adapter it leaves behind.
+//!
+//! A [`Subject`] is read from pictures, a method fits it to a base in a [`Job`], and the [`Adapter`] that comes
+//! out is attached to the base by whoever generates. Nothing here prints; progress is a stream of [`FitEvent`]s.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//! use understudy_engine::device::DeviceName;
+//! use understudy_engine::safetensors::Precision;
+//! use understudy_personalize::{Dialect, Job, Preset, Subject, SubjectOptions, lora};
+//! use understudy_pipeline::{Base, Files, Request, generate};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let base = Base::load(&Files::folder("Wan2.1-T2V-1.3B-Diffusers"), &DeviceName::Cpu.open()?)?;
+//! let config = Preset::Wan.config();
+//! let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
+//! let subject = Subject::open(Path::new("my-cat"), "cat", "<s>", options)?;
+//! let job = Job { base: &base, base_name: "wan", subject: &subject, folder: Path::new("runs/my-cat") };
+//! let adapter = lora::fit(&job, &config, &mut |_event| ControlFlow::Continue(()))?;
+//! adapter.save(Path::new("my-cat.safetensors"), Dialect::ComfyUi, Precision::Bf16)?;
+//!
+//! let request = Request {
+//!     attachments: adapter.attachments(1.0),
+//!     token_embeddings: adapter.token_embeddings(),
+//!     ..Request::new("a <s> cat walks in the snow")
+//! };
+//! generate(&base, &request, &mut |_event| ControlFlow::Continue(()))?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod adapter;
+mod config;
+mod data;
+mod error;
+mod fingerprint;
+pub mod flow;
+mod job;
+pub mod lora;
+mod metadata;
+pub mod names;
+mod plan;
+mod prior;
+mod prompts;
+mod row;
+mod sites;
+mod subject;
+
+pub use adapter::{Adapter, Residual, combine};
+pub use config::{Augmentation, LoraConfig, Noise, Preset, Prior, Samples, Stage};
+pub use error::{Error, Result};
+pub use job::{FitEvent, Job, NotUsed, Plan, PlannedStage};
+pub use metadata::{BaseName, Metadata, SubjectName};
+pub use names::Dialect;
+pub use plan::plan;
+pub use prompts::{neutral_prompts, personal_caption};
+pub use row::RowStart;
+pub use sites::{Targets, linear_sites};
+pub use subject::{DEFAULT_TOKEN, Subject, SubjectOptions, SubjectPicture};

@@ -1,7 +1,8 @@
 //! A base: a loaded text-to-video model of the Wan family.
 
 use burn::tensor::Device;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use understudy_engine::weights::{WeightSource, Weights};
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
@@ -92,8 +93,29 @@ impl BaseConfig {
             scheduler: Scheduler::from_config(&files.object(SCHEDULER)?, &files.name(SCHEDULER))?,
             max_sequence_length,
         };
+        config.check_sizes(files)?;
         config.check_fit(&files.name(&TRANSFORMER.config()))?;
         Ok(config)
+    }
+
+    /// Whether what everything else is divided by is more than nothing.
+    fn check_sizes(&self, files: &Files) -> Result<()> {
+        let sizes = [
+            (&TRANSFORMER, "patch_size", self.transformer.patch_size.iter().product()),
+            (&TRANSFORMER, "num_attention_heads", self.transformer.num_attention_heads),
+            (&TRANSFORMER, "attention_head_dim", self.transformer.attention_head_dim),
+            (&TEXT_ENCODER, "num_heads", self.text_encoder.num_heads),
+            (&TEXT_ENCODER, "d_kv", self.text_encoder.d_kv),
+            (&VAE, "z_dim", self.vae.z_dim),
+        ];
+        match sizes.into_iter().find(|(_, _, size)| *size == 0) {
+            None => Ok(()),
+            Some((part, field, _)) => Err(Error::File {
+                file: files.name(&part.config()),
+                reason: format!("{field}: must not be zero"),
+                advice: "download or export the folder again",
+            }),
+        }
     }
 
     /// Whether the networks take what their neighbours give.
@@ -117,9 +139,12 @@ impl BaseConfig {
     /// and a hash of the three networks' configurations. It does not depend on weights, on the scheduler or on
     /// fields that are absent or null.
     pub fn identity(&self) -> String {
-        let networks = json!([self.text_encoder, self.transformer, self.vae]);
+        // One normalization is known, named or not.
+        let transformer = WanTransformerConfig { qk_norm: None, ..self.transformer.clone() };
+        let networks = [to_json(&self.text_encoder), to_json(&transformer), to_json(&self.vae)];
+        let text = without_nulls(Value::Array(networks.to_vec())).to_string();
         // FNV-1a over JSON with sorted keys: short, stable, and only has to keep architectures apart.
-        let hash = without_nulls(networks).to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         format!("wan-{hash:016x}")
@@ -144,6 +169,13 @@ fn check_index(index: &Map<String, Value>, file: &str) -> Result<()> {
         Some((field, _)) => Err(fault(format!("{field}: Wan 2.2 is not supported"))),
         None => Ok(()),
     }
+}
+
+/// A configuration as its file has it. It goes through text, where an f32 keeps its short form.
+pub(crate) fn to_json(config: &impl Serialize) -> Value {
+    // Plain structs of numbers and strings cannot fail to be written.
+    let text = serde_json::to_string(config).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 fn without_nulls(value: Value) -> Value {

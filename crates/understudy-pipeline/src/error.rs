@@ -39,7 +39,9 @@ pub enum Error {
     #[error("unknown scheduler {0:?}; use euler, unipc or dpm++")]
     UnknownScheduler(String),
     /// A prompt is longer than the text encoder reads.
-    #[error("the prompt \"{start}\" has {tokens} tokens and the limit is {limit}; shorten it{}", raise(*.limit))]
+    #[error(
+        "the prompt \"{start}\" has {tokens} tokens and the limit is {limit} (max_sequence_length); shorten it"
+    )]
     PromptTooLong {
         /// The prompt's beginning.
         start: String,
@@ -94,14 +96,6 @@ pub enum Error {
         /// Steps that were asked for.
         total: usize,
     },
-}
-
-/// The advice to raise a limit below Wan's own 512.
-fn raise(limit: usize) -> &'static str {
-    match limit < 512 {
-        true => " or raise max_sequence_length",
-        false => "",
-    }
 }
 
 /// `"77 or 81"`, or the one that there is.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use understudy_engine::parameters::Parameters;
 use understudy_engine::safetensors::{Precision, write, write_atomically};
 
-use crate::base::{BaseConfig, INDEX, PIPELINE, Part, SCHEDULER, TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::base::{BaseConfig, INDEX, PIPELINE, Part, SCHEDULER, TEXT_ENCODER, TRANSFORMER, VAE, to_json};
 use crate::error::{Error, Result};
 use crate::tokenize::{TOKENIZER, Tokenizer};
 
@@ -83,7 +83,7 @@ fn with(config: &impl Serialize, more: Value) -> Value {
         Value::Object(fields) => fields,
         _ => Map::new(),
     };
-    let mut all = fields(json!(config));
+    let mut all = fields(to_json(config));
     all.extend(fields(more));
     Value::Object(all)
 }

@@ -77,12 +77,15 @@ impl Files {
         }
     }
 
-    /// The JSON object `path`.
+    /// The JSON object `path`. Infinities and NaN, which Python writes and JSON does not have, become null.
     ///
     /// # Errors
     /// When it cannot be read or is not a JSON object.
     pub fn object(&self, path: &str) -> Result<Map<String, Value>> {
-        serde_json::from_slice(&self.read(path)?).map_err(|error| self.fault(path, error.to_string(), AGAIN))
+        let bytes = self.read(path)?;
+        let fault = |reason: String| self.fault(path, reason, AGAIN);
+        let text = std::str::from_utf8(&bytes).map_err(|error| fault(error.to_string()))?;
+        serde_json::from_str(&without_python_numbers(text)).map_err(|error| fault(error.to_string()))
     }
 
     /// The configuration `path` of a network whose `_class_name` (or, as transformers write it, one of
@@ -134,5 +137,38 @@ impl Files {
                 None => Err(self.fault(file, "it is not among the files", AGAIN)),
             },
         }
+    }
+}
+
+/// JSON text with `null` for the bare words `-Infinity`, `Infinity` and `NaN`. A published
+/// `DPMSolverMultistepScheduler` has one: `"lambda_min_clipped": -Infinity`.
+fn without_python_numbers(text: &str) -> Cow<'_, str> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    if !WORDS.iter().any(|word| text.contains(word)) {
+        return Cow::Borrowed(text);
+    }
+    // Strings stand between quotes that no backslash precedes; a pair of backslashes is a character.
+    let marked = text.replace("\\\\", "\u{1}").replace("\\\"", "\u{2}");
+    let bare = |part: &str| WORDS.iter().fold(part.to_owned(), |part, word| part.replace(word, "null"));
+    let parts = marked.split('"').enumerate().map(|(index, part)| match index % 2 {
+        0 => bare(part),
+        _ => part.to_owned(),
+    });
+    let text = parts.collect::<Vec<_>>().join("\"");
+    Cow::Owned(text.replace('\u{1}', "\\\\").replace('\u{2}', "\\\""))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pythons_numbers_are_read_as_null_outside_of_strings() {
+        let text = r#"{"a": -Infinity, "b\\": [NaN, 1], "Infinity": "\"NaN", "c": Infinity}"#;
+        let read: Value = serde_json::from_str(&without_python_numbers(text)).unwrap();
+        let expected = serde_json::json!({"a": null, "b\\": [null, 1], "Infinity": "\"NaN", "c": null});
+        assert_eq!(read, expected);
+        assert_eq!(without_python_numbers("{}"), "{}");
     }
 }

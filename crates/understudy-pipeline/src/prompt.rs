@@ -98,8 +98,7 @@ impl<'a> Subject<'a> {
             }
         }
         let device = embedded.device().without_autodiff();
-        let selected =
-            Tensor::<2>::from_data(TensorData::new(selected, [prompts * length, count]), &device);
+        let selected = Tensor::<2>::from_data(TensorData::new(selected, [prompts * length, count]), &device);
         let kept = Tensor::<3>::from_data(TensorData::new(kept, [prompts, length, 1]), &device);
         embedded * kept + selected.matmul(self.rows.clone()).reshape([prompts, length, channels])
     }

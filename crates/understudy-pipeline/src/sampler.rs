@@ -210,6 +210,7 @@ fn lambda(sigma: f32) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::convert::Infallible;
 

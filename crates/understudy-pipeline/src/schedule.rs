@@ -24,8 +24,7 @@ impl Schedule {
         let lowest = 1.0 / TRAIN_TIMESTEPS as f32;
         let lowest = single * lowest / (1.0 + (single - 1.0) * lowest);
         let line = linspace(TRAIN_TIMESTEPS, f64::from(lowest) * TRAIN_TIMESTEPS, steps);
-        let sigmas: Vec<f32> =
-            line.into_iter().map(|t| shifted(t / TRAIN_TIMESTEPS, shift) as f32).collect();
+        let sigmas: Vec<f32> = line.into_iter().map(|t| shifted(t / TRAIN_TIMESTEPS, shift) as f32).collect();
         let timesteps = sigmas.iter().map(|sigma| sigma * TRAIN_TIMESTEPS as f32).collect();
         Self::ending(sigmas, timesteps)
     }

@@ -42,7 +42,9 @@ fn published() -> [Published; 3] {
             class: "FlowMatchEulerDiscreteScheduler",
             shift: "shift",
             required: json!({}),
-            fixed: with(json!({"shift_terminal": null, "invert_sigmas": false, "stochastic_sampling": false})),
+            fixed: with(
+                json!({"shift_terminal": null, "invert_sigmas": false, "stochastic_sampling": false}),
+            ),
         },
         Published {
             sampler: Sampler::UniPc,
@@ -114,6 +116,7 @@ impl Scheduler {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -90,8 +90,7 @@ impl Request {
         if self.max_sequence_length == Some(0) {
             return fault("max_sequence_length", "must be at least 1");
         }
-        let [channels, frames, height, width] =
-            latent_shape(base, [self.frames, self.height, self.width])?;
+        let [channels, frames, height, width] = latent_shape(base, [self.frames, self.height, self.width])?;
         let shape = [self.prompts.len(), channels, frames, height, width];
         match self.initial_noise.as_ref().map(Tensor::dims).filter(|dims| *dims != shape) {
             None => Ok(shape),
@@ -105,10 +104,7 @@ impl Request {
     /// The sampler and shift to use: the request's, else the base's.
     pub fn scheduler(&self, base: &Base) -> Scheduler {
         let own = base.config.scheduler;
-        Scheduler {
-            sampler: self.sampler.unwrap_or(own.sampler),
-            shift: self.shift.unwrap_or(own.shift),
-        }
+        Scheduler { sampler: self.sampler.unwrap_or(own.sampler), shift: self.shift.unwrap_or(own.shift) }
     }
 
     /// The noise to start from: given, or the seed's.
@@ -207,7 +203,7 @@ pub fn generate(
         let velocity = denoiser.velocity(latents, schedule.timesteps()[index], progress);
         let sigma = schedule.sigmas()[index];
         report(Event::Step { index, total, sigma, elapsed: start.elapsed() }, index + 1)?;
-        Ok(velocity)
+        Ok::<_, Error>(velocity)
     })?;
 
     let start = Instant::now();

@@ -53,12 +53,10 @@ impl Tokenizer {
             reason,
             advice: "download or export the tokenizer again",
         };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| fault(error.to_string()))?;
-        let padding =
-            inner.token_to_id("<pad>").ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
+        let padding = inner.token_to_id("<pad>").ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
         Ok(Self { inner, padding })
     }
 
@@ -75,10 +73,8 @@ impl Tokenizer {
                 return Err(Error::Token { token: token.clone(), reason });
             }
             // White space before it belongs to it: what is learned is the word, not a space and a word.
-            let added = AddedToken::from(token.as_str(), false)
-                .normalized(false)
-                .single_word(true)
-                .lstrip(true);
+            let added =
+                AddedToken::from(token.as_str(), false).normalized(false).single_word(true).lstrip(true);
             extended.inner.add_tokens(&[added]);
         }
         Ok(extended)

@@ -20,11 +20,14 @@ pub fn latent_shape(base: &Base, [frames, height, width]: [usize; 3]) -> Result<
         latent_side("width", width, spatial, patch_width)?,
     ];
     let longest = transformer.rope_max_seq_len;
-    for (what, value, patch) in
-        [("frames", latent[0], patch_frames), ("height", latent[1], patch_height), ("width", latent[2], patch_width)]
-    {
+    for (what, value, patch) in [
+        ("frames", latent[0], patch_frames),
+        ("height", latent[1], patch_height),
+        ("width", latent[2], patch_width),
+    ] {
         if value / patch > longest {
-            let reason = format!("makes {} tokens and this base has positions for {longest}; lower it", value / patch);
+            let reason =
+                format!("makes {} tokens and this base has positions for {longest}; lower it", value / patch);
             return Err(Error::Request { field: what, reason });
         }
     }

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use common::{Case, base, check, go, values};
 use understudy_engine::attach::Attachments;
 use understudy_pipeline::{
-    Denoiser, PromptOptions, Sampler, Schedule, decode_video, encode_prompt, generate,
+    Denoiser, PromptOptions, Sampler, Schedule, Scheduler, decode_video, encode_prompt, generate,
 };
 
 const SAMPLERS: [(&str, Sampler); 3] =
@@ -31,6 +31,19 @@ fn trajectory<const D: usize>(
     });
     seen.extend(values(last.unwrap()));
     seen
+}
+
+#[test]
+fn whole_published_configurations_are_read() {
+    let case = Case::open("schedulers");
+    for (name, sampler) in SAMPLERS {
+        for shift in [1, 3, 5] {
+            let mut config = case.object(&format!("{name}.shift{shift}"));
+            let expected = Scheduler { sampler, shift: f64::from(shift) };
+            config.insert("_class_name".to_owned(), expected.to_config()["_class_name"].clone());
+            assert_eq!(Scheduler::from_config(&config, name).unwrap(), expected);
+        }
+    }
 }
 
 #[test]
@@ -75,8 +88,7 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     let mut request = case.request();
     request.sampler = sampler;
 
-    let options =
-        PromptOptions { max_sequence_length: request.max_sequence_length, ..Default::default() };
+    let options = PromptOptions { max_sequence_length: request.max_sequence_length, ..Default::default() };
     let text = encode_prompt(&base, &[&request.prompts[0]], options).unwrap();
     let negative = encode_prompt(&base, &[&request.negative_prompt], options).unwrap();
     check("prompt_embeds", &values(text.clone()), &case.values("prompt_embeds"), 1e-4);
@@ -125,8 +137,7 @@ fn tokens_are_the_published_tokenizers() {
         let ids: Vec<i64> = tokens.ids.iter().flatten().map(|&id| i64::from(id)).collect();
         assert_eq!(ids, case.integers("input_ids"));
         let mask = case.integers("attention_mask");
-        let lengths: Vec<usize> =
-            mask.chunks(limit).map(|row| row.iter().sum::<i64>() as usize).collect();
+        let lengths: Vec<usize> = mask.chunks(limit).map(|row| row.iter().sum::<i64>() as usize).collect();
         assert_eq!(tokens.lengths, lengths);
     }
 }

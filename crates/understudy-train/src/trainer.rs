@@ -120,7 +120,8 @@ pub fn train<O: Objective>(
     };
     let log = OpenOptions::new().create(true).append(true).open(folder.join(LOG)).map_err(io("open the log in"))?;
     let mut run = Run { objective, config, folder, path, name, state, log, emit };
-    run.tell(Event::Plan {
+    // Stopping is looked at after steps only.
+    let _ = run.tell(Event::Plan {
         name: run.name.clone(),
         parameters: run.state.parameters.count(),
         from: run.state.step,
@@ -167,7 +168,7 @@ impl<O: Objective> Run<'_, O> {
         })?;
         self.checkpoint()?;
         let (step, path) = (self.state.step, self.path.clone());
-        self.tell(Event::Done { step, path });
+        let _ = self.tell(Event::Done { step, path });
         Ok(())
     }
 
@@ -210,7 +211,7 @@ impl<O: Objective> Run<'_, O> {
         if (due(self.config.sample_every) || step == self.config.steps)
             && let Some(path) = self.objective.sample(&self.state.ema, step, self.folder)?
         {
-            self.tell(Event::Sample { step, path });
+            let _ = self.tell(Event::Sample { step, path });
         }
         Ok(())
     }
@@ -218,7 +219,7 @@ impl<O: Objective> Run<'_, O> {
     fn checkpoint(&mut self) -> Result<(), TrainError> {
         self.state.save(&self.path, &self.name)?;
         let (step, path) = (self.state.step, self.path.clone());
-        self.tell(Event::Checkpoint { step, path });
+        let _ = self.tell(Event::Checkpoint { step, path });
         Ok(())
     }
 

@@ -1,7 +1,12 @@
 //! The command line: the only place that prints, parses flags or knows colours.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod base;
 mod commands;
+mod interrupt;
 mod progress;
+mod report;
 
 use std::process::ExitCode;
 
@@ -25,18 +30,10 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let failed = error.use_stderr();
-            // Nothing can be done when not even the message can be printed.
-            let _ = error.print();
-            return ExitCode::from(if failed { 2 } else { 0 });
-        }
+        Err(error) => return report::usage(&error),
     };
-    match arguments.command.run() {
+    match report::guarded(|| arguments.command.run()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(1)
-        }
+        Err(error) => report::failure(&error),
     }
 }

@@ -41,6 +41,23 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
     composed(query, key, value, &options)
 }
 
+/// [`attention`] over `heads` heads that lie one after the other in the channels: `query (batch, queries,
+/// channels)`, `key` and `value (batch, keys, channels)`; the result is shaped like `query`.
+pub fn multi_head_attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [batch, q_tokens, channels] = query.dims();
+    let k_tokens = key.dims()[1];
+    let dim = channels / heads;
+    if let (Some(q), Some(k), Some(v)) = (Primitive::of(&query), Primitive::of(&key), Primitive::of(&value)) {
+        let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim };
+        let op = MultiHead(Attention { shape, scale: (dim as f32).powf(-0.5), mask: None });
+        return apply(op, [q, k, v]).into_tensor();
+    }
+    let split = |x: Tensor<3>, tokens| x.reshape([batch, tokens, heads, dim]).swap_dims(1, 2);
+    let options = AttentionOptions::default();
+    let output = composed(split(query, q_tokens), split(key, k_tokens), split(value, k_tokens), &options);
+    output.swap_dims(1, 2).reshape([batch, q_tokens, channels])
+}
+
 fn composed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
     let [batch, _, queries, dim] = query.dims();
     let keys = key.dims()[2];
@@ -112,6 +129,67 @@ impl CpuOp<3> for Attention {
     }
 }
 
+/// [`Attention`] with the heads of all its arrays inside their channels.
+#[derive(Clone, Debug)]
+struct MultiHead(Attention);
+
+impl MultiHead {
+    /// `(batch, tokens, heads * dim)` to `(batch, heads, tokens, dim)`.
+    fn split(&self, x: &[f32], tokens: usize) -> Vec<f32> {
+        let AttentionShape { batch, heads, dim, .. } = self.0.shape;
+        let mut out = vec![0.0; x.len()];
+        kernels::transpose_heads(x, batch, tokens, heads, dim, &mut out);
+        out
+    }
+
+    /// The inverse of [`MultiHead::split`].
+    fn join(&self, x: &[f32], tokens: usize) -> Vec<f32> {
+        let AttentionShape { batch, heads, dim, .. } = self.0.shape;
+        let mut out = vec![0.0; x.len()];
+        kernels::transpose_heads(x, batch, heads, tokens, dim, &mut out);
+        out
+    }
+}
+
+impl CpuOp<3> for MultiHead {
+    fn forward(&self, [q, k, v]: [&Array; 3]) -> (Array, Vec<Array>) {
+        let AttentionShape { q_tokens, k_tokens, .. } = self.0.shape;
+        let [q_split, k_split, v_split] =
+            [self.split(q.data(), q_tokens), self.split(k.data(), k_tokens), self.split(v.data(), k_tokens)];
+        let Attention { shape, scale, .. } = self.0;
+        let (out, lse) =
+            kernels::attention_forward(&q_split, &k_split, &v_split, shape, scale, None, None, precision());
+        let rows = lse.len();
+        (Array::new(self.join(&out, q_tokens), q.shape()), vec![Array::new(lse, [rows])])
+    }
+
+    fn keeps(&self, _: [bool; 3]) -> ([bool; 3], bool) {
+        ([true, true, true], true)
+    }
+
+    fn backward(&self, kept: &Kept<3>, grad: &Array, wanted: [bool; 3]) -> [Option<Array>; 3] {
+        let AttentionShape { q_tokens, k_tokens, .. } = self.0.shape;
+        let Attention { shape, scale, .. } = self.0;
+        let (dq, dk, dv) = kernels::attention_backward(
+            &self.split(kept.input(0), q_tokens),
+            &self.split(kept.input(1), k_tokens),
+            &self.split(kept.input(2), k_tokens),
+            &self.split(kept.output(), q_tokens),
+            kept.extra(0),
+            &self.split(grad.data(), q_tokens),
+            shape,
+            scale,
+            None,
+            None,
+            precision(),
+        );
+        let back = |index: usize, values: &[f32], tokens| {
+            wanted[index].then(|| Array::new(self.join(values, tokens), kept.shape(index)))
+        };
+        [back(0, &dq, q_tokens), back(1, &dk, k_tokens), back(2, &dv, k_tokens)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +207,18 @@ mod tests {
                 composed(t.get(0), t.get(1), t.get(2), &options)
             });
         }
+    }
+
+    #[test]
+    fn heads_in_channels_are_the_same_attention() {
+        let inputs = [random([2, 7, 24], 4), random([2, 5, 24], 5), random([2, 5, 24], 6)];
+        let split = |x: Tensor<3>| {
+            let tokens = x.dims()[1];
+            x.reshape([2, tokens, 3, 8]).swap_dims(1, 2)
+        };
+        check(&inputs.each_ref(), |t| multi_head_attention(t.get(0), t.get(1), t.get(2), 3), |t| {
+            let [q, k, v] = [t.get(0), t.get(1), t.get(2)].map(split);
+            composed(q, k, v, &AttentionOptions::default()).swap_dims(1, 2).reshape([2, 7, 24])
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Linear maps and gated sums.
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 use understudy_kernels as kernels;
 use understudy_kernels::MatRef;
 
@@ -33,10 +34,10 @@ fn extents(x: &[usize], weight: &[usize]) -> [usize; 3] {
 impl Linear {
     fn run(x: &Array, weight: &Array, bias: Option<&Array>) -> (Array, Vec<Array>) {
         let [rows, inputs, outputs] = extents(&x.shape(), &weight.shape());
-        let mut y = match bias {
-            Some(bias) => bias.data().repeat(rows),
-            None => vec![0.0; rows * outputs],
-        };
+        let mut y = vec![0.0; rows * outputs];
+        if let Some(bias) = bias {
+            y.par_chunks_mut(outputs).with_min_len(64).for_each(|row| row.copy_from_slice(bias.data()));
+        }
         kernels::matmul(
             MatRef::new(x.data(), rows, inputs),
             MatRef::new(weight.data(), outputs, inputs).t(),
@@ -71,14 +72,18 @@ impl Linear {
     }
 }
 
-/// The sum of each column of a row-major matrix, added in order of rows.
+/// The sum of each column of a row-major matrix, added in order of rows whatever the number of threads.
 fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
+    const WIDTH: usize = 64;
     let mut sums = vec![0.0; columns];
-    for row in values.chunks_exact(columns) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
+    sums.par_chunks_mut(WIDTH).enumerate().for_each(|(block, sums)| {
+        let first = block * WIDTH;
+        for row in values.chunks_exact(columns) {
+            for (sum, value) in sums.iter_mut().zip(&row[first..]) {
+                *sum += value;
+            }
         }
-    }
+    });
     sums
 }
 

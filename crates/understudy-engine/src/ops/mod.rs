@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod channelwise;
 mod conv;
 mod linear;
 mod norm;
@@ -16,11 +17,12 @@ mod testing;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use activation::{gelu, gelu_tanh, silu};
-pub use attention::{AttentionOptions, attention};
+pub use attention::{AttentionOptions, attention, multi_head_attention};
+pub use channelwise::{BatchNormTrain, batch_norm_train, prelu};
 pub use conv::{Conv3dOptions, conv3d, upsample_nearest_2x};
 pub use linear::{gated_add, linear};
 pub use norm::{channel_rms_norm, layer_norm, layer_norm_modulate, rms_norm};
-pub use rope::rope;
+pub use rope::rope_heads;
 
 static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use understudy_engine::safetensors::Checkpoint;
 use understudy_pipeline::{Base, Event, Files, Request};
 
@@ -27,15 +27,19 @@ pub fn go(_: Event) -> ControlFlow<()> {
 
 pub struct Case {
     io: Checkpoint,
-    json: Value,
+    json: Map<String, Value>,
 }
 
 impl Case {
     pub fn open(name: &str) -> Self {
         let folder = folder(name);
         let io = Checkpoint::open(&folder.join("io.safetensors"), &device()).unwrap();
-        let json = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+        let json = Files::folder(folder).object("case.json").unwrap();
         Self { io, json }
+    }
+
+    pub fn object(&self, name: &str) -> Map<String, Value> {
+        self.json[name].as_object().unwrap().clone()
     }
 
     pub fn values(&self, name: &str) -> Vec<f32> {
@@ -69,7 +73,7 @@ impl Case {
 }
 
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.without_autodiff().into_data().into_vec().unwrap()
+    tensor.without_autodiff().into_data().try_into_vec().unwrap()
 }
 
 /// `|found - expected| / |expected|`, 2-norms.

@@ -48,6 +48,9 @@ pub struct AutoencoderRecipe {
     pub training: TrainConfig,
 }
 
+/// Where the posterior's log-variance starts.
+const START_LOG_VARIANCE: f32 = -6.0;
+
 /// The autoencoder's objective.
 pub struct Autoencoder {
     recipe: AutoencoderRecipe,
@@ -89,7 +92,12 @@ impl Objective for Autoencoder {
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
         let source = Initializer::new(self.recipe.seed, device);
         WanVae::new(&Weights::new(&source, device), &self.recipe.model);
-        Ok(source.into_parameters())
+        let mut parameters = source.into_parameters();
+        // A posterior as wide as the latents themselves would hide every picture from the decoder at first.
+        let z = self.recipe.model.z_dim;
+        let bias = (0..2 * z).map(|channel| if channel < z { 0.0 } else { START_LOG_VARIANCE }).collect();
+        parameters.insert("quant_conv.bias", &[2 * z], bias, device);
+        Ok(parameters)
     }
 
     fn batch(&self, step: u64) -> Result<ClipBatch, TrainError> {

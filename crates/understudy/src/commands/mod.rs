@@ -1,14 +1,31 @@
 //! One module a command.
 
+mod demo;
+mod fit;
+mod generate;
+mod inspect;
 mod pretrain;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use burn::tensor::Device;
+use clap::{Args, Subcommand, ValueEnum};
 use understudy_engine::device::DeviceName;
+use understudy_engine::ops;
+
+use crate::interrupt;
+use crate::progress::Progress;
 
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Fit a bundled subject on the embedded base, generate it before and after, and score both.
+    Demo(demo::Demo),
+    /// Learn a subject from pictures of it and write an adapter.
+    Fit(Box<fit::Fit>),
+    /// Generate a video from a prompt.
+    Generate(Box<generate::Generate>),
+    /// Print what an adapter, a checkpoint or a base folder holds.
+    Inspect(inspect::Inspect),
     /// Train the embedded base or one of its judges on the puppet world.
     Pretrain(pretrain::Pretrain),
 }
@@ -16,7 +33,12 @@ pub enum Command {
 impl Command {
     /// Runs the command to its end.
     pub fn run(self) -> Result<()> {
+        interrupt::listen();
         match self {
+            Self::Demo(command) => command.run(),
+            Self::Fit(command) => command.run(),
+            Self::Generate(command) => command.run(),
+            Self::Inspect(command) => command.run(),
             Self::Pretrain(command) => command.run(),
         }
     }
@@ -28,7 +50,40 @@ pub struct Common {
     /// Where to compute: cpu, cuda:N, vulkan:N or metal.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: DeviceName,
+    /// Precision of matrix products; everything else is f32.
+    #[arg(long, value_enum, default_value_t = Dtype::F32, value_name = "TYPE")]
+    pub dtype: Dtype,
     /// Print events as JSON lines on stdout instead of a progress bar.
     #[arg(long)]
     pub json: bool,
+}
+
+impl Common {
+    /// The device, with the precision set.
+    ///
+    /// # Errors
+    /// When the program was built without the device.
+    pub fn open(&self) -> Result<Device> {
+        self.set_precision();
+        Ok(self.device.open()?)
+    }
+
+    /// Sets the precision; a training leaves its own behind.
+    pub fn set_precision(&self) {
+        ops::set_bf16_products(self.dtype == Dtype::Bf16);
+    }
+
+    /// Where events go.
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.json)
+    }
+}
+
+/// Precision of matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// Single precision.
+    F32,
+    /// Operands rounded to bfloat16, sums in single precision: faster on processors that have it.
+    Bf16,
 }

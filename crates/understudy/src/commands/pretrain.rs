@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use understudy_train::pretrain::Recipe;
 
 use super::Common;
-use crate::progress::Progress;
+use crate::interrupt;
 
 /// Train the embedded base or one of its judges on the puppet world.
 #[derive(Debug, Args)]
 pub struct Pretrain {
-    /// The recipe, a TOML file.
+    /// The recipe, a TOML file. It also says the precision.
     recipe: PathBuf,
     /// The folder for the state, the log and samples. A run found there goes on where it stopped.
     #[arg(long, value_name = "DIR")]
@@ -24,11 +24,18 @@ pub struct Pretrain {
 impl Pretrain {
     /// Trains to the recipe's last step.
     pub fn run(self) -> Result<()> {
-        let device = self.common.device.open()?;
-        let mut progress = Progress::new(self.common.json);
+        let device = self.common.open()?;
+        let mut progress = self.common.progress();
         let mut emit = |event: &_| progress.training(event);
         Recipe::read(&self.recipe)?
             .run(&self.out, &device, &mut emit)
-            .with_context(|| format!("{}", self.recipe.display()))
+            .with_context(|| format!("{}", self.recipe.display()))?;
+        if interrupt::flow().is_break() {
+            bail!(
+                "stopped on request; the state is in {}: run the same command again to go on",
+                self.out.display()
+            );
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,124 @@
+//! What attaching does to a network: nothing without weights, and exactly the published residual with them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use common::{Case, device, relative_error};
+use understudy_engine::attach::{AttentionHook, AttentionInputs, Attachments, ExtraModule, LowRank, Window};
+use understudy_engine::random::Random;
+use understudy_engine::weights::Weights;
+use understudy_models::wan_transformer::WanTransformer;
+
+fn run(attachments: &Attachments) -> Vec<f32> {
+    let case = Case::open("wan_transformer_a");
+    let checkpoint = case.checkpoint();
+    let weights = Weights::new(&checkpoint, &device());
+    let network = WanTransformer::new(&weights, &case.config());
+    let context = network.context(case.tensor("encoder_hidden_states"), attachments);
+    let output = network.forward(case.tensor("hidden_states"), &case.values("timestep"), context, attachments);
+    output.into_data().try_into_vec().unwrap()
+}
+
+fn residual(seed: u64, up_scale: f32, window: Window) -> LowRank {
+    let mut random = Random::new(seed, 0);
+    LowRank {
+        down: random.normal_tensor([3, 32], &device()),
+        up: random.normal_tensor([32, 3], &device()) * up_scale,
+        scale: 0.5,
+        window,
+    }
+}
+
+#[derive(Debug)]
+struct Observe;
+
+impl AttentionHook for Observe {
+    fn attend(&self, _: &str, _: f32, inputs: AttentionInputs) -> AttentionInputs {
+        inputs
+    }
+}
+
+#[derive(Debug)]
+struct ZeroValues;
+
+impl AttentionHook for ZeroValues {
+    fn attend(&self, _: &str, _: f32, inputs: AttentionInputs) -> AttentionInputs {
+        AttentionInputs { value: inputs.value.zeros_like(), ..inputs }
+    }
+}
+
+#[derive(Debug)]
+struct AddOne;
+
+impl ExtraModule for AddOne {
+    fn forward(&self, _: &str, _: f32, hidden: Tensor<3>) -> Tensor<3> {
+        hidden.ones_like()
+    }
+}
+
+const SITE: &str = "blocks.1.attn1.to_q";
+
+#[test]
+fn attachments_that_do_nothing_change_no_bit() {
+    let plain = run(&Attachments::none());
+    let mut attachments = Attachments::none();
+    attachments.add_low_rank(SITE, residual(1, 0.0, Window::ALWAYS));
+    attachments.add_low_rank("blocks.0.attn2.to_out.0", residual(2, 1.0, Window { start: 0.5, end: 1.0 }));
+    attachments.add_attention("blocks.0.attn1", Window::ALWAYS, Arc::new(Observe));
+    attachments.add_extra("blocks.0", Window { start: 0.75, end: 1.0 }, Arc::new(AddOne));
+    assert_eq!(plain, run(&attachments.at(0.2)));
+    assert_ne!(plain, run(&attachments.at(0.8)));
+}
+
+#[test]
+fn hooks_replace_what_attention_sees() {
+    let mut attachments = Attachments::none();
+    attachments.add_attention("blocks.0.attn1", Window::ALWAYS, Arc::new(ZeroValues));
+    assert_ne!(run(&Attachments::none()), run(&attachments));
+}
+
+/// The residual against the same product folded into the checkpoint's weight.
+#[test]
+fn a_residual_equals_the_merged_weight() {
+    let low_rank = residual(3, 0.3, Window::ALWAYS);
+    let delta: Vec<f32> = (low_rank.up.clone().matmul(low_rank.down.clone()) * low_rank.scale)
+        .into_data()
+        .try_into_vec()
+        .unwrap();
+    let mut attachments = Attachments::none();
+    attachments.add_low_rank(SITE, low_rank);
+    let attached = run(&attachments);
+
+    let case = Case::open("wan_transformer_a");
+    let mut parameters = case.parameters();
+    let name = format!("{SITE}.weight");
+    let weight: Vec<f32> = parameters.get(&name).unwrap().value.clone().into_data().try_into_vec().unwrap();
+    let merged = weight.iter().zip(&delta).map(|(w, d)| w + d).collect();
+    parameters.insert(name, &[32, 32], merged, &device());
+    let weights = Weights::new(&parameters, &device());
+    let network = WanTransformer::new(&weights, &case.config());
+    let none = Attachments::none();
+    let context = network.context(case.tensor("encoder_hidden_states"), &none);
+    let output = network.forward(case.tensor("hidden_states"), &case.values("timestep"), context, &none);
+    let merged: Vec<f32> = output.into_data().try_into_vec().unwrap();
+    let error = relative_error(&attached, &merged);
+    assert!(error < 1e-5, "{error:e}");
+    assert_ne!(attached, run(&Attachments::none()));
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_lists_every_fault() {
+    let case = Case::open("wan_transformer_a");
+    let mut parameters = case.parameters().filtered(|name| (name != "proj_out.bias").then(|| name.to_owned()));
+    parameters.insert("proj_out.weight", &[2, 2], vec![0.0; 4], &device());
+    parameters.insert("blocks.7.extra", &[1], vec![0.0], &device());
+    let weights = Weights::new(&parameters, &device());
+    WanTransformer::new(&weights, &case.config());
+    let message = weights.finish().unwrap_err().to_string();
+    for part in ["1 missing (proj_out.bias", "proj_out.weight: has shape [2, 2]", "1 not used (blocks.7.extra)"] {
+        assert!(message.contains(part), "{message}");
+    }
+}

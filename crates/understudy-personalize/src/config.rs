@@ -1,0 +1,405 @@
+//! Settings of the method `lora`, and presets of them.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use understudy_engine::attach::Window;
+use understudy_engine::optimizer::AdamWConfig;
+use understudy_train::{Schedule, TrainConfig};
+
+use crate::error::{Error, Result};
+use crate::sites::Targets;
+
+/// One stage of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Steps; 0 skips the stage.
+    pub steps: u64,
+    /// Samples a step.
+    pub batch: usize,
+    /// The highest learning rate.
+    pub learning_rate: f32,
+    /// Steps of warm-up.
+    pub warmup: u64,
+    /// The fraction of the learning rate that is left at the end.
+    pub end: f32,
+    /// Decoupled decay of matrices.
+    pub weight_decay: f32,
+    /// Decay of the moving average that is kept as the result; 0 keeps the last step.
+    pub ema_decay: f32,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+impl Stage {
+    pub(crate) fn training(&self, sample_every: u64, bf16_products: bool) -> TrainConfig {
+        TrainConfig {
+            steps: self.steps,
+            schedule: Schedule { learning_rate: self.learning_rate, warmup: self.warmup, end: self.end },
+            optimizer: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
+            ema_decay: self.ema_decay,
+            checkpoint_every: self.checkpoint_every,
+            sample_every,
+            bf16_products,
+        }
+    }
+
+    fn check(&self, name: &str) -> Result<()> {
+        let range = |field: &str, fine: bool, rule: &str| match fine {
+            true => Ok(()),
+            false => Err(Error::config(format!("{name}.{field}"), format!("must be {rule}"))),
+        };
+        range("batch", (1..=1024).contains(&self.batch), "between 1 and 1024")?;
+        range(
+            "learning_rate",
+            self.learning_rate.is_finite() && self.learning_rate > 0.0,
+            "a positive number",
+        )?;
+        range("end", (0.0..=1.0).contains(&self.end), "between 0 and 1")?;
+        range("weight_decay", self.weight_decay.is_finite() && self.weight_decay >= 0.0, "0 or more")?;
+        range("ema_decay", (0.0..1.0).contains(&self.ema_decay), "at least 0 and below 1")?;
+        range("checkpoint_every", self.checkpoint_every > 0, "at least 1")
+    }
+}
+
+/// The noise levels that are trained: logit-normal (Esser et al., "Scaling Rectified Flow Transformers for
+/// High-Resolution Image Synthesis", 2024, section 3.1), then shifted towards noise.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noise {
+    /// Mean of the normal number.
+    pub mean: f32,
+    /// Its standard deviation.
+    pub deviation: f32,
+    /// The shift; the base's own if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
+}
+
+/// How pictures are varied before they are encoded. Pictures are not mirrored unless asked for, since emblems
+/// and asymmetry belong to a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augmentation {
+    /// Versions of each picture; the first is the picture itself.
+    pub versions: usize,
+    /// The largest part of a side that a version cuts off, in `[0, 0.5]`.
+    pub crop: f32,
+    /// Whether every second version is mirrored.
+    pub mirror: bool,
+}
+
+/// Prior preservation: samples of the base for the class alone, trained along so that the class stays what it
+/// was (Ruiz et al., "DreamBooth", 2023, section 3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prior {
+    /// Weight of its loss; 0 turns it off.
+    pub weight: f32,
+    /// Samples the base makes, once a run.
+    pub samples: usize,
+    /// Frames of a sample.
+    pub frames: usize,
+    /// Denoising steps of a sample.
+    pub steps: usize,
+    /// Guidance of a sample.
+    pub guidance: f32,
+    /// Samples a training step.
+    pub batch: usize,
+}
+
+/// Samples during training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Samples {
+    /// Steps between them; 0 makes none.
+    pub every: u64,
+    /// Their prompts; `{}` is the subject.
+    pub prompts: Vec<String>,
+    /// Frames of a sample.
+    pub frames: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Guidance.
+    pub guidance: f32,
+}
+
+/// Settings of the method `lora`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Height and width of training, pixels.
+    pub size: [usize; 2],
+    /// Frames of the clips a video subject is cut into.
+    pub clip_frames: usize,
+    /// Rank of the residuals.
+    pub rank: usize,
+    /// Their scale, times the rank.
+    pub alpha: f32,
+    /// The linear maps that get one.
+    pub targets: Targets,
+    /// The denoising steps they are active in, and trained for.
+    pub window: Window,
+    /// Learning rate of the token during the second stage, as a fraction of that stage's; 0 freezes it.
+    pub token_rate: f32,
+    /// Length the token's row may grow to, as a multiple of the length it starts with.
+    pub token_norm: f32,
+    /// Share of prompts that are left out.
+    pub caption_dropout: f32,
+    /// Weight of the loss outside masks, where there are masks.
+    pub background: f32,
+    /// Whether blocks are replayed in the backward pass to save memory; decided by the number of tokens if it
+    /// is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpointing: Option<bool>,
+    /// Whether matrix products round to bf16 while training.
+    pub bf16_products: bool,
+    /// The first stage: Textual Inversion of the token (Gal et al., "An Image is Worth One Word", 2023). Its
+    /// learning rate is in units of the class noun's row.
+    pub token: Stage,
+    /// The second stage: the residuals (Hu et al., "LoRA", 2022).
+    pub lora: Stage,
+    /// Noise levels.
+    pub noise: Noise,
+    /// Versions of the pictures.
+    pub augmentation: Augmentation,
+    /// Prior preservation.
+    pub prior: Prior,
+    /// Samples during training.
+    pub samples: Samples,
+}
+
+/// A set of settings by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preset {
+    /// For `nano`: about 100 seconds on two cores for six pictures.
+    Quick,
+    /// For `nano`, with more of everything.
+    #[default]
+    Standard,
+    /// For Wan 2.1 as published.
+    Wan,
+}
+
+impl FromStr for Preset {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "quick" => Ok(Self::Quick),
+            "standard" => Ok(Self::Standard),
+            "wan" => Ok(Self::Wan),
+            other => {
+                Err(Error::config("preset", format!("{other:?} is not known; use quick, standard or wan")))
+            }
+        }
+    }
+}
+
+impl Preset {
+    /// Its settings.
+    pub fn config(self) -> LoraConfig {
+        match self {
+            Self::Quick => LoraConfig::quick(),
+            Self::Standard => LoraConfig::standard(),
+            Self::Wan => LoraConfig::wan(),
+        }
+    }
+
+    /// Its settings with those of `overrides` in their place, table by table.
+    ///
+    /// # Errors
+    /// When an override is unknown or of the wrong kind; the message names it.
+    pub fn with(self, overrides: &toml::Table) -> Result<LoraConfig> {
+        let fault = |error: &dyn std::fmt::Display| {
+            Error::config("settings", error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        let mut table = toml::Table::try_from(self.config()).map_err(|error| fault(&error))?;
+        merge(&mut table, overrides);
+        let config: LoraConfig = table.try_into().map_err(|error: toml::de::Error| fault(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn merge(into: &mut toml::Table, from: &toml::Table) {
+    for (name, value) in from {
+        match (into.get_mut(name), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(more)) => merge(inner, more),
+            _ => drop(into.insert(name.clone(), value.clone())),
+        }
+    }
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self::standard()
+    }
+}
+
+impl LoraConfig {
+    /// [`Preset::Standard`].
+    pub fn standard() -> Self {
+        let stage = Stage {
+            steps: 300,
+            batch: 4,
+            learning_rate: 2e-2,
+            warmup: 20,
+            end: 0.1,
+            weight_decay: 0.0,
+            ema_decay: 0.0,
+            checkpoint_every: 50,
+        };
+        Self {
+            seed: 0,
+            size: [64, 64],
+            clip_frames: 17,
+            rank: 16,
+            alpha: 16.0,
+            targets: Targets::AttentionAndFeedForward,
+            window: Window::ALWAYS,
+            token_rate: 0.5,
+            token_norm: 1.5,
+            caption_dropout: 0.0,
+            background: 0.3,
+            checkpointing: None,
+            bf16_products: false,
+            lora: Stage { steps: 1200, learning_rate: 1e-3, weight_decay: 0.01, ..stage },
+            token: stage,
+            noise: Noise { mean: 0.0, deviation: 1.0, shift: None },
+            augmentation: Augmentation { versions: 6, crop: 0.1, mirror: false },
+            prior: Prior { weight: 0.5, samples: 16, frames: 17, steps: 16, guidance: 4.0, batch: 1 },
+            samples: Samples {
+                every: 300,
+                prompts: vec!["a {} walks to the left on the beach".into(), "a {} jumps in the snow".into()],
+                frames: 17,
+                steps: 16,
+                guidance: 4.0,
+            },
+        }
+    }
+
+    /// [`Preset::Quick`].
+    pub fn quick() -> Self {
+        let standard = Self::standard();
+        Self {
+            token: Stage { steps: 100, ..standard.token },
+            lora: Stage { steps: 500, ..standard.lora },
+            prior: Prior { weight: 0.0, samples: 8, ..standard.prior },
+            samples: Samples { every: 0, ..standard.samples },
+            ..standard
+        }
+    }
+
+    /// [`Preset::Wan`].
+    pub fn wan() -> Self {
+        let standard = Self::standard();
+        let stage = Stage { batch: 1, checkpoint_every: 100, warmup: 50, ..standard.lora };
+        Self {
+            size: [480, 832],
+            clip_frames: 33,
+            rank: 32,
+            alpha: 32.0,
+            token_rate: 0.1,
+            token: Stage { steps: 400, learning_rate: 5e-3, weight_decay: 0.0, ..stage.clone() },
+            lora: Stage { steps: 1500, learning_rate: 1e-4, ..stage },
+            augmentation: Augmentation { versions: 3, ..standard.augmentation },
+            prior: Prior { weight: 0.0, frames: 1, steps: 30, guidance: 5.0, ..standard.prior },
+            samples: Samples { every: 500, frames: 33, steps: 30, guidance: 5.0, ..standard.samples },
+            ..standard
+        }
+    }
+
+    /// The settings as a TOML file, as `fit --print-config` shows them.
+    ///
+    /// # Errors
+    /// When a value cannot be written, which no valid setting is.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|error| Error::config("settings", error.to_string()))
+    }
+
+    /// That every setting is in its range.
+    ///
+    /// # Errors
+    /// Names the first that is not, and the range.
+    pub fn check(&self) -> Result<()> {
+        self.token.check("token")?;
+        self.lora.check("lora")?;
+        let unit = |value: f32| (0.0..=1.0).contains(&value);
+        let Self { window, noise, augmentation, prior, samples, .. } = self;
+        let rules = [
+            ("rank", (1..=1024).contains(&self.rank), "between 1 and 1024"),
+            ("alpha", self.alpha.is_finite() && self.alpha > 0.0, "a positive number"),
+            ("clip_frames", self.clip_frames >= 1, "at least 1"),
+            (
+                "window",
+                unit(window.start) && unit(window.end) && window.start < window.end,
+                "a start below an end, both in 0 to 1",
+            ),
+            ("token_rate", self.token_rate.is_finite() && self.token_rate >= 0.0, "0 or more"),
+            ("token_norm", self.token_norm.is_finite() && self.token_norm >= 1.0, "at least 1"),
+            ("caption_dropout", unit(self.caption_dropout), "between 0 and 1"),
+            ("background", unit(self.background), "between 0 and 1"),
+            ("noise.mean", noise.mean.is_finite(), "a finite number"),
+            ("noise.deviation", noise.deviation.is_finite() && noise.deviation > 0.0, "a positive number"),
+            ("noise.shift", noise.shift.is_none_or(|s| s.is_finite() && s > 0.0), "a positive number"),
+            ("augmentation.versions", (1..=64).contains(&augmentation.versions), "between 1 and 64"),
+            ("augmentation.crop", (0.0..=0.5).contains(&augmentation.crop), "between 0 and 0.5"),
+            ("prior.weight", prior.weight.is_finite() && prior.weight >= 0.0, "0 or more"),
+            ("prior.samples", prior.samples >= 1, "at least 1"),
+            ("prior.batch", prior.batch >= 1, "at least 1"),
+            ("prior.steps", (1..=1000).contains(&prior.steps), "between 1 and 1000"),
+            ("prior.guidance", prior.guidance.is_finite(), "a finite number"),
+            ("samples.steps", (1..=1000).contains(&samples.steps), "between 1 and 1000"),
+            ("samples.guidance", samples.guidance.is_finite(), "a finite number"),
+            (
+                "samples.prompts",
+                samples.every == 0 || !samples.prompts.is_empty(),
+                "at least one, or samples.every 0",
+            ),
+        ];
+        match rules.into_iter().find(|(_, fine, _)| !fine) {
+            Some((field, _, rule)) => Err(Error::config(field, format!("must be {rule}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_survive_toml() {
+        for preset in [Preset::Quick, Preset::Standard, Preset::Wan] {
+            let config = preset.config();
+            config.check().unwrap();
+            let read: LoraConfig = toml::from_str(&config.to_toml().unwrap()).unwrap();
+            assert_eq!(read, config);
+            assert_eq!(preset.with(&toml::Table::new()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn overrides_win_and_unknown_ones_are_named() {
+        let overrides = |text: &str| Preset::Quick.with(&text.parse().unwrap());
+        let config = overrides("rank = 4\ntargets = ['attn1.to_q']\n[lora]\nsteps = 7").unwrap();
+        assert_eq!((config.rank, config.lora.steps), (4, 7));
+        assert_eq!(config.lora.batch, LoraConfig::quick().lora.batch);
+        assert_eq!(config.targets, Targets::Sites(vec!["attn1.to_q".into()]));
+        for (text, part) in [
+            ("rnk = 4", "rnk"),
+            ("rank = 0", "rank: must be"),
+            ("targets = 'all'", "attn-ffn"),
+            ("[lora]\nlearning_rate = -1.0", "lora.learning_rate"),
+            ("[window]\nstart = 0.5\nend = 0.5", "window"),
+        ] {
+            let message = overrides(text).unwrap_err().to_string();
+            assert!(message.contains(part) && !message.contains('\n'), "{message}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What a subject is trained on: latents of its pictures and clips, encoded once, with masks and prompts.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::tensor::{Tensor, TensorData};
+use understudy_engine::random::Random;
+use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
+use understudy_media::{Image, Mask, Picture, Range};
+use understudy_pipeline::{Base, encode_video};
+
+use crate::config::{Augmentation, LoraConfig};
+use crate::error::{Error, Result};
+use crate::prompts::{neutral_prompts, personal_caption};
+use crate::subject::Subject;
+
+/// Hears how many are done, of how many, and can stop.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// One thing to train on.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Normalized latents `(1, channels, frames, height, width)`.
+    pub latents: Tensor<5>,
+    /// Weights of the loss `(1, 1, frames, height, width)`.
+    pub weights: Option<Tensor<5>>,
+    /// The prompts it goes with.
+    pub prompts: Vec<String>,
+}
+
+/// All there is to train on, by number of latent frames, which a batch has in common.
+#[derive(Clone, Debug, Default)]
+pub struct TrainingSet {
+    groups: BTreeMap<usize, Vec<Sample>>,
+}
+
+impl TrainingSet {
+    /// Adds a sample to those of its length.
+    pub fn push(&mut self, sample: Sample) {
+        self.groups.entry(sample.latents.dims()[2]).or_default().push(sample);
+    }
+
+    fn count(&self) -> usize {
+        self.groups.values().map(Vec::len).sum()
+    }
+
+    /// Every prompt once.
+    pub fn prompts(&self) -> std::collections::BTreeSet<&str> {
+        let samples = self.groups.values().flatten();
+        samples.flat_map(|sample| sample.prompts.iter().map(String::as_str)).collect()
+    }
+
+    /// `count` samples of one length, each with one of its prompts.
+    pub fn draw(&self, count: usize, random: &mut Random) -> Vec<(&Sample, &str)> {
+        let mut at = random.below(self.count().max(1) as u64) as usize;
+        let group = self.groups.values().find(|group| {
+            let found = at < group.len();
+            at = at.saturating_sub(group.len());
+            found
+        });
+        let Some(group) = group else { return Vec::new() };
+        let mut order = Vec::new();
+        (0..count)
+            .map(|_| {
+                // Each once before any twice.
+                if order.is_empty() {
+                    order = random.permutation(group.len());
+                }
+                let sample = &group[order.pop().unwrap_or(0)];
+                (sample, sample.prompts[random.below(sample.prompts.len() as u64) as usize].as_str())
+            })
+            .collect()
+    }
+
+    /// The samples of `subject` on `base`. Encoded latents are kept at `cache` under `key`, and read from there
+    /// when they are those of the same key.
+    ///
+    /// # Errors
+    /// When the training size does not fit the base, the cache cannot be written, or `tell` asked to stop.
+    pub fn encode(
+        base: &Base,
+        subject: &Subject,
+        config: &LoraConfig,
+        (cache, key): (&Path, &str),
+        tell: Tell,
+    ) -> Result<Self> {
+        let inputs = inputs(base, subject, config)?;
+        let total = inputs.len() as u64;
+        let mut latents = read_latents(cache, key, base, inputs.len());
+        let missing = &inputs[latents.len()..];
+        for input in missing {
+            latents.push(encode_video(base, input.video(base))?);
+            let done = latents.len() as u64;
+            let stop = tell(done, total).is_break();
+            if stop || done == total {
+                write_latents(cache, key, &latents)?;
+            }
+            if stop {
+                return Err(Error::Stopped { stage: "encoding", step: done, total });
+            }
+        }
+        let mut samples = Self::default();
+        for (input, latents) in inputs.into_iter().zip(latents) {
+            let weights = input.mask.map(|mask| loss_weights(&mask, &latents, config.background));
+            samples.push(Sample { latents, weights, prompts: input.prompts });
+        }
+        Ok(samples)
+    }
+}
+
+/// A version of a picture, or a clip, before it is encoded.
+struct Input {
+    planar: Vec<f32>,
+    /// Frames, height, width.
+    shape: [usize; 3],
+    mask: Option<Mask>,
+    prompts: Vec<String>,
+}
+
+impl Input {
+    /// `(1, 3, frames, height, width)` in [-1, 1].
+    fn video(&self, base: &Base) -> Tensor<5> {
+        let [frames, height, width] = self.shape;
+        Tensor::from_data(TensorData::new(self.planar.clone(), [1, 3, frames, height, width]), &base.device)
+    }
+}
+
+fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Input>> {
+    let phrase = subject.phrase();
+    let neutral = neutral_prompts(&base.tokenizer, &phrase);
+    let [height, width] = config.size;
+    let mut inputs = Vec::new();
+    for (index, picture) in subject.pictures.iter().enumerate() {
+        let prompts = match &picture.caption {
+            Some(caption) => vec![personal_caption(caption, &subject.class, &phrase)],
+            None => neutral.clone(),
+        };
+        for version in 0..config.augmentation.versions {
+            let mut random = Random::stream(config.seed, "augmentation", (index * 64 + version) as u64);
+            let Picture { image, mask } = vary(&picture.picture, config, version, &mut random)?;
+            let planar = image.to_planar(Range::Signed);
+            inputs.push(Input { planar, shape: [1, height, width], mask, prompts: prompts.clone() });
+        }
+    }
+    for clip in &subject.clips {
+        let shape = [clip.frames.len(), height, width];
+        let planar = clip.cover_crop(config.size)?.to_planar(Range::Signed);
+        inputs.push(Input { planar, shape, mask: None, prompts: neutral.clone() });
+    }
+    Ok(inputs)
+}
+
+/// Version `version` of a picture at the training size: the picture itself, or a part of it.
+fn vary(picture: &Picture, config: &LoraConfig, version: usize, random: &mut Random) -> Result<Picture> {
+    let Augmentation { crop, mirror, .. } = config.augmentation;
+    let mut varied = picture.clone();
+    if version > 0 && crop > 0.0 {
+        let keep = 1.0 - f64::from(crop) * random.uniform();
+        let Image { width, height, .. } = picture.image;
+        let side = |whole: usize| ((whole as f64 * keep).round() as usize).clamp(1, whole);
+        let size = [side(height), side(width)];
+        let offset = [height - size[0], width - size[1]].map(|room| random.below(room as u64 + 1) as usize);
+        varied = part(picture, offset, size);
+    }
+    if mirror && version % 2 == 1 {
+        varied = mirrored(&varied);
+    }
+    Ok(varied.cover_crop(config.size)?)
+}
+
+fn part(picture: &Picture, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Picture {
+    let cut = |samples: &[u8], row: usize, channels: usize| -> Vec<u8> {
+        let line = |y: usize| &samples[((top + y) * row + left) * channels..][..width * channels];
+        (0..height).flat_map(|y| line(y).to_vec()).collect()
+    };
+    Picture {
+        image: Image { width, height, rgb: cut(&picture.image.rgb, picture.image.width, 3) },
+        mask: picture.mask.as_ref().map(|mask| Mask {
+            width,
+            height,
+            alpha: cut(&mask.alpha, mask.width, 1),
+        }),
+    }
+}
+
+fn mirrored(picture: &Picture) -> Picture {
+    let Image { width, height, .. } = picture.image;
+    let image = Image::from_fn(width, height, |x, y| picture.image.pixel(width - 1 - x, y));
+    let mask = picture.mask.as_ref().map(|mask| {
+        let rows = mask.alpha.chunks_exact(mask.width);
+        Mask { alpha: rows.flat_map(|row| row.iter().rev().copied()).collect(), ..mask.clone() }
+    });
+    Picture { image, mask }
+}
+
+/// 1 where the mask is, `background` where it is not, averaged over the pixels of each latent place.
+fn loss_weights(mask: &Mask, latents: &Tensor<5>, background: f32) -> Tensor<5> {
+    let [_, _, frames, rows, columns] = latents.dims();
+    let [tall, wide] = [mask.height / rows, mask.width / columns];
+    let mut weights = Vec::with_capacity(frames * rows * columns);
+    for place in 0..rows * columns {
+        let [top, left] = [place / columns * tall, place % columns * wide];
+        let line = |y: usize| &mask.alpha[(top + y) * mask.width + left..][..wide];
+        let sum: u64 = (0..tall).flat_map(line).map(|&alpha| u64::from(alpha)).sum();
+        let inside = sum as f32 / (255 * tall * wide) as f32;
+        weights.push(background + (1.0 - background) * inside);
+    }
+    let weights = weights.repeat(frames);
+    Tensor::from_data(TensorData::new(weights, [1, 1, frames, rows, columns]), &latents.device())
+}
+
+const KEY: &str = "key";
+
+/// The latents at `path`, at most `count`, if they are those of `key`. What is missing or damaged is made again.
+pub(crate) fn read_latents(path: &Path, key: &str, base: &Base, count: usize) -> Vec<Tensor<5>> {
+    let Ok(checkpoint) = Checkpoint::open(path, &base.device) else { return Vec::new() };
+    if checkpoint.metadata().get(KEY).map(String::as_str) != Some(key) {
+        return Vec::new();
+    }
+    let read = |index: usize| {
+        let (values, shape) = checkpoint.values(&index.to_string()).ok()?;
+        let shape: [usize; 5] = shape.try_into().ok()?;
+        Some(Tensor::from_data(TensorData::new(values, shape), &base.device))
+    };
+    (0..count).map_while(read).collect()
+}
+
+/// Writes latents to `path` under `key`, whole or not at all.
+pub(crate) fn write_latents(path: &Path, key: &str, latents: &[Tensor<5>]) -> Result<()> {
+    let tensor = |(index, latents): (usize, &Tensor<5>)| NamedValues {
+        name: index.to_string(),
+        shape: latents.dims().to_vec(),
+        // Latents are f32, so the conversion cannot fail.
+        values: latents.clone().into_data().try_into_vec().unwrap_or_default(),
+    };
+    let tensors: Vec<NamedValues> = latents.iter().enumerate().map(tensor).collect();
+    let metadata = BTreeMap::from([(KEY.to_owned(), key.to_owned())]);
+    Ok(safetensors::write(path, &tensors, metadata, Precision::F32)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn crops_and_mirrors_take_the_mask_along() {
+        let image = Image::from_fn(8, 6, |x, y| [x as u8, y as u8, 0]);
+        let alpha = (0..48).map(|i| (i % 8) as u8).collect();
+        let picture = Picture { image, mask: Some(Mask { width: 8, height: 6, alpha }) };
+        let cut = part(&picture, [2, 3], [3, 4]);
+        assert_eq!(cut.image.pixel(0, 0), [3, 2, 0]);
+        assert_eq!(cut.image.pixel(3, 2), [6, 4, 0]);
+        assert_eq!(cut.mask.as_ref().unwrap().alpha[..4], [3, 4, 5, 6]);
+        let back = mirrored(&cut);
+        assert_eq!(back.image.pixel(0, 0), [6, 2, 0]);
+        assert_eq!(back.mask.unwrap().alpha[..4], [6, 5, 4, 3]);
+    }
+
+    #[test]
+    fn masks_weigh_latent_places_by_their_share() {
+        let alpha = [[255, 255, 0, 0], [255, 255, 0, 255]].concat();
+        let mask = Mask { width: 4, height: 2, alpha };
+        let latents = Tensor::<5>::zeros([1, 3, 2, 1, 2], &Device::flex());
+        let weights: Vec<f32> = loss_weights(&mask, &latents, 0.2).into_data().try_into_vec().unwrap();
+        assert_eq!(weights, [1.0, 0.4, 1.0, 0.4]);
+    }
+
+    #[test]
+    fn a_draw_has_one_length_and_is_a_function_of_the_seed() {
+        let sample = |frames: usize| Sample {
+            latents: Tensor::zeros([1, 2, frames, 2, 2], &Device::flex()),
+            weights: None,
+            prompts: vec!["a".into(), "b".into()],
+        };
+        let mut samples = TrainingSet::default();
+        [1, 1, 1, 5].into_iter().for_each(|frames| samples.push(sample(frames)));
+        let lengths = |step: u64| -> Vec<usize> {
+            let mut random = Random::stream(3, "draw", step);
+            samples.draw(4, &mut random).iter().map(|(sample, _)| sample.latents.dims()[2]).collect()
+        };
+        let drawn: Vec<Vec<usize>> = (0..40).map(lengths).collect();
+        assert!(drawn.iter().all(|lengths| lengths.len() == 4 && lengths.iter().all(|l| *l == lengths[0])));
+        assert!(drawn.contains(&vec![1; 4]) && drawn.contains(&vec![5; 4]));
+        assert_eq!(drawn, (0..40).map(lengths).collect::<Vec<_>>());
+    }
+}

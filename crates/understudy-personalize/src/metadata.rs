@@ -1,0 +1,154 @@
+//! What an adapter file says of itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use understudy_engine::attach::Window;
+
+use crate::adapter::Residual;
+
+/// The key of this project's own metadata in an adapter's header.
+pub(crate) const OWN: &str = "understudy";
+/// The key diffusers reads the scale from.
+pub(crate) const PEFT: &str = "lora_adapter_metadata";
+/// The newest layout of [`Metadata`] this program knows.
+pub(crate) const VERSION: u32 = 1;
+
+/// A base as an adapter names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseName {
+    /// Its architecture; see `understudy_pipeline::BaseConfig::identity`.
+    pub identity: String,
+    /// What the user called it: `nano`, or a folder's name.
+    pub name: String,
+}
+
+/// A subject as an adapter names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubjectName {
+    /// The class noun, e.g. `cat`.
+    pub class: String,
+    /// The token that stands for it in prompts, e.g. `<s>`.
+    pub token: String,
+}
+
+/// What an adapter file says of itself, as JSON under the key `understudy` of its header. A file of another
+/// program has none; of it only what its tensors tell is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Layout of this metadata; 1.
+    pub version: u32,
+    /// The base it was made for, if it says.
+    #[serde(default)]
+    pub base: Option<BaseName>,
+    /// The method that made it, e.g. `lora`.
+    pub method: String,
+    /// Whom or what it shows, if it says.
+    #[serde(default)]
+    pub subject: Option<SubjectName>,
+    /// The tokens of the embedding rows, in their order.
+    #[serde(default)]
+    pub tokens: Vec<String>,
+    /// The largest rank of its residuals; 0 without any.
+    pub rank: usize,
+    /// The alpha of that residual; the residual is scaled by `alpha / rank`.
+    pub alpha: f32,
+    /// The denoising steps its residuals are active in.
+    pub window: Window,
+    /// How many sites have a residual.
+    pub sites: usize,
+    /// Height and width of the pictures it was made from, pixels.
+    #[serde(default)]
+    pub base_size: Option<[usize; 2]>,
+    /// The program and its version.
+    pub created_with: String,
+}
+
+impl Metadata {
+    /// For an adapter of `method`, about whose origin nothing else is known yet.
+    pub fn new(method: &str, residuals: &BTreeMap<String, Residual>) -> Self {
+        let largest = residuals.values().max_by_key(|residual| residual.rank());
+        Self {
+            version: VERSION,
+            base: None,
+            method: method.to_owned(),
+            subject: None,
+            tokens: Vec::new(),
+            rank: largest.map_or(0, Residual::rank),
+            alpha: largest.map_or(0.0, |residual| residual.alpha),
+            window: Window::ALWAYS,
+            sites: residuals.len(),
+            base_size: None,
+            created_with: concat!("understudy ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// What diffusers and peft need to scale `residuals` right: their configuration as `save_lora_weights` writes
+/// it, its fields prefixed by the component's name.
+pub(crate) fn to_peft(residuals: &BTreeMap<String, Residual>) -> Value {
+    let first = residuals.values().next();
+    let rank = first.map_or(0, Residual::rank);
+    let alpha = first.map_or(0.0, |residual| residual.alpha);
+    let mut patterns = [Map::new(), Map::new()];
+    let mut targets = BTreeSet::new();
+    for (site, residual) in residuals {
+        if residual.rank() != rank {
+            patterns[0].insert(site.clone(), json!(residual.rank()));
+        }
+        if residual.alpha != alpha {
+            patterns[1].insert(site.clone(), json!(residual.alpha));
+        }
+        let module = site.splitn(3, '.').nth(2).filter(|_| site.starts_with("blocks."));
+        targets.insert(match module.and_then(|module| module.strip_prefix("attn")) {
+            Some(attention) => attention.split_once('.').map_or(site.as_str(), |(_, name)| name),
+            None => module.unwrap_or(site),
+        });
+    }
+    let [ranks, alphas] = patterns;
+    let fields = json!({
+        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas,
+        "target_modules": targets, "bias": "none", "lora_bias": false, "use_dora": false, "use_rslora": false,
+    });
+    let prefixed = fields.as_object().into_iter().flatten();
+    Value::Object(prefixed.map(|(name, value)| (format!("transformer.{name}"), value.clone())).collect())
+}
+
+/// The scales that peft's configuration in a file's metadata gives.
+pub(crate) struct PeftScale {
+    fields: Map<String, Value>,
+}
+
+impl PeftScale {
+    /// Reads the JSON `text`.
+    ///
+    /// # Errors
+    /// Says what in it is malformed or not supported.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        let all: Map<String, Value> =
+            serde_json::from_str(text).map_err(|error| format!("metadata {PEFT}: {error}"))?;
+        let bare = |(name, value): (String, Value)| {
+            (name.strip_prefix("transformer.").unwrap_or(&name).to_owned(), value)
+        };
+        let scale = Self { fields: all.into_iter().map(bare).collect() };
+        match scale.flag("use_dora") {
+            true => Err(format!("metadata {PEFT}: use_dora is not supported")),
+            false => Ok(scale),
+        }
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.fields.get(name).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// The alpha of `site`, whose residual has `rank`; with rank-stabilized scaling, the alpha that scales alike.
+    pub(crate) fn alpha(&self, site: &str, rank: usize) -> Option<f32> {
+        let matches = |pattern: &str| site == pattern || site.ends_with(&format!(".{pattern}"));
+        let patterns = self.fields.get("alpha_pattern").and_then(Value::as_object);
+        let own =
+            patterns.into_iter().flatten().find(|(pattern, _)| matches(pattern)).map(|(_, alpha)| alpha);
+        let alpha = own.or_else(|| self.fields.get("lora_alpha"))?.as_f64()? as f32;
+        Some(if self.flag("use_rslora") { alpha * (rank as f32).sqrt() } else { alpha })
+    }
+}

@@ -1,0 +1,189 @@
+//! What the method `lora` is going to cost, before it starts.
+
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use understudy_engine::ops;
+use understudy_pipeline::{Base, latent_shape};
+
+use crate::config::{LoraConfig, Stage};
+use crate::error::{Error, Result};
+use crate::job::{Job, NotUsed, Plan, PlannedStage};
+use crate::prompts::{neutral_prompts, personal_caption};
+use crate::sites::linear_sites;
+
+/// From this many tokens in a batch on, blocks are replayed in the backward pass unless it is set.
+const CHECKPOINTED_TOKENS: usize = 8192;
+/// A step takes this much longer than its matrix products alone.
+const OVERHEAD: f64 = 2.0;
+
+/// Checks everything that can be checked cheaply, and estimates memory and time.
+///
+/// # Errors
+/// When a setting is out of range, a size does not fit the base, or a prompt is too long.
+pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
+    config.check()?;
+    let Job { base, subject, .. } = job;
+    if subject.size != config.size {
+        let reason = format!(
+            "is {:?}, but the subject was read for {:?}; give both the same",
+            config.size, subject.size
+        );
+        return Err(Error::config("size", reason));
+    }
+    if subject.pictures.is_empty() && subject.clips.is_empty() {
+        return Err(Error::Subject {
+            field: "subject",
+            reason: "has no picture and no clip; give at least one".into(),
+        });
+    }
+    check_prompts(job, config)?;
+    let size = Sizes::of(job, config)?;
+    let targets = config.targets.resolve(&base.config.transformer)?;
+    let residuals: usize = targets.values().map(|[outputs, inputs]| config.rank * (outputs + inputs)).sum();
+    let parameters = residuals + base.config.text_encoder.d_model;
+    let checkpointing = use_checkpointing(config, size.longest);
+    let rate = products_per_second(base);
+    let stage = |name, stage: &Stage, prior: usize| {
+        let replayed = if checkpointing { 3.0 } else { 2.0 };
+        let denoiser = replayed * forward_work(base, stage.batch * size.mean + prior, size.longest);
+        let work = denoiser + text_work(base) * stage.batch as f64;
+        PlannedStage { name, steps: stage.steps, step_seconds: (work / rate * OVERHEAD) as f32 }
+    };
+    let prior = if config.prior.weight > 0.0 { config.prior.batch * size.prior } else { 0 };
+    let stages = vec![stage("token", &config.token, 0), stage("lora", &config.lora, prior)];
+    let generating = (generation_work(base, config, &size) / rate * OVERHEAD) as f32;
+    let training: f32 = stages.iter().map(|stage| stage.steps as f32 * stage.step_seconds).sum();
+    let left_out =
+        subject.left_out.iter().map(|l| NotUsed { path: l.path.clone(), reason: l.reason.clone() });
+    Ok(Plan {
+        method: "lora",
+        pictures: subject.pictures.len(),
+        clips: subject.clips.len(),
+        left_out: left_out.collect(),
+        sites: targets.len(),
+        parameters,
+        tokens: size.longest,
+        checkpointing,
+        memory: memory(base, parameters, (config.lora.batch * size.subject).max(prior), checkpointing),
+        seconds: training + generating,
+        stages,
+    })
+}
+
+/// Whether blocks are replayed, for samples of `tokens`.
+pub(crate) fn use_checkpointing(config: &LoraConfig, tokens: usize) -> bool {
+    config.checkpointing.unwrap_or(config.lora.batch * tokens >= CHECKPOINTED_TOKENS)
+}
+
+/// Video tokens of one sample of each kind.
+struct Sizes {
+    /// Of the subject's longest.
+    subject: usize,
+    /// Of the subject's mean.
+    mean: usize,
+    /// Of the prior's.
+    prior: usize,
+    /// Of one that is shown during training.
+    shown: usize,
+    /// The longest that is trained on.
+    longest: usize,
+}
+
+impl Sizes {
+    fn of(job: &Job, config: &LoraConfig) -> Result<Self> {
+        let count = |frames| token_count(job.base, config.size, frames);
+        let single = count(1)?;
+        let clip = job.subject.clips.first().map(|clip| count(clip.frames.len())).transpose()?;
+        let subject = clip.unwrap_or(single);
+        let prior = if config.prior.weight > 0.0 { count(config.prior.frames)? } else { 0 };
+        let shown = if config.samples.every > 0 { count(config.samples.frames)? } else { 0 };
+        let mean = if job.subject.pictures.is_empty() { subject } else { (single + subject) / 2 };
+        Ok(Self { subject, mean, prior, shown, longest: subject.max(prior) })
+    }
+}
+
+/// Video tokens of a sample of `frames`.
+fn token_count(base: &Base, [height, width]: [usize; 2], frames: usize) -> Result<usize> {
+    let [_, frames, rows, columns] = latent_shape(base, [frames, height, width])?;
+    let places = frames * rows * columns;
+    Ok(places / base.config.transformer.patch_size.iter().product::<usize>())
+}
+
+/// That every prompt fits the text encoder.
+fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
+    let Job { base, subject, .. } = job;
+    let phrase = subject.phrase();
+    let mut prompts = neutral_prompts(&base.tokenizer, &phrase);
+    let captions = subject.pictures.iter().filter_map(|picture| picture.caption.as_deref());
+    prompts.extend(captions.map(|caption| personal_caption(caption, &subject.class, &phrase)));
+    if config.samples.every > 0 {
+        prompts.extend(config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)));
+    }
+    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    let tokenizer = base.tokenizer.with_added(std::slice::from_ref(&subject.token))?;
+    tokenizer.encode(&prompts, base.config.max_sequence_length)?;
+    Ok(())
+}
+
+/// Multiplications of the denoiser on `tokens` in all, `longest` in a sample. The gradients of its inputs take
+/// as many, and so does replaying it.
+fn forward_work(base: &Base, tokens: usize, longest: usize) -> f64 {
+    let config = &base.config.transformer;
+    let weights: usize = linear_sites(config).values().map(|[o, i]| o * i).sum();
+    let attention = 2 * longest * config.inner_dim() * config.num_layers;
+    tokens as f64 * (weights + attention) as f64
+}
+
+/// Multiplications of all videos that are generated on the way, with guidance.
+fn generation_work(base: &Base, config: &LoraConfig, size: &Sizes) -> f64 {
+    let video = |tokens: usize, steps: usize| 2.0 * steps as f64 * forward_work(base, tokens, tokens);
+    let prior = config.prior.samples as f64 * video(size.prior, config.prior.steps);
+    let rounds = config.lora.steps.checked_div(config.samples.every).unwrap_or(0);
+    let shown = rounds as f64 * config.samples.prompts.len() as f64 * video(size.shown, config.samples.steps);
+    prior + shown
+}
+
+/// Multiplications of a prompt's encoding and its gradient.
+fn text_work(base: &Base) -> f64 {
+    const WORDS: f64 = 8.0;
+    2.0 * WORDS * text_weights(base) as f64
+}
+
+fn text_weights(base: &Base) -> usize {
+    let config = &base.config.text_encoder;
+    config.num_layers * config.d_model * (4 * config.num_heads * config.d_kv + 3 * config.d_ff)
+}
+
+/// Bytes: the base, four numbers for each trained one, and activations.
+fn memory(base: &Base, parameters: usize, tokens: usize, checkpointing: bool) -> u64 {
+    const FLOAT: usize = 4;
+    let config = &base.config.transformer;
+    let weights: usize = linear_sites(config).values().map(|[o, i]| o * i).sum();
+    let embedding = base.config.text_encoder.vocab_size * base.config.text_encoder.d_model;
+    // Per token and block: inputs, outputs and normed copies of both attentions, and the feed-forward's middle.
+    let block = 20 * config.inner_dim() + 3 * config.ffn_dim;
+    let activations = match checkpointing {
+        true => tokens * (config.num_layers * config.inner_dim() + 2 * block),
+        false => tokens * config.num_layers * block,
+    };
+    (FLOAT * (weights + embedding + text_weights(base) + 4 * parameters + activations)) as u64
+}
+
+/// How many multiplications the device does a second, measured on a feed-forward layer of this base.
+fn products_per_second(base: &Base) -> f64 {
+    const TOKENS: usize = 256;
+    const ENOUGH: f64 = 0.05;
+    let [dim, ffn] = [base.config.transformer.inner_dim(), base.config.transformer.ffn_dim];
+    let x = Tensor::<2>::ones([TOKENS, dim], &base.device);
+    let weight = Tensor::<2>::ones([ffn, dim], &base.device);
+    let run = || ops::linear(x.clone(), weight.clone(), None).slice([0..1, 0..1]).into_scalar::<f32>();
+    run();
+    let start = Instant::now();
+    let mut runs = 0.0;
+    while start.elapsed().as_secs_f64() < ENOUGH {
+        run();
+        runs += 1.0;
+    }
+    runs * (TOKENS * dim * ffn) as f64 / start.elapsed().as_secs_f64()
+}

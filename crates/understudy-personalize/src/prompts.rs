@@ -1,0 +1,62 @@
+//! The prompts a subject is trained with.
+
+use understudy_pipeline::Tokenizer;
+
+/// Neutral prompts for pictures without captions; `{}` is the subject. They say nothing of what else a
+/// picture shows, so that this is not bound to the subject's token.
+const TEMPLATES: [&str; 8] = [
+    "a {}",
+    "the {}",
+    "one {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "a close view of a {}",
+    "a {} in front of a background",
+    "a {} with static camera",
+];
+
+/// The templates with `phrase` in place of `{}`, but for those with a word the tokenizer has to spell: a base
+/// that does not know a word takes it for noise. There is always one.
+pub fn neutral_prompts(tokenizer: &Tokenizer, phrase: &str) -> Vec<String> {
+    let known = |word: &str| {
+        // The word and the end of the text; one piece more is a common ending.
+        word == "{}" || tokenizer.encode(&[word], 512).is_ok_and(|tokens| tokens.lengths[0] <= 3)
+    };
+    let usable = TEMPLATES.iter().filter(|template| template.split(' ').all(known));
+    let prompts: Vec<String> = usable.map(|template| template.replace("{}", phrase)).collect();
+    if prompts.is_empty() { vec![phrase.to_owned()] } else { prompts }
+}
+
+/// `caption` with the first mention of `class` replaced by `phrase`; where there is none, the phrase leads.
+pub fn personal_caption(caption: &str, class: &str, phrase: &str) -> String {
+    match find_word(caption, class) {
+        Some(at) => format!("{}{phrase}{}", &caption[..at], &caption[at + class.len()..]),
+        None => format!("a {phrase}, {caption}"),
+    }
+}
+
+/// Where `word` stands in `text` as a word of its own, whatever its case.
+fn find_word(text: &str, word: &str) -> Option<usize> {
+    let bounded = |at: usize| {
+        let alphanumeric = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        !alphanumeric(text[..at].chars().next_back()) && !alphanumeric(text[at + word.len()..].chars().next())
+    };
+    text.char_indices().map(|(at, _)| at).find(|&at| {
+        text.get(at..at + word.len()).is_some_and(|found| found.eq_ignore_ascii_case(word)) && bounded(at)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_name_the_subject() {
+        let personal = |caption: &str| personal_caption(caption, "cat", "<s> cat");
+        assert_eq!(personal("a red Cat on a cat tree"), "a red <s> cat on a cat tree");
+        assert_eq!(personal("two cats, one cat."), "two cats, one <s> cat.");
+        assert_eq!(personal("on the sofa"), "a <s> cat, on the sofa");
+        assert_eq!(personal("ééé cat"), "ééé <s> cat");
+    }
+}

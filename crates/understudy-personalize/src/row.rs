@@ -1,0 +1,66 @@
+//! The embedding row of a subject's token, as it is trained.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use understudy_pipeline::Base;
+
+use crate::error::{Error, Result};
+
+/// Where a row starts, and how far it may go.
+///
+/// What is trained is an offset in units of the start's root mean square, so that one learning rate suits the
+/// embeddings of every text encoder.
+#[derive(Clone, Debug)]
+pub struct RowStart {
+    /// The row before training, `(dim)`.
+    pub row: Tensor<1>,
+    /// Root mean square of the class noun's row.
+    unit: f32,
+    /// Length the row may not exceed: beyond it a token drowns the words around it.
+    longest: f32,
+}
+
+impl RowStart {
+    /// At the class noun, the mean row of its pieces; the row may grow to `norm` times its length.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot read the noun.
+    pub fn of_class(base: &Base, class: &str, norm: f32) -> Result<Self> {
+        const LONGEST: usize = 512;
+        let tokens = base.tokenizer.encode(&[class], LONGEST)?;
+        // The last of them is the end of the text.
+        let pieces = tokens.lengths[0].saturating_sub(1);
+        if pieces == 0 {
+            let reason = format!("{class:?} means nothing to this base's tokenizer; use another word");
+            return Err(Error::Subject { field: "class", reason });
+        }
+        let rows = base.config.text_encoder.vocab_size as i32;
+        let ids: Vec<i32> = tokens.ids[0][..pieces].iter().map(|&id| (id as i32).min(rows - 1)).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, pieces]), &base.device);
+        let row = base.text_encoder.embed(ids).mean_dim(1).reshape([base.config.text_encoder.d_model]);
+        let length = length(&row).max(f32::MIN_POSITIVE);
+        let unit = length / (base.config.text_encoder.d_model as f32).sqrt();
+        Ok(Self { row, unit, longest: length * norm })
+    }
+
+    /// The same bounds from another row.
+    pub fn at(&self, row: Tensor<1>) -> Self {
+        Self { row, ..self.clone() }
+    }
+
+    /// The row `(1, dim)` at `offset (dim)`, moved by `rate` units for each of the offset's. Gradients flow to
+    /// the offset.
+    pub fn moved(&self, offset: Tensor<1>, rate: f32) -> Tensor<2> {
+        let row = self.row.clone() + offset * (self.unit * rate);
+        let row = match length(&row) > self.longest {
+            true => row.clone() * (row.powi_scalar(2).sum().sqrt().recip() * self.longest),
+            false => row,
+        };
+        row.unsqueeze_dim(0)
+    }
+}
+
+fn length(row: &Tensor<1>) -> f32 {
+    let row = row.clone();
+    let row = if row.is_tracked() { row.without_autodiff() } else { row };
+    row.powi_scalar(2).sum().sqrt().into_scalar::<f32>()
+}

@@ -1,0 +1,253 @@
+//! A subject: who or what is to be learned, from pictures or one clip, with its class noun and its token.
+
+use std::path::Path;
+
+use understudy_media::{FolderOptions, Image, LeftOut, Picture, SubjectFolder, Video};
+
+use crate::error::{Error, Result};
+
+/// The token that stands for a subject unless another is given.
+pub const DEFAULT_TOKEN: &str = "<s>";
+
+/// How a subject is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SubjectOptions {
+    /// Height and width it is trained at, pixels.
+    pub size: [usize; 2],
+    /// Frames of the clips a video is cut into.
+    pub clip_frames: usize,
+    /// Whether an unreadable picture is an error; otherwise it is left out.
+    pub strict: bool,
+}
+
+/// A picture of a subject.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubjectPicture {
+    /// Covers the training size, at once or, where the file has so many pixels, twice as large; the mask
+    /// likewise.
+    pub picture: Picture,
+    /// What the file beside it says.
+    pub caption: Option<String>,
+}
+
+/// Who or what is to be learned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subject {
+    /// The class noun: `cat`, `teddy bear`.
+    pub class: String,
+    /// The token that will stand for it: `<s>`.
+    pub token: String,
+    /// Height and width it is trained at, pixels.
+    pub size: [usize; 2],
+    /// Its pictures.
+    pub pictures: Vec<SubjectPicture>,
+    /// Clips of it, all of one length, at the training size.
+    pub clips: Vec<Video>,
+    /// What was found and is not used, with the reason.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl Subject {
+    /// Reads a folder of pictures, one picture, or one video.
+    ///
+    /// # Errors
+    /// When the class or the token cannot be used, or no picture or video can be read.
+    pub fn open(path: &Path, class: &str, token: &str, options: SubjectOptions) -> Result<Self> {
+        let mut subject = Self {
+            class: check_class(class)?,
+            token: check_token(token, class)?,
+            size: options.size,
+            pictures: Vec::new(),
+            clips: Vec::new(),
+            left_out: Vec::new(),
+        };
+        if path.is_file() && Picture::probe(path).is_err() {
+            subject.add_video(path, options)?;
+            return Ok(subject);
+        }
+        let folder = SubjectFolder::open_with(path, FolderOptions { strict: options.strict })?;
+        for item in &folder.items {
+            let picture = item.load()?;
+            subject.pictures.push(SubjectPicture {
+                picture: picture.cover_crop(stored_size(&picture.image, options.size))?,
+                caption: item.caption.clone(),
+            });
+        }
+        subject.left_out = folder.left_out;
+        Ok(subject)
+    }
+
+    /// A subject from pictures at hand.
+    ///
+    /// # Errors
+    /// When there is none, or the class or the token cannot be used.
+    pub fn from_pictures(pictures: &[Picture], class: &str, token: &str, size: [usize; 2]) -> Result<Self> {
+        if pictures.is_empty() {
+            return Err(Error::Subject {
+                field: "subject",
+                reason: "has no picture; give at least one".into(),
+            });
+        }
+        let crop = |picture: &Picture| -> Result<SubjectPicture> {
+            Ok(SubjectPicture {
+                picture: picture.cover_crop(stored_size(&picture.image, size))?,
+                caption: None,
+            })
+        };
+        Ok(Self {
+            class: check_class(class)?,
+            token: check_token(token, class)?,
+            size,
+            pictures: pictures.iter().map(crop).collect::<Result<_>>()?,
+            clips: Vec::new(),
+            left_out: Vec::new(),
+        })
+    }
+
+    /// Cuts a video into clips of the wanted length; where it is shorter, its frames are used as pictures.
+    fn add_video(&mut self, path: &Path, options: SubjectOptions) -> Result<()> {
+        let looks_like_picture = |extension: &std::ffi::OsStr| {
+            ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+        };
+        if path.extension().is_some_and(looks_like_picture) {
+            // Its own error says more than that it is no video either.
+            Picture::open(path)?;
+        }
+        let video = Video::read(path)?.cover_crop(options.size)?;
+        let whole = video.frames.chunks_exact(options.clip_frames.max(1));
+        let rest = whole.remainder();
+        for frames in whole.clone() {
+            self.clips.push(Video::new(frames.to_vec(), video.fps)?);
+        }
+        if self.clips.is_empty() {
+            let picture = |image: &Image| SubjectPicture {
+                picture: Picture { image: image.clone(), mask: None },
+                caption: None,
+            };
+            self.pictures = rest.iter().map(picture).collect();
+        } else if !rest.is_empty() {
+            let reason = format!(
+                "its last {} frames, which make no whole clip of {}",
+                rest.len(),
+                options.clip_frames
+            );
+            self.left_out.push(LeftOut { path: path.to_owned(), reason });
+        }
+        Ok(())
+    }
+
+    /// What prompts call it: `<s> cat`.
+    pub fn phrase(&self) -> String {
+        format!("{} {}", self.token, self.class)
+    }
+}
+
+/// Twice the training size where the picture has so many pixels, so that crops of it stay sharp.
+fn stored_size(image: &Image, [height, width]: [usize; 2]) -> [usize; 2] {
+    let factor = if image.height >= 2 * height && image.width >= 2 * width { 2 } else { 1 };
+    [factor * height, factor * width]
+}
+
+fn check_class(class: &str) -> Result<String> {
+    const LONGEST: usize = 64;
+    let fault = |reason: &str| Err(Error::Subject { field: "class", reason: reason.to_owned() });
+    let words = class.split_whitespace().collect::<Vec<_>>().join(" ");
+    if words.is_empty() {
+        return fault("is empty; name what the subject is, e.g. --class cat");
+    }
+    if words.chars().count() > LONGEST {
+        return fault("is longer than 64 characters; a class is a noun like \"cat\" or \"teddy bear\"");
+    }
+    if !words.chars().all(|c| c.is_alphanumeric() || " -'".contains(c)) {
+        return fault(
+            "has characters that are not letters; a class is a noun like \"cat\" or \"teddy bear\"",
+        );
+    }
+    Ok(words)
+}
+
+fn check_token(token: &str, class: &str) -> Result<String> {
+    const LONGEST: usize = 32;
+    let fault = |reason: String| Err(Error::Subject { field: "token", reason });
+    let plain = !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic() && c != '&');
+    if !plain || token.len() > LONGEST {
+        return fault(format!(
+            "{token:?} is not one word of 1 to 32 ASCII characters without &; choose one like <s>"
+        ));
+    }
+    if class.split_whitespace().any(|word| word.eq_ignore_ascii_case(token)) {
+        return fault(format!(
+            "{token:?} is the class itself, which would be unlearned; choose one like <s>"
+        ));
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: SubjectOptions = SubjectOptions { size: [16, 24], clip_frames: 5, strict: true };
+
+    fn write(path: &Path, width: usize, height: usize) {
+        Video::new(vec![Image::filled(width, height, [200, 30, 40])], 8.0)
+            .unwrap()
+            .write(path, &understudy_media::WriteOptions::default())
+            .unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_cropped_and_what_is_left_out_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("a.png"), 40, 20);
+        write(&folder.path().join("b.png"), 200, 100);
+        std::fs::write(folder.path().join("a.txt"), "a red cat").unwrap();
+        std::fs::write(folder.path().join("notes.md"), "hello").unwrap();
+        let subject = Subject::open(folder.path(), " teddy  bear ", "<s>", OPTIONS).unwrap();
+        let size = |index: usize| {
+            let image = &subject.pictures[index].picture.image;
+            [image.height, image.width]
+        };
+        assert_eq!([size(0), size(1)], [[16, 24], [32, 48]]);
+        assert_eq!(subject.pictures[0].caption.as_deref(), Some("a red cat"));
+        assert_eq!(subject.left_out.len(), 1);
+        assert_eq!(subject.phrase(), "<s> teddy bear");
+    }
+
+    #[test]
+    fn a_video_becomes_clips() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gif");
+        let frames = (0..12).map(|i| Image::filled(48, 32, [i * 20, 0, 0])).collect();
+        Video::new(frames, 8.0).unwrap().write(&path, &understudy_media::WriteOptions::default()).unwrap();
+        let subject = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap();
+        assert_eq!((subject.clips.len(), subject.pictures.len()), (2, 0));
+        assert!(subject.left_out[0].reason.contains("last 2 frames"));
+        let long = SubjectOptions { clip_frames: 17, ..OPTIONS };
+        assert_eq!(Subject::open(&path, "cat", "<s>", long).unwrap().pictures.len(), 12);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_one_clear_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        write(&path, 32, 32);
+        let refused = |path: &Path, class: &str, token: &str| {
+            let message = Subject::open(path, class, token, OPTIONS).unwrap_err().to_string();
+            assert!(!message.contains('\n'), "{message}");
+            message
+        };
+        assert!(refused(&path, " ", "<s>").contains("class is empty"));
+        assert!(refused(&path, "c{a}t", "<s>").contains("class has characters"));
+        assert!(refused(&path, "cat", "").contains("token"));
+        assert!(refused(&path, "cat", "two words").contains("one word"));
+        assert!(refused(&path, "cat", "&lt;").contains("without &"));
+        assert!(refused(&path, "big Cat", "cat").contains("class itself"));
+        assert!(refused(&folder.path().join("none"), "cat", "<s>").contains("none"));
+        std::fs::write(folder.path().join("b.png"), b"\x89PNG\r\n\x1a\n truncated").unwrap();
+        assert!(refused(folder.path(), "cat", "<s>").contains("b.png"));
+        assert!(refused(&folder.path().join("b.png"), "cat", "<s>").contains("b.png"));
+        assert!(Subject::from_pictures(&[], "cat", "<s>", [16, 16]).is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! LoRA training against peft: gradients, AdamW steps and losses; see `oracle/lora_steps.py`.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use common::{device, error, golden, open, tensor, values};
+use serde_json::Value;
+use understudy_engine::attach::Window;
+use understudy_engine::optimizer::{AdamW, AdamWConfig};
+use understudy_engine::parameters::{NamedGradients, Parameters};
+use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::weights::Weights;
+use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use understudy_personalize::flow::{FlowBatch, FlowStack};
+use understudy_personalize::lora::Residuals;
+use understudy_personalize::{Adapter, linear_sites};
+
+struct Case {
+    io: Checkpoint,
+    transformer: WanTransformer,
+    residuals: Residuals,
+    parameters: Parameters,
+    batch: FlowBatch,
+    text: Tensor<3>,
+}
+
+impl Case {
+    fn open(name: &str) -> Self {
+        let folder = golden("wan_transformer_a");
+        let config: WanTransformerConfig =
+            serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let weights = open(&folder.join("diffusion_pytorch_model.safetensors"));
+        let weights = Weights::new(&weights, &device());
+        let transformer = WanTransformer::new(&weights, &config);
+        weights.finish().unwrap();
+
+        let folder = golden(name);
+        let json: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+        let adapter =
+            Adapter::open(&folder.join("adapter/pytorch_lora_weights.safetensors"), &device()).unwrap();
+        let all = linear_sites(&config);
+        let sites: BTreeMap<_, _> = adapter.residuals.keys().map(|site| (site.clone(), all[site])).collect();
+        let mut parameters = Parameters::new();
+        for (site, residual) in &adapter.residuals {
+            let [down, up] = Residuals::names(site);
+            assert_eq!(residual.alpha, json["alpha"].as_f64().unwrap() as f32);
+            parameters.insert(down, &residual.down.dims(), values(residual.down.clone()), &device());
+            parameters.insert(up, &residual.up.dims(), values(residual.up.clone()), &device());
+        }
+        let rank = json["r"].as_u64().unwrap() as usize;
+        let alpha = json["alpha"].as_f64().unwrap() as f32;
+        let io = open(&folder.join("io.safetensors"));
+        let batch = FlowBatch {
+            latents: tensor(&io, "x0"),
+            noise: tensor(&io, "noise"),
+            sigmas: io.values("sigma").unwrap().0,
+            weights: None,
+        };
+        let text = tensor(&io, "encoder_hidden_states");
+        let residuals = Residuals { sites, rank, alpha, window: Window::ALWAYS };
+        Self { io, transformer, residuals, parameters, batch, text }
+    }
+
+    fn gradients(&self, checkpointed: bool) -> (f32, NamedGradients) {
+        let leaves = self.parameters.leaves();
+        let attachments = self.residuals.attach(&leaves);
+        let stack = FlowStack::new(&self.transformer, &attachments, self.text.clone(), &self.batch, 1.0);
+        stack.gradients(&leaves, checkpointed)
+    }
+
+    /// The largest relative error of the parameters against the tensors under `prefix`.
+    fn worst(&self, prefix: &str) -> f64 {
+        let expected = |name: &str| self.io.values(&format!("{prefix}.{name}.weight")).unwrap().0;
+        let errors = self.parameters.iter().map(|(name, p)| error(&values(p.value.clone()), &expected(name)));
+        errors.fold(0.0, f64::max)
+    }
+}
+
+fn check(name: &str) {
+    let mut case = Case::open(name);
+    let (_, gradients) = case.gradients(false);
+    let mut worst_gradient: f64 = 0.0;
+    for (name, gradient) in &gradients {
+        let expected = case.io.values(&format!("grad.{name}.weight")).unwrap().0;
+        worst_gradient = worst_gradient.max(error(&values(gradient.clone()), &expected));
+    }
+    assert_eq!(gradients.len(), 2 * case.residuals.sites.len());
+
+    let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 0.0 };
+    let mut optimizer = AdamW::new(adamw);
+    let expected = case.io.values("losses").unwrap().0;
+    let (mut losses, mut worst_weight) = (Vec::new(), BTreeMap::new());
+    for step in 1..=expected.len() {
+        let (loss, gradients) = case.gradients(false);
+        losses.push(loss);
+        if step < expected.len() {
+            optimizer.step(&mut case.parameters, gradients, |_| 1e-3);
+        }
+        if step == 1 || step == expected.len() - 1 {
+            worst_weight.insert(step, case.worst(&format!("after{step}")));
+        }
+    }
+    let loss = error(&losses, &expected);
+    println!("{name}: gradients {worst_gradient:.1e}, weights {:?}, losses {loss:.1e}", worst_weight);
+    assert!(worst_gradient < 1e-3 && loss < 1e-5, "{worst_gradient} {loss}");
+    assert!(worst_weight.values().all(|&worst| worst < 1e-4), "{worst_weight:?}");
+}
+
+#[test]
+fn every_linear_of_a_block_trains_as_with_peft() {
+    check("lora_steps_a");
+}
+
+#[test]
+fn attention_alone_with_twice_the_scale_trains_as_with_peft() {
+    check("lora_steps_b");
+}
+
+#[test]
+fn replaying_blocks_gives_the_same_gradients() {
+    let case = Case::open("lora_steps_a");
+    let (loss, plain) = case.gradients(false);
+    let (again, replayed) = case.gradients(true);
+    assert!((loss - again).abs() < 1e-6 * loss);
+    assert_eq!(plain.len(), replayed.len());
+    for (name, gradient) in plain {
+        let error = error(&values(replayed[&name].clone()), &values(gradient));
+        assert!(error < 1e-5, "{name}: {error}");
+    }
+}
+
+#[test]
+fn every_trained_tensor_has_a_gradient_once_it_can() {
+    let mut case = Case::open("lora_steps_a");
+    case.parameters = case.residuals.initialize(11, &device());
+    let (_, gradients) = case.gradients(false);
+    let zero = |name: &str, gradients: &NamedGradients| {
+        let values = values(gradients[name].clone());
+        assert!(values.iter().all(|x| x.is_finite()), "{name}");
+        values.iter().all(|x| *x == 0.0)
+    };
+    let mut optimizer = AdamW::new(AdamWConfig::default());
+    // As long as B is zero nothing depends on A.
+    for site in case.residuals.sites.keys() {
+        let [down, up] = Residuals::names(site);
+        assert!(zero(&down, &gradients) && !zero(&up, &gradients), "{site}");
+    }
+    optimizer.step(&mut case.parameters, gradients, |_| 1e-2);
+    let (_, gradients) = case.gradients(false);
+    for name in gradients.keys() {
+        assert!(!zero(name, &gradients), "{name}");
+    }
+}

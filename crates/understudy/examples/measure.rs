@@ -1,0 +1,238 @@
+//! Measures `nano` and its judges on the puppet world: the figures of docs/results.md.
+//!
+//! ```text
+//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora [--count N]
+//! ```
+//! Each prints one JSON object. All seeds are fixed.
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use serde_json::{Value, json};
+use understudy_evaluate::{Judges, bootstrap, frechet_distance, retrieval_accuracy};
+use understudy_media::{Image, Picture, Range, Video};
+use understudy_models::iresnet::{IResNet, IResNetConfig};
+use understudy_engine::weights::Weights;
+use understudy_personalize::{Adapter, DEFAULT_TOKEN, Job, LoraConfig, Subject, combine, lora};
+use understudy_pipeline::{Base, Files, Request, decode_video, encode_video, generate};
+use understudy_puppet::{Action, Identity, Scenario, Scene, Size, Split, World};
+use understudy_train::pretrain::{Clips, verification_accuracy};
+
+const SIZE: [usize; 3] = [17, 64, 64];
+const STEPS: usize = 20;
+const GUIDANCE: f32 = 4.0;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let count = arguments.iter().position(|a| a == "--count").and_then(|at| arguments.get(at + 1)?.parse().ok());
+    let measure = Measure::load()?;
+    let figures = match arguments.first().map(String::as_str) {
+        Some("autoencoder") => measure.autoencoder(count.unwrap_or(64))?,
+        Some("identity") => measure.identity(count.unwrap_or(2000))?,
+        Some("retrieval") => measure.retrieval(count.unwrap_or(64))?,
+        Some("frechet") => measure.frechet(count.unwrap_or(1024))?,
+        Some("lora") => measure.lora(count.unwrap_or(10))?,
+        _ => bail!("name a measure: autoencoder, identity, retrieval, frechet or lora"),
+    };
+    println!("{figures:#}");
+    Ok(())
+}
+
+struct Measure {
+    files: Files,
+    base: Base,
+    judges: Judges,
+    clips: Clips,
+    device: Device,
+}
+
+impl Measure {
+    fn load() -> Result<Self> {
+        let device = Device::flex();
+        let files = Files::Embedded { name: understudy_nano::NAME, files: understudy_nano::FILES };
+        Ok(Self {
+            base: Base::load(&files, &device)?,
+            judges: Judges::load(&files, &device)?,
+            clips: Clips::new(SIZE)?,
+            files,
+            device,
+        })
+    }
+
+    /// Peak signal-to-noise ratio of held-out clips after encoding and decoding.
+    fn autoencoder(&self, count: u64) -> Result<Value> {
+        let mut ratios = Vec::new();
+        for index in 0..count {
+            let scenario = self.clips.scenario(Split::HeldOut, index);
+            let video = self.clips.batch(&[scenario], 0, SIZE[0]).video(&self.device);
+            let decoded = decode_video(&self.base, encode_video(&self.base, video.clone())?);
+            let error: f32 = (decoded * 2.0 - 1.0 - video).powi_scalar(2).mean().into_scalar();
+            ratios.push(10.0 * f64::from(4.0 / error).log10());
+        }
+        Ok(json!({"psnr": bootstrap(&ratios, 0.95, 0)?, "clips": count}))
+    }
+
+    /// Verification accuracy of both identity encoders.
+    fn identity(&self, pairs: u64) -> Result<Value> {
+        let mut figures = serde_json::Map::new();
+        for name in ["identity", "identity-reward"] {
+            let folder = format!("judges/{name}");
+            let config: IResNetConfig = serde_json::from_slice(&self.files.read(&format!("{folder}/config.json"))?)?;
+            let checkpoint = self.files.checkpoint(&format!("{folder}/model.safetensors"), &self.device)?;
+            let weights = Weights::new(&checkpoint, &self.device);
+            let network = IResNet::new(&weights, &config);
+            weights.finish()?;
+            figures.insert(name.into(), json!(verification_accuracy(&network, pairs, &self.device)?));
+        }
+        figures.insert("pairs".into(), json!(pairs));
+        Ok(Value::Object(figures))
+    }
+
+    fn real(&self, scenario: &Scenario) -> Result<Vec<Image>> {
+        let clip = self.clips.render(scenario);
+        let frames = clip.frames.chunks_exact(SIZE[1] * SIZE[2] * 3);
+        Ok(frames.map(|rgb| Image::new(SIZE[2], SIZE[1], rgb.to_vec())).collect::<Result<_, _>>()?)
+    }
+
+    fn generated(&self, prompt: &str, seed: u64, adapters: &[(Adapter, f32)]) -> Result<Vec<Image>> {
+        let (attachments, token_embeddings) = combine(adapters, &self.base)?;
+        let [frames, height, width] = SIZE;
+        let request = Request {
+            frames,
+            height,
+            width,
+            steps: STEPS,
+            guidance: GUIDANCE,
+            seed,
+            attachments,
+            token_embeddings,
+            ..Request::new(prompt)
+        };
+        let output = generate(&self.base, &request, &mut |_| std::ops::ControlFlow::Continue(()))?;
+        let values: Vec<f32> = output.frames.into_data().try_into_vec()?;
+        Ok(Video::from_planar(&values, SIZE, 8.0, Range::Unit)?.frames)
+    }
+
+    /// Retrieval of the right one among 64 held-out prompts, for real and for generated clips.
+    fn retrieval(&self, count: u64) -> Result<Value> {
+        let scenarios: Vec<Scenario> = (0..count).map(|i| self.clips.scenario(Split::HeldOut, i)).collect();
+        let captions: Vec<String> = scenarios.iter().map(Scenario::caption).collect();
+        let texts = self.judges.clip.embed_texts(&captions.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let [mut real, mut generated] = [Vec::new(), Vec::new()];
+        for (index, (scenario, caption)) in scenarios.iter().zip(&captions).enumerate() {
+            real.push(self.judges.clip_video_embedding(&self.real(scenario)?)?);
+            generated.push(self.judges.clip_video_embedding(&self.generated(caption, index as u64, &[])?)?);
+        }
+        let [real, generated] = [retrieval_accuracy(&real, &texts)?, retrieval_accuracy(&generated, &texts)?];
+        Ok(json!({"real": real, "generated": generated, "ratio": generated / real, "prompts": count}))
+    }
+
+    /// Frechet distance of the video features of generated and real clips, beside that of two real sets.
+    fn frechet(&self, count: u64) -> Result<Value> {
+        let embed = |first: u64| -> Result<Vec<Vec<f32>>> {
+            let real = |index| self.judges.clip_video_embedding(&self.real(&self.clips.scenario(Split::HeldOut, index))?);
+            (first..first + count).map(|index| Ok(real(index)?)).collect()
+        };
+        let [one, two] = [embed(0)?, embed(count)?];
+        let mut generated = Vec::new();
+        for index in 0..count {
+            let caption = self.clips.scenario(Split::HeldOut, index).caption();
+            generated.push(self.judges.clip_video_embedding(&self.generated(&caption, index, &[])?)?);
+        }
+        Ok(json!({
+            "generated_to_real": frechet_distance(&generated, &one)?,
+            "real_to_real": frechet_distance(&two, &one)?,
+            "clips": count,
+        }))
+    }
+
+    /// The baseline LoRA on held-out subjects: identity and text scores of the base and of the fitted base.
+    fn lora(&self, subjects: u64) -> Result<Value> {
+        let mut scores = [const { Vec::new() }; 4];
+        for index in 0..subjects {
+            let found = self.lora_subject(index)?;
+            eprintln!("subject {index}: identity {:.3} to {:.3}, text {:.3} to {:.3}", found[0], found[1], found[2], found[3]);
+            for (all, value) in scores.iter_mut().zip(found) {
+                all.push(value);
+            }
+        }
+        let gain: Vec<f64> = scores[1].iter().zip(&scores[0]).map(|(fitted, base)| fitted - base).collect();
+        let text: Vec<f64> = scores[3].iter().zip(&scores[2]).map(|(fitted, base)| fitted / base).collect();
+        Ok(json!({
+            "identity_base": bootstrap(&scores[0], 0.95, 0)?,
+            "identity_fitted": bootstrap(&scores[1], 0.95, 0)?,
+            "identity_gain": bootstrap(&gain, 0.95, 0)?,
+            "text_base": bootstrap(&scores[2], 0.95, 0)?,
+            "text_fitted": bootstrap(&scores[3], 0.95, 0)?,
+            "text_ratio": bootstrap(&text, 0.95, 0)?,
+            "subjects": subjects,
+        }))
+    }
+
+    /// Mean identity of base and fitted, and mean text score of base and fitted, over ten prompts.
+    fn lora_subject(&self, index: u64) -> Result<[f64; 4]> {
+        let identity = Identity::from_index(Split::HeldOut, 100 + index);
+        let world = World::new(Size::new(1, SIZE[1], SIZE[2]))?;
+        let pictures: Vec<Image> = (0..6)
+            .map(|seed| Image::new(SIZE[2], SIZE[1], world.render(&Scenario::portrait(identity, seed)).frames))
+            .collect::<Result<_, _>>()?;
+        let subject_pictures: Vec<Picture> =
+            pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();
+        let class = identity.noun();
+        let config = LoraConfig { bf16_products: true, ..LoraConfig::quick() };
+        let subject = Subject::from_pictures(&subject_pictures, class, DEFAULT_TOKEN, config.size)?;
+        let folder = std::env::temp_dir().join(format!("understudy-measure-{}-{index}", std::process::id()));
+        let job = Job { base: &self.base, base_name: "nano", subject: &subject, folder: &folder };
+        let adapter = lora::fit(&job, &config, &mut |_| std::ops::ControlFlow::Continue(()))?;
+        std::fs::remove_dir_all(&folder)?;
+
+        let mut sums = [0.0; 4];
+        let phrase = format!("{DEFAULT_TOKEN} {class}");
+        let adapters = [(adapter, 1.0)];
+        for number in 0..PROMPTS {
+            let scene = Scene::ALL[number as usize % Scene::ALL.len()];
+            let action = Action::ALL[number as usize % Action::ALL.len()];
+            let prompt = |who: &str| format!("a {who} {} {}", verb(action), place(scene));
+            let plain = prompt(class);
+            let base = self.generated(&plain, number, &[])?;
+            let fitted = self.generated(&prompt(&phrase), number, &adapters)?;
+            sums[0] += self.judges.identity_similarity(&base, &pictures)?;
+            sums[1] += self.judges.identity_similarity(&fitted, &pictures)?;
+            sums[2] += self.judges.clip_text_score(&base, &plain)?;
+            sums[3] += self.judges.clip_text_score(&fitted, &plain)?;
+        }
+        Ok(sums.map(|sum| sum / PROMPTS as f64))
+    }
+}
+
+const PROMPTS: u64 = 10;
+
+/// A verb phrase of the world's captions.
+fn verb(action: Action) -> &'static str {
+    match action {
+        Action::WalkLeft => "walks to the left",
+        Action::WalkRight => "walks to the right",
+        Action::RunLeft => "runs to the left",
+        Action::RunRight => "runs to the right",
+        Action::Jump => "jumps",
+        Action::Wave => "waves",
+        Action::Spin => "spins around",
+        Action::Nod => "nods",
+        _ => "dances",
+    }
+}
+
+/// A place of the world's captions.
+fn place(scene: Scene) -> &'static str {
+    match scene {
+        Scene::Beach => "on the beach",
+        Scene::Forest => "in the forest",
+        Scene::City => "in the city",
+        Scene::Space => "in space",
+        Scene::Snow => "in the snow",
+        Scene::Sea => "at sea",
+        Scene::Desert => "in the desert",
+        Scene::Room => "in a room",
+        Scene::Meadow => "in a meadow",
+        _ => "on a stage",
+    }
+}

@@ -1,0 +1,185 @@
+//! `understudy demo`: the main job end to end on the embedded base.
+
+mod results;
+mod sheet;
+mod subject;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+use understudy_engine::safetensors::{Precision, write_atomically};
+use understudy_evaluate::Judges;
+use understudy_media::{Image, Picture, Range, Video, WriteOptions, check_writable};
+use understudy_personalize::{Adapter, DEFAULT_TOKEN, Dialect, Job, LoraConfig, Subject, combine, lora};
+use understudy_pipeline::{Base, Request};
+
+use super::generate::{run, values};
+use super::{Common, Dtype};
+use crate::base::{BaseName, nano};
+use crate::progress::Progress;
+use results::{Results, Scores, Shown};
+
+/// Fit a bundled subject on the embedded base, generate it before and after, and score both.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// The folder for everything the demo makes; what an earlier one left there is replaced.
+    #[arg(long, default_value = "understudy-demo", value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Prompts the subject was not seen with; `{}` is the subject.
+const PROMPTS: [&str; 4] = [
+    "a {} jumps on the beach",
+    "a {} walks to the left in the snow",
+    "a {} dances on a stage",
+    "a {} waves in the desert",
+];
+const SEEDS: [u64; 2] = [1, 2];
+const ADAPTER: &str = "adapter.safetensors";
+const SHEET: &str = "contact-sheet.png";
+
+/// One of the demo's videos.
+struct Take {
+    /// Which of the prompts it is of.
+    prompt: usize,
+    /// The prompt as it was given.
+    text: String,
+    seed: u64,
+    video: Video,
+}
+
+impl Demo {
+    /// Runs the demo.
+    pub fn run(self) -> Result<()> {
+        let started = Instant::now();
+        let (out, device) = (&self.out, self.common.open()?);
+        for folder in ["subject", "before", "after"] {
+            let path = out.join(folder);
+            std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        check_writable(out.join(SHEET))?;
+        let files = nano()?;
+        let base = Base::load(&files, &device)?;
+        let judges = Judges::load(&files, &device)?;
+        let mut progress = self.common.progress();
+
+        let pictures = subject::pictures()?;
+        for (index, picture) in pictures.iter().enumerate() {
+            picture.write_png(out.join(format!("subject/{:02}.png", index + 1)))?;
+        }
+        let class = subject::class();
+        progress.say(&format!(
+            "subject: a {class} the base was never shown, in {} pictures: {}",
+            pictures.len(),
+            out.join("subject").display()
+        ));
+
+        let takes = Takes { base: &base, out, class };
+        let before = takes.make("before", class, &[], &mut progress)?;
+        let adapter = self.fit(&base, &pictures, &mut progress)?;
+        let phrase = format!("{DEFAULT_TOKEN} {class}");
+        let after = takes.make("after", &phrase, &[(adapter, 1.0)], &mut progress)?;
+
+        let score =
+            |takes: &[Take]| takes.iter().map(|take| scores(&judges, take, &pictures)).collect::<Result<_>>();
+        let results =
+            Results::new(class, shown(&before), score(&before)?, score(&after)?, started.elapsed())?;
+        let json = serde_json::to_string_pretty(&results)? + "\n";
+        write_atomically(&out.join("results.json"), json.as_bytes())?;
+        sheet::render(&pictures, &before, &after, &results)?.write_png(out.join(SHEET))?;
+
+        progress.event(&json!({"event": "done", "path": out, "results": results}));
+        progress.say(&format!("\n{results}\nlook at {}", out.join(SHEET).display()));
+        Ok(())
+    }
+
+    /// Fits the subject with the quick preset.
+    fn fit(&self, base: &Base, pictures: &[Image], progress: &mut Progress) -> Result<Adapter> {
+        let config = LoraConfig { bf16_products: self.common.dtype == Dtype::Bf16, ..LoraConfig::quick() };
+        let pictures: Vec<Picture> =
+            pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();
+        let subject = Subject::from_pictures(&pictures, subject::class(), DEFAULT_TOKEN, config.size)?;
+        let folder = self.out.join(format!("{ADAPTER}.run"));
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        let name = BaseName::Nano.name();
+        let job = Job { base, base_name: &name, subject: &subject, folder: &folder };
+        let adapter = lora::fit(&job, &config, &mut |event| progress.fitting(event))?;
+        self.common.set_precision();
+        adapter.save(&self.out.join(ADAPTER), Dialect::default(), Precision::F32)?;
+        Ok(adapter)
+    }
+}
+
+/// Makes the demo's videos.
+struct Takes<'a> {
+    base: &'a Base,
+    out: &'a Path,
+    class: &'a str,
+}
+
+impl Takes<'_> {
+    /// Every prompt with every seed, `phrase` being the subject, as MP4s in the folder `when`.
+    fn make(
+        &self,
+        when: &str,
+        phrase: &str,
+        adapters: &[(Adapter, f32)],
+        progress: &mut Progress,
+    ) -> Result<Vec<Take>> {
+        let usual = BaseName::Nano.usual();
+        let [frames, height, width] = usual.size;
+        let (attachments, token_embeddings) = combine(adapters, self.base)?;
+        let mut takes: Vec<Take> = Vec::new();
+        for (prompt, seed) in (0..PROMPTS.len()).flat_map(|prompt| SEEDS.map(|seed| (prompt, seed))) {
+            let text = PROMPTS[prompt].replace("{}", phrase);
+            let request = Request {
+                frames,
+                height,
+                width,
+                steps: usual.steps,
+                guidance: usual.guidance,
+                seed,
+                attachments: attachments.clone(),
+                token_embeddings: token_embeddings.clone(),
+                ..Request::new(&text)
+            };
+            // The steps of one short video are no news.
+            let output = run(self.base, &request, &mut Progress::silent())?;
+            let video = Video::from_planar(&values(output.frames)?, usual.size, usual.fps, Range::Unit)?;
+            let path = self.out.join(when).join(format!("{}-{}-seed{seed}.mp4", prompt + 1, self.class));
+            video.write(&path, &WriteOptions { upscale: usual.upscale, ..WriteOptions::default() })?;
+            progress.event(&json!({"event": "sample", "path": path, "prompt": text, "seed": seed}));
+            takes.push(Take { prompt, text, seed, video });
+            progress.step(
+                &format!("videos {when}"),
+                takes.len() as u64,
+                (PROMPTS.len() * SEEDS.len()) as u64,
+                "",
+            );
+        }
+        Ok(takes)
+    }
+}
+
+/// The judges' scores of one video.
+fn scores(judges: &Judges, take: &Take, pictures: &[Image]) -> Result<Scores> {
+    // The judge knows the class and not the token.
+    let prompt = PROMPTS[take.prompt].replace("{}", subject::class());
+    Ok(Scores {
+        identity: judges.identity_similarity(&take.video.frames, pictures)?,
+        text: judges.clip_text_score(&take.video.frames, &prompt)?,
+    })
+}
+
+/// What the videos show, without the pixels.
+fn shown(takes: &[Take]) -> Vec<Shown> {
+    takes.iter().map(|take| Shown { prompt: PROMPTS[take.prompt].to_owned(), seed: take.seed }).collect()
+}

@@ -1,0 +1,151 @@
+//! `understudy fit`: a subject from pictures of it to an adapter file.
+
+mod settings;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use understudy_engine::safetensors::Precision;
+use understudy_media::{OutputFormat, check_writable};
+use understudy_personalize::{
+    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, SubjectOptions, lora,
+};
+use understudy_pipeline::{Base, BaseConfig};
+
+use super::{Common, Dtype};
+use crate::base::BaseName;
+use settings::Settings;
+
+/// Learn a subject from pictures of it and write an adapter.
+#[derive(Debug, Args)]
+pub struct Fit {
+    /// The base: a folder in diffusers' layout, or nano.
+    #[arg(long, default_value = "nano", value_name = "DIR|nano")]
+    base: BaseName,
+    /// How to learn.
+    #[arg(long, value_enum, default_value_t = Method::Lora)]
+    method: Method,
+    /// A folder of pictures (PNG, JPEG, WebP; NAME.txt beside one is its caption), one picture, or one video.
+    #[arg(long, value_name = "DIR|FILE", required_unless_present = "print_config")]
+    subject: Option<PathBuf>,
+    /// What the subject is, as a noun: cat, teddy bear.
+    #[arg(long, value_name = "NOUN", required_unless_present = "print_config")]
+    class: Option<String>,
+    /// The word that will stand for it in prompts.
+    #[arg(long, default_value = DEFAULT_TOKEN, value_name = "WORD")]
+    token: String,
+    /// The adapter to write. States, the log and samples go to FILE.run beside it.
+    #[arg(long, value_name = "FILE.safetensors", required_unless_present = "print_config")]
+    out: Option<PathBuf>,
+    /// The names its tensors get: comfyui, diffusers or kohya.
+    #[arg(long, default_value = "comfyui", value_name = "NAME")]
+    format: Dialect,
+    /// Go on with the run in FILE.run.
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    settings: Settings,
+    /// Print the settings as TOML and do nothing.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The ways to learn a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// A token by Textual Inversion, then low-rank residuals.
+    Lora,
+    /// Identity basis from unordered frames, then motion residuals (not built yet).
+    SetAndSequence,
+    /// Image-only fitting, then value warping at inference (not built yet).
+    VWarper,
+    /// Identity reward on generated video (not built yet).
+    PersonalVideo,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+/// Where a run reads and writes.
+struct Places {
+    subject: PathBuf,
+    class: String,
+    out: PathBuf,
+    folder: PathBuf,
+}
+
+impl Fit {
+    /// Fits the subject, or prints the settings.
+    pub fn run(self) -> Result<()> {
+        if self.method != Method::Lora {
+            bail!("--method {}: not built yet; use lora", self.method);
+        }
+        let config = self.settings.config(&self.base, self.common.dtype == Dtype::Bf16)?;
+        if self.print_config {
+            // Whoever reads may have stopped reading.
+            let _ = write!(std::io::stdout(), "{}", config.to_toml()?);
+            return Ok(());
+        }
+        let places = self.places()?;
+        let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
+        let subject = Subject::open(&places.subject, &places.class, &self.token, options)?;
+        let device = self.common.open()?;
+        let files = self.base.files()?;
+        BaseConfig::read(&files)?;
+        let base = Base::load(&files, &device)?;
+        let adapter = self.train(&base, &subject, &config, &places)?;
+        adapter.save(&places.out, self.format, Precision::F32)?;
+        let progress = self.common.progress();
+        let phrase = subject.phrase();
+        progress.event(&json!({"event": "done", "path": places.out, "phrase": phrase}));
+        progress.say(&format!("wrote {0}; use it with: understudy generate --base {1} --adapter {0} --prompt \"a {phrase} ...\"",
+            places.out.display(), self.base));
+        Ok(())
+    }
+
+    fn train(&self, base: &Base, subject: &Subject, config: &LoraConfig, places: &Places) -> Result<Adapter> {
+        let mut progress = self.common.progress();
+        let name = self.base.name();
+        let job = Job { base, base_name: &name, subject, folder: &places.folder };
+        lora::fit(&job, config, &mut |event| progress.fitting(event)).map_err(|error| match error {
+            Error::Stopped { stage, step, total } => anyhow::anyhow!(
+                "stopped on request after {step} of {total} steps of {stage}; the state is in {}: run the same \
+                 command with --resume to go on",
+                places.folder.display()
+            ),
+            other => other.into(),
+        })
+    }
+
+    /// The paths, found usable.
+    fn places(&self) -> Result<Places> {
+        // The parser sees to it that they are there unless the settings are only printed.
+        let (Some(subject), Some(class), Some(out)) = (&self.subject, &self.class, &self.out) else {
+            bail!("--subject, --class and --out are needed");
+        };
+        if check_writable(out)? != OutputFormat::Safetensors {
+            bail!("--out {}: an adapter's name must end in .safetensors", out.display());
+        }
+        let mut name = OsString::from(out);
+        name.push(".run");
+        let folder = PathBuf::from(name);
+        if folder.exists() && !self.resume {
+            bail!(
+                "{} is there from an earlier run; add --resume to go on with it, or remove it to start over",
+                folder.display()
+            );
+        }
+        Ok(Places { subject: subject.clone(), class: class.clone(), out: out.clone(), folder })
+    }
+}

@@ -1,0 +1,174 @@
+//! The settings of a method: a preset, a file over it, flags over both.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use toml::{Table, Value};
+use understudy_personalize::{LoraConfig, Preset};
+
+use crate::base::BaseName;
+
+/// Flags of the method `lora`; `--print-config` shows what they come to.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Settings of lora")]
+pub struct Settings {
+    /// Settings to start from: quick, standard or wan [standard for nano, wan for others].
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    /// Settings to put over the preset's; flags win over both.
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Height of training, pixels.
+    #[arg(long, value_name = "N", requires = "width")]
+    height: Option<i64>,
+    /// Width of training, pixels.
+    #[arg(long, value_name = "N", requires = "height")]
+    width: Option<i64>,
+    /// Rank of the residuals.
+    #[arg(long, value_name = "N")]
+    rank: Option<i64>,
+    /// Scale of the residuals, times the rank [as the rank, where only that is given].
+    #[arg(long, value_name = "X")]
+    alpha: Option<f64>,
+    /// The linear maps that are adapted: attn, attn-ffn, self-attn, or sites like attn1.to_q,ffn.net.2.
+    #[arg(long, value_name = "NAMES")]
+    targets: Option<String>,
+    /// Steps of the residuals.
+    #[arg(long, value_name = "N")]
+    steps: Option<i64>,
+    /// Steps of the token before them.
+    #[arg(long, value_name = "N")]
+    token_steps: Option<i64>,
+    /// Learning rate of the residuals.
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
+    /// Learning rate of the token, in units of the class noun's embedding.
+    #[arg(long, value_name = "X")]
+    token_learning_rate: Option<f64>,
+    /// Samples a step.
+    #[arg(long, value_name = "N")]
+    batch: Option<i64>,
+    /// Decides everything random.
+    #[arg(long, value_name = "N")]
+    seed: Option<i64>,
+    /// Weight of prior preservation; 0 turns it off.
+    #[arg(long, value_name = "X")]
+    prior_weight: Option<f64>,
+    /// Steps between samples; 0 makes none.
+    #[arg(long, value_name = "N")]
+    sample_every: Option<i64>,
+}
+
+impl Settings {
+    /// The settings for `base`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a setting is unknown or out of its range.
+    pub fn config(&self, base: &BaseName, bf16_products: bool) -> Result<LoraConfig> {
+        let preset = self.preset.unwrap_or(match base {
+            BaseName::Nano => Preset::Standard,
+            BaseName::Folder(_) => Preset::Wan,
+        });
+        let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        self.put(&mut table)?;
+        if bf16_products {
+            table.insert("bf16_products".into(), true.into());
+        }
+        let file = self.config.as_ref().map(|path| format!("{}, or a flag", path.display()));
+        preset.with(&table).with_context(|| file.unwrap_or_else(|| "a flag".to_owned()))
+    }
+
+    /// Puts the flags over `table`.
+    fn put(&self, table: &mut Table) -> Result<()> {
+        let integer = |value: &Option<i64>| value.map(Value::Integer);
+        let number = |value: &Option<f64>| value.map(Value::Float);
+        let alpha = match (self.alpha, self.rank, table.contains_key("alpha")) {
+            (None, Some(rank), false) => Some(rank as f64),
+            (alpha, ..) => alpha,
+        };
+        let size = self.height.zip(self.width).map(|(h, w)| Value::Array(vec![h.into(), w.into()]));
+        let flags = [
+            ("size", size),
+            ("rank", integer(&self.rank)),
+            ("alpha", alpha.map(Value::Float)),
+            ("targets", self.targets.clone().map(Value::String)),
+            ("seed", integer(&self.seed)),
+            ("lora.steps", integer(&self.steps)),
+            ("token.steps", integer(&self.token_steps)),
+            ("lora.learning_rate", number(&self.learning_rate)),
+            ("token.learning_rate", number(&self.token_learning_rate)),
+            ("lora.batch", integer(&self.batch)),
+            ("token.batch", integer(&self.batch)),
+            ("prior.weight", number(&self.prior_weight)),
+            ("samples.every", integer(&self.sample_every)),
+        ];
+        for (path, value) in flags {
+            if let Some(value) = value {
+                set(table, path, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sets `name` or `group.name`.
+fn set(table: &mut Table, path: &str, value: Value) -> Result<()> {
+    let Some((group, name)) = path.split_once('.') else {
+        table.insert(path.to_owned(), value);
+        return Ok(());
+    };
+    match table.entry(group).or_insert_with(|| Value::Table(Table::new())) {
+        Value::Table(group) => group.insert(name.to_owned(), value),
+        _ => bail!("{group} is not a table; write its settings below [{group}]"),
+    };
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--config {}: cannot be read", path.display()))?;
+    text.parse().with_context(|| format!("--config {}: not TOML", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_preset() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        std::fs::write(&path, "rank = 8\nseed = 5\n[lora]\nsteps = 7\nbatch = 2\n").unwrap();
+        let settings = Settings {
+            preset: Some(Preset::Quick),
+            config: Some(path),
+            steps: Some(9),
+            learning_rate: Some(0.25),
+            ..Settings::default()
+        };
+        let config = settings.config(&BaseName::Nano, false).unwrap();
+        assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
+        assert_eq!(config.lora.learning_rate, 0.25);
+        assert_eq!(config.token, LoraConfig::quick().token);
+    }
+
+    #[test]
+    fn alpha_follows_the_rank() {
+        let with = |rank, alpha| {
+            let settings = Settings { rank, alpha, ..Settings::default() };
+            let config = settings.config(&BaseName::Nano, false).unwrap();
+            (config.rank, config.alpha)
+        };
+        assert_eq!(with(Some(4), None), (4, 4.0));
+        assert_eq!(with(Some(4), Some(8.0)), (4, 8.0));
+        assert_eq!(with(None, None).1, LoraConfig::standard().alpha);
+    }
+
+    #[test]
+    fn out_of_range_settings_are_named() {
+        let settings = Settings { rank: Some(0), ..Settings::default() };
+        let message = format!("{:#}", settings.config(&BaseName::Nano, false).unwrap_err());
+        assert!(message.contains("rank") && !message.contains('\n'), "{message}");
+    }
+}

@@ -1,0 +1,336 @@
+//! `understudy generate`: a video from a prompt.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Args;
+use serde_json::json;
+use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
+use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
+use understudy_personalize::{Adapter, combine};
+use understudy_pipeline::{Base, BaseConfig, Event, Files, Output, Request, Sampler, Tokenizer, generate};
+
+use super::Common;
+use crate::base::BaseName;
+use crate::interrupt;
+use crate::progress::Progress;
+
+/// The tensor that holds latents in a file.
+const LATENTS: &str = "latents";
+
+/// Generate a video from a prompt.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// The base: a folder in diffusers' layout, or nano.
+    #[arg(long, default_value = "nano", value_name = "DIR|nano")]
+    base: BaseName,
+    /// What to show. A fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach".
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// What guidance leads away from.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    negative_prompt: String,
+    /// An adapter, with its weight (1 if it has none). Several are added up.
+    #[arg(long = "adapter", value_name = "FILE[:WEIGHT]")]
+    adapters: Vec<WeightedAdapter>,
+    /// A picture for a word of the prompt.
+    #[arg(long = "reference", value_name = "WORD=IMAGE")]
+    references: Vec<String>,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Noise to start from in place of the seed's: tensor `latents` (batch, channels, frames, height, width).
+    #[arg(long, value_name = "FILE")]
+    initial_noise: Option<PathBuf>,
+    /// Where to write the result before the autoencoder, as tensor `latents`.
+    #[arg(long, value_name = "FILE")]
+    save_latents: Option<PathBuf>,
+    /// Where to write the video; a name without an extension is a folder of PNGs.
+    #[arg(long, value_name = "FILE.mp4|.gif|.webp|.png|.safetensors|DIR")]
+    out: PathBuf,
+    /// Repeat every pixel so many times in both directions, in videos and pictures [nano: 4].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    upscale: Option<u8>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How a video is sampled; what is not given is as usual for the base.
+#[derive(Clone, Debug, Args)]
+struct Sampling {
+    /// Frames [nano: 17].
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
+    /// Rows of pixels [nano: 64].
+    #[arg(long, value_name = "N")]
+    height: Option<usize>,
+    /// Columns of pixels [nano: 64].
+    #[arg(long, value_name = "N")]
+    width: Option<usize>,
+    /// Denoising steps [nano: 20].
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Guidance scale; none at 1 or less [nano: 4].
+    #[arg(long, value_name = "X")]
+    guidance: Option<f32>,
+    /// The sampler: euler, unipc or dpm++ [the base's own].
+    #[arg(long, value_name = "NAME")]
+    scheduler: Option<Sampler>,
+    /// How far noise levels are shifted towards noise [the base's own].
+    #[arg(long, value_name = "X")]
+    shift: Option<f64>,
+    /// Decides the noise: the same seed gives the same video.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Frames a second of the file [nano: 8].
+    #[arg(long, value_name = "X", value_parser = frame_rate)]
+    fps: Option<f64>,
+}
+
+fn frame_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.1..=1000.0).contains(&rate) => Ok(rate),
+        _ => Err("must be a number between 0.1 and 1000".to_owned()),
+    }
+}
+
+/// An adapter's file and how strongly it counts.
+#[derive(Clone, Debug, PartialEq)]
+struct WeightedAdapter {
+    path: PathBuf,
+    weight: f32,
+}
+
+impl FromStr for WeightedAdapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = || Self { path: text.into(), weight: 1.0 };
+        let Some((path, weight)) = text.rsplit_once(':').filter(|(path, _)| !path.is_empty()) else {
+            return Ok(whole());
+        };
+        match weight.parse::<f32>() {
+            Ok(number) if number.is_finite() => Ok(Self { path: path.into(), weight: number }),
+            Ok(_) => Err("the weight must be finite".to_owned()),
+            // A colon may also belong to the path.
+            Err(_) if weight.contains(['/', '\\', '.']) => Ok(whole()),
+            Err(_) => Err(format!("{weight:?} is not a weight; use FILE:0.8")),
+        }
+    }
+}
+
+impl Generate {
+    /// Generates the video.
+    pub fn run(self) -> Result<()> {
+        let started = Instant::now();
+        let format = self.check_paths()?;
+        if !self.references.is_empty() {
+            bail!("--reference: no method uses it yet; leave it out");
+        }
+        let device = self.common.open()?;
+        let files = self.base.files()?;
+        let adapters = self.read_adapters(&files, &device)?;
+        let base = Base::load(&files, &device)?;
+        let request = self.request(&base, &adapters)?;
+        request.check(&base)?;
+        let mut progress = self.common.progress();
+        self.tell_plan(&base, &request, &adapters, &progress);
+        let output = run(&base, &request, &mut progress)?;
+        progress.clear();
+        self.write(output, format)?;
+        let seconds = started.elapsed().as_secs_f64();
+        progress.event(
+            &json!({"event": "done", "path": self.out, "latents": self.save_latents, "seconds": seconds}),
+        );
+        progress.say(&format!("wrote {} in {seconds:.1} s", self.out.display()));
+        Ok(())
+    }
+
+    /// That everything can be written where it is to go.
+    fn check_paths(&self) -> Result<OutputFormat> {
+        let format = check_writable(&self.out)?;
+        if let Some(latents) = &self.save_latents {
+            if check_writable(latents)? != OutputFormat::Safetensors {
+                bail!("--save-latents {}: the name must end in .safetensors", latents.display());
+            }
+            if *latents == self.out {
+                bail!("--save-latents and --out are both {}; give them different names", latents.display());
+            }
+        }
+        Ok(format)
+    }
+
+    /// The adapters, found to be for this base, and the prompts, found short enough, before any weights are read.
+    fn read_adapters(&self, files: &Files, device: &Device) -> Result<Vec<(Adapter, f32)>> {
+        let config = BaseConfig::read(files)?;
+        let mut adapters = Vec::new();
+        let mut tokens = Vec::new();
+        for WeightedAdapter { path, weight } in &self.adapters {
+            let adapter = Adapter::open(path, device)?;
+            let identity = config.identity();
+            if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != identity) {
+                bail!(
+                    "--adapter {} was made for the base {} ({}), and --base is {} ({identity}); use it with its own base",
+                    path.display(),
+                    own.name,
+                    own.identity,
+                    self.base.name()
+                );
+            }
+            tokens.extend(adapter.metadata.tokens.iter().cloned());
+            adapters.push((adapter, *weight));
+        }
+        let tokenizer = Tokenizer::load(files)?.with_added(&tokens)?;
+        tokenizer.encode(&[&self.prompt, &self.negative_prompt], config.max_sequence_length)?;
+        Ok(adapters)
+    }
+
+    fn request(&self, base: &Base, adapters: &[(Adapter, f32)]) -> Result<Request> {
+        let (usual, own) = (self.base.usual(), &self.sampling);
+        let [frames, height, width] = usual.size;
+        let (attachments, token_embeddings) = combine(adapters, base)?;
+        Ok(Request {
+            negative_prompt: self.negative_prompt.clone(),
+            frames: own.frames.unwrap_or(frames),
+            height: own.height.unwrap_or(height),
+            width: own.width.unwrap_or(width),
+            steps: own.steps.unwrap_or(usual.steps),
+            guidance: own.guidance.unwrap_or(usual.guidance),
+            sampler: own.scheduler,
+            shift: own.shift,
+            seed: own.seed,
+            initial_noise: self
+                .initial_noise
+                .as_deref()
+                .map(|path| read_noise(path, &base.device))
+                .transpose()?,
+            attachments,
+            token_embeddings,
+            ..Request::new(&self.prompt)
+        })
+    }
+
+    fn tell_plan(&self, base: &Base, request: &Request, adapters: &[(Adapter, f32)], progress: &Progress) {
+        let scheduler = request.scheduler(base);
+        let Request { frames, height, width, steps, guidance, seed, .. } = request;
+        let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
+        let loaded = self.adapters.iter().zip(adapters).map(|(named, (adapter, weight))| {
+            let tokens = &adapter.metadata.tokens;
+            json!({"path": named.path, "weight": weight, "sites": adapter.residuals.len(), "tokens": tokens})
+        });
+        progress.event(&json!({
+            "event": "plan", "base": self.base.name(), "identity": base.identity, "prompt": self.prompt,
+            "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
+            "scheduler": sampler, "shift": shift, "seed": seed, "adapters": loaded.collect::<Vec<_>>(),
+        }));
+        progress.say(&format!(
+            "{}: {frames} frames of {width}x{height}, {steps} {sampler} steps (shift {shift}), guidance {guidance}, \
+             seed {seed}",
+            self.base.name()
+        ));
+        for (named, (adapter, weight)) in self.adapters.iter().zip(adapters) {
+            let (path, sites) = (named.path.display(), adapter.residuals.len());
+            progress.say(&format!(
+                "adapter {path}: all its keys are used, {sites} residuals with weight {weight}"
+            ));
+            for token in adapter.metadata.tokens.iter().filter(|token| !self.prompt.contains(token.as_str()))
+            {
+                progress.say(&format!("note: the prompt does not name {token}, the subject of {path}"));
+            }
+        }
+    }
+
+    fn write(&self, output: Output, format: OutputFormat) -> Result<()> {
+        if let Some(path) = &self.save_latents {
+            let shape = output.latents.dims().to_vec();
+            let latents = NamedValues { name: LATENTS.to_owned(), shape, values: values(output.latents)? };
+            safetensors::write(path, &[latents], Default::default(), Precision::F32)?;
+        }
+        let [_, _, frames, height, width] = output.frames.dims();
+        let (planar, shape) = (values(output.frames)?, [frames, height, width]);
+        if format == OutputFormat::Safetensors {
+            return Ok(write_frames_safetensors(&self.out, &planar, shape)?);
+        }
+        let usual = self.base.usual();
+        let video = Video::from_planar(&planar, shape, self.sampling.fps.unwrap_or(usual.fps), Range::Unit)?;
+        // A folder of frames is for other programs, which want every pixel once.
+        let enlarged = if format == OutputFormat::Directory { 1 } else { usual.upscale };
+        let upscale = self.upscale.map_or(enlarged, usize::from);
+        Ok(video.write(&self.out, &WriteOptions { upscale, ..WriteOptions::default() })?)
+    }
+}
+
+/// Runs `request` and shows its steps.
+///
+/// # Errors
+/// When the run is stopped by Ctrl-C.
+pub fn run(base: &Base, request: &Request, progress: &mut Progress) -> Result<Output> {
+    let output = generate(base, request, &mut |event| {
+        let seconds = |elapsed: Duration| elapsed.as_secs_f64();
+        match event {
+            Event::Encoded { elapsed } => {
+                progress.event(&json!({"event": "encoded", "seconds": seconds(elapsed)}))
+            }
+            Event::Step { index, total, sigma, elapsed } => {
+                let (step, seconds) = (index + 1, seconds(elapsed));
+                progress.event(
+                    &json!({"event": "step", "step": step, "total": total, "sigma": sigma, "seconds": seconds}),
+                );
+                progress.step("step", step as u64, total as u64, &format!("({seconds:.2} s)"));
+            }
+            Event::Decoded { elapsed } => {
+                progress.event(&json!({"event": "decoded", "seconds": seconds(elapsed)}))
+            }
+        }
+        interrupt::flow()
+    })?;
+    Ok(output)
+}
+
+/// The values of a tensor, row by row.
+///
+/// # Errors
+/// When one is not finite: a video must not be made of it.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let values: Vec<f32> = tensor.into_data().try_into_vec().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    if !values.iter().all(|value| value.is_finite()) {
+        bail!(
+            "the result holds values that are not finite; check the base and the adapters, or use --dtype f32"
+        );
+    }
+    Ok(values)
+}
+
+/// The noise in a file.
+fn read_noise(path: &Path, device: &Device) -> Result<Tensor<5>> {
+    let read = || -> Result<Tensor<5>> {
+        let (values, shape) = Checkpoint::open(path, device)?.values(LATENTS)?;
+        let shape: [usize; 5] = match shape.try_into() {
+            Ok(shape) => shape,
+            Err(shape) => bail!(
+                "tensor {LATENTS} has shape {shape:?} and needs five: batch, channels, frames, height, width"
+            ),
+        };
+        Ok(Tensor::from_data(TensorData::new(values, shape), device))
+    };
+    read().with_context(|| format!("--initial-noise {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_may_have_a_weight() {
+        let parse = |text: &str| text.parse::<WeightedAdapter>();
+        let adapter = |path: &str, weight| Ok(WeightedAdapter { path: path.into(), weight });
+        assert_eq!(parse("a.safetensors"), adapter("a.safetensors", 1.0));
+        assert_eq!(parse("a.safetensors:0.5"), adapter("a.safetensors", 0.5));
+        assert_eq!(parse("d/a.safetensors:-1"), adapter("d/a.safetensors", -1.0));
+        assert_eq!(parse("C:/a.safetensors"), adapter("C:/a.safetensors", 1.0));
+        assert!(parse("a.safetensors:half").is_err());
+        assert!(parse("a.safetensors:inf").is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! What a checkpoint holds: its tensors by module.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use understudy_engine::safetensors::{Checkpoint, TensorInfo};
+
+use super::{grouped, size};
+
+/// Up to so many tensors are listed one by one.
+const LISTED: usize = 8;
+
+/// A checkpoint in numbers.
+#[derive(Debug, Serialize)]
+pub struct CheckpointSummary {
+    path: PathBuf,
+    #[serde(flatten)]
+    totals: Totals,
+    /// By the first word of the tensors' names.
+    modules: BTreeMap<String, Totals>,
+    /// Names and shapes, where there are few.
+    shapes: BTreeMap<String, Vec<usize>>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Several tensors in numbers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Totals {
+    /// How many tensors there are.
+    pub tensors: usize,
+    /// How many numbers they hold.
+    pub parameters: usize,
+    /// What they take in the file.
+    pub bytes: u64,
+    /// Their element types.
+    pub dtypes: BTreeSet<String>,
+}
+
+impl Totals {
+    /// Of the tensors in `infos`.
+    pub fn of<'a>(infos: impl IntoIterator<Item = &'a TensorInfo>) -> Self {
+        let mut totals = Self::default();
+        for info in infos {
+            let count: usize = info.shape.iter().product();
+            totals.tensors += 1;
+            totals.parameters += count;
+            totals.bytes += (count * bits(&info.dtype)).div_ceil(8) as u64;
+            totals.dtypes.insert(info.dtype.clone());
+        }
+        totals
+    }
+
+    /// The element types in one word.
+    pub fn precision(&self) -> String {
+        self.dtypes.iter().map(String::as_str).collect::<Vec<_>>().join("+")
+    }
+}
+
+/// Bits of one element, by the digits of its type's name: `BF16`, `F8_E4M3`, `I64`.
+fn bits(dtype: &str) -> usize {
+    let digits: String =
+        dtype.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    // A truth value takes a byte.
+    digits.parse().unwrap_or(8)
+}
+
+impl CheckpointSummary {
+    /// Of an open checkpoint.
+    pub fn of(path: &Path, checkpoint: &Checkpoint) -> Self {
+        let infos = checkpoint.infos();
+        let mut modules: BTreeMap<String, Vec<&TensorInfo>> = BTreeMap::new();
+        for info in &infos {
+            // A state of training keeps its groups apart by a slash.
+            let module = info.name.split(['.', '/']).next().unwrap_or_default();
+            modules.entry(module.to_owned()).or_default().push(info);
+        }
+        Self {
+            path: path.to_owned(),
+            totals: Totals::of(&infos),
+            shapes: match infos.len() <= LISTED {
+                true => infos.iter().map(|info| (info.name.clone(), info.shape.clone())).collect(),
+                false => BTreeMap::new(),
+            },
+            modules: modules.into_iter().map(|(name, infos)| (name, Totals::of(infos))).collect(),
+            metadata: checkpoint.metadata().clone(),
+        }
+    }
+}
+
+impl fmt::Display for CheckpointSummary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Totals { tensors, parameters, bytes, .. } = &self.totals;
+        let (parameters, precision) = (grouped(*parameters), self.totals.precision());
+        writeln!(f, "checkpoint {}", self.path.display())?;
+        writeln!(f, "  {tensors} tensors, {parameters} parameters, {}, {precision}", size(*bytes))?;
+        let width = self.modules.keys().map(String::len).max().unwrap_or(0);
+        for (name, own) in &self.modules {
+            writeln!(
+                f,
+                "  {name:width$}  {:>5} tensors {:>15} parameters {:>9}  {}",
+                own.tensors,
+                grouped(own.parameters),
+                size(own.bytes),
+                own.precision()
+            )?;
+        }
+        for (name, shape) in &self.shapes {
+            writeln!(f, "  tensor {name} {shape:?}")?;
+        }
+        for (name, value) in &self.metadata {
+            writeln!(f, "  metadata {name}: {value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bits;
+
+    #[test]
+    fn element_types_have_their_sizes() {
+        let sizes = ["F32", "BF16", "F8_E4M3", "I64", "BOOL", "U8"].map(bits);
+        assert_eq!(sizes, [32, 16, 8, 64, 8, 8]);
+    }
+}

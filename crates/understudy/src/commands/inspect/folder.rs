@@ -1,0 +1,113 @@
+//! What a base folder holds: its networks, their configurations and sizes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use understudy_engine::safetensors::Checkpoint;
+use understudy_pipeline::{BaseConfig, Files};
+
+use super::checkpoint::Totals;
+use super::{grouped, size};
+
+/// A folder in diffusers' layout.
+#[derive(Debug, Serialize)]
+pub struct FolderSummary {
+    path: PathBuf,
+    class: String,
+    /// The architecture's short name, if this program can run the base.
+    identity: Option<String>,
+    /// Why it cannot.
+    not_supported: Option<String>,
+    parts: BTreeMap<String, PartSummary>,
+}
+
+/// One entry of `model_index.json`.
+#[derive(Debug, Serialize)]
+struct PartSummary {
+    class: String,
+    config: Map<String, Value>,
+    /// The weights, if it has any.
+    weights: Option<Totals>,
+}
+
+/// What configurations and weights are called.
+const CONFIGS: [&str; 3] = ["config.json", "scheduler_config.json", "tokenizer_config.json"];
+const WEIGHTS: [&str; 4] = [
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors.index.json",
+    "model.safetensors",
+];
+
+impl FolderSummary {
+    /// Reads the folder at `path`; of weights only the headers.
+    ///
+    /// # Errors
+    /// When it has no `model_index.json`, or a file of it is malformed.
+    pub fn read(path: &Path) -> Result<Self> {
+        let files = Files::folder(path);
+        if !files.has("model_index.json") {
+            bail!(
+                "{}: there is no model_index.json; give a folder in diffusers' layout, or one of its files",
+                path.display()
+            );
+        }
+        let index = files.object("model_index.json")?;
+        let mut parts = BTreeMap::new();
+        for (name, entry) in &index {
+            if let Some(class) = entry.get(1).and_then(Value::as_str) {
+                parts.insert(name.clone(), PartSummary::read(&files, path, name, class)?);
+            }
+        }
+        let config = BaseConfig::read(&files);
+        Ok(Self {
+            path: path.to_owned(),
+            class: index.get("_class_name").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
+            not_supported: config.as_ref().err().map(ToString::to_string),
+            identity: config.ok().map(|config| config.identity()),
+            parts,
+        })
+    }
+}
+
+impl PartSummary {
+    fn read(files: &Files, folder: &Path, name: &str, class: &str) -> Result<Self> {
+        let config = CONFIGS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
+        let weights = WEIGHTS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
+        let weights =
+            weights.map(|file| Checkpoint::open(&folder.join(file), &Device::flex())).transpose()?;
+        Ok(Self {
+            class: class.to_owned(),
+            config: config.map(|file| files.object(&file)).transpose()?.unwrap_or_default(),
+            weights: weights.map(|checkpoint| Totals::of(&checkpoint.infos())),
+        })
+    }
+}
+
+impl fmt::Display for FolderSummary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "base {} ({})", self.path.display(), self.class)?;
+        match (&self.identity, &self.not_supported) {
+            (Some(identity), _) => writeln!(f, "  architecture {identity}: adapters made for it fit")?,
+            (_, Some(reason)) => writeln!(f, "  not supported: {reason}")?,
+            _ => {}
+        }
+        for (name, part) in &self.parts {
+            let weights = part.weights.as_ref().map(|own| {
+                let (count, bytes) = (grouped(own.parameters), size(own.bytes));
+                format!(", {} tensors, {count} parameters, {bytes}, {}", own.tensors, own.precision())
+            });
+            writeln!(f, "  {name}: {}{}", part.class, weights.unwrap_or_default())?;
+            let fields =
+                part.config.iter().filter(|(field, value)| !field.starts_with('_') && !value.is_null());
+            let fields: Vec<String> = fields.map(|(field, value)| format!("{field} {value}")).collect();
+            writeln!(f, "    {}", fields.join(", "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! How the program ends: exit codes, and one line for what went wrong.
+
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, anyhow};
+use clap::error::ErrorKind;
+
+/// Wrong usage.
+const USAGE: u8 = 2;
+/// Any other failure.
+const FAILURE: u8 = 1;
+
+/// What the first panic said, and where.
+static MISTAKE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs a command; a panic anywhere in it becomes an error like any other. With `RUST_BACKTRACE` set, it is
+/// printed in full as well.
+///
+/// # Errors
+/// Those of the command, and what a panic said.
+pub fn guarded(command: impl FnOnce() -> Result<()>) -> Result<()> {
+    let verbose = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        MISTAKE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| describe(info));
+        if verbose {
+            usual(info);
+        }
+    }));
+    panic::catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
+        let said = MISTAKE.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Err(anyhow!(
+            "a mistake in this program: {}; please report it with the command",
+            said.unwrap_or_default()
+        ))
+    })
+}
+
+fn describe(info: &PanicHookInfo) -> String {
+    let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
+    format!("{}{}", info.payload_as_str().unwrap_or("no message").trim(), place.unwrap_or_default())
+}
+
+/// Reports a command that failed.
+pub fn failure(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", one_line(&format!("{error:#}")));
+    ExitCode::from(FAILURE)
+}
+
+/// Reports arguments that are wrong, or prints the help or the version that was asked for.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nothing can be done when not even this can be printed.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(USAGE)
+        }
+        _ => {
+            eprintln!("{}", summary(&error.render().to_string()));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// What clap says on several lines, on one: without the usage, which `--help` prints.
+fn summary(rendered: &str) -> String {
+    let told = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let told: Vec<&str> =
+        told.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
+    format!("{}; see --help", told.join(" ").replace(" tip: ", "; "))
+}
+
+/// `text` with its lines joined.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_errors_fit_on_a_line() {
+        let rendered = "error: unexpected argument '--fsp' found\n\n  tip: a similar argument exists: '--fps'\n\n\
+                        Usage: understudy generate <--prompt <TEXT>>\n\nFor more information, try '--help'.\n";
+        let expected =
+            "error: unexpected argument '--fsp' found; a similar argument exists: '--fps'; see --help";
+        assert_eq!(summary(rendered), expected);
+    }
+}

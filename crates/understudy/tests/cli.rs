@@ -1,0 +1,305 @@
+//! The program as users run it, on a tiny base with random weights.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{BASE, Run, generate, noise_like, pictures, start, tensor, tensors, understudy};
+use serde_json::Value;
+use understudy_media::Video;
+
+#[test]
+fn every_format_is_written_and_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.mp4", "a.gif", "a.webp"] {
+        generate(folder.path(), &["--out", name, "--upscale", "2", "--fps", "10"]).succeeds();
+        let video = Video::read(folder.path().join(name)).unwrap();
+        assert_eq!([video.frames.len(), video.height(), video.width()], [5, 32, 32], "{name}");
+    }
+    generate(folder.path(), &["--out", "a.png"]).succeeds();
+    assert!(folder.path().join("a.png").is_file());
+    generate(folder.path(), &["--out", "frames"]).succeeds();
+    assert_eq!(Video::read_frames(folder.path().join("frames"), 8.0).unwrap().frames.len(), 5);
+    generate(folder.path(), &["--out", "a.safetensors"]).succeeds();
+    let (shape, values) = tensor(&folder.path().join("a.safetensors"), "frames");
+    assert_eq!(shape, [3, 5, 16, 16]);
+    assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
+}
+
+#[test]
+fn a_seed_decides_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, seed: &str| {
+        generate(folder.path(), &["--out", name, "--seed", seed]).succeeds();
+        std::fs::read(folder.path().join(name)).unwrap()
+    };
+    for extension in ["mp4", "safetensors"] {
+        let first = made(&format!("a.{extension}"), "7");
+        assert_eq!(first, made(&format!("b.{extension}"), "7"));
+        assert_ne!(first, made(&format!("c.{extension}"), "8"));
+        // A file that is there is replaced.
+        assert_ne!(first, made(&format!("a.{extension}"), "8"));
+    }
+}
+
+#[test]
+fn latents_go_out_and_noise_comes_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    generate(folder.path(), &["--out", "a.safetensors", "--save-latents", "a-latents.safetensors"])
+        .succeeds();
+    let (shape, _) = tensor(&path("a-latents.safetensors"), "latents");
+    assert_eq!(shape, [1, 8, 2, 4, 4]);
+
+    // The same noise twice is the same video, whatever the seed says.
+    noise_like(&path("noise.safetensors"), &shape);
+    let with_noise = |out: &str, seed: &str| {
+        generate(folder.path(), &["--out", out, "--initial-noise", "noise.safetensors", "--seed", seed])
+            .succeeds();
+        std::fs::read(path(out)).unwrap()
+    };
+    let first = with_noise("b.safetensors", "1");
+    assert_eq!(first, with_noise("c.safetensors", "2"));
+    assert_ne!(first, std::fs::read(path("a.safetensors")).unwrap());
+
+    noise_like(&path("small.safetensors"), &[1, 8, 1, 4, 4]);
+    let message =
+        generate(folder.path(), &["--out", "d.mp4", "--initial-noise", "small.safetensors"]).fails(1);
+    assert!(message.contains("initial noise") && message.contains("[1, 8, 2, 4, 4]"), "{message}");
+}
+
+#[test]
+fn samplers_and_guidance_change_the_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = |flags: &[&str]| {
+        generate(folder.path(), &[&["--out", "a.safetensors"], flags].concat()).succeeds();
+        tensor(&folder.path().join("a.safetensors"), "frames").1
+    };
+    let usual = made(&[]);
+    for flags in [
+        &["--scheduler", "euler"][..],
+        &["--scheduler", "dpm++", "--shift", "5"],
+        &["--guidance", "1"],
+        &["--negative-prompt", "a blue cube"],
+        &["--steps", "3"],
+        &["--dtype", "bf16"],
+    ] {
+        assert_ne!(usual, made(flags), "{flags:?}");
+    }
+}
+
+#[test]
+fn json_is_one_event_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = generate(folder.path(), &["--out", "a.mp4", "--json"]);
+    let events: Vec<Value> = run.succeeds().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["plan", "encoded", "step", "step", "decoded", "done"]);
+    assert_eq!((&events[0]["frames"], &events[0]["scheduler"]), (&5.into(), &"unipc".into()));
+    assert_eq!((&events[3]["step"], &events[3]["total"]), (&2.into(), &2.into()));
+    assert_eq!(events[5]["path"], "a.mp4");
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for (flags, part) in [
+        (&["--out", "a.mp4", "--frobnicate"][..], "--frobnicate"),
+        (&["--out", "a.mp4", "--scheduler", "magic"], "use euler, unipc or dpm++"),
+        (&["--out", "a.mp4", "--device", "abacus"], "use cpu"),
+        (&["--out", "a.mp4", "--steps", "many"], "--steps"),
+        (&["--out", "a.mp4", "--upscale", "0"], "--upscale"),
+        (&["--out", "a.mp4", "--fps", "0"], "--fps"),
+        (&["--out", "a.mp4", "--adapter", "a.safetensors:strong"], "strong"),
+        (&[], "--out"),
+    ] {
+        let message = generate(folder.path(), flags).fails(2);
+        assert!(message.contains(part), "{message}");
+    }
+    let message = understudy(folder.path(), &["fit", "--method", "magic", "--print-config"]).fails(2);
+    assert!(message.contains("magic") && message.contains("lora"), "{message}");
+    assert!(understudy(folder.path(), &["frobnicate"]).fails(2).contains("frobnicate"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn help_and_version_succeed() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(understudy(folder.path(), &["--version"]).succeeds().starts_with("understudy "));
+    let help = understudy(folder.path(), &["generate", "--help"]);
+    assert!(help.succeeds().contains("--initial-noise"));
+    let help = understudy(folder.path(), &["fit", "--help"]);
+    assert!(help.succeeds().contains("--print-config"));
+}
+
+#[test]
+fn inspect_tells_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = |path: &str| -> Value {
+        serde_json::from_str(&understudy(folder.path(), &["inspect", path, "--json"]).succeeds()).unwrap()
+    };
+    let base = json(BASE);
+    assert_eq!((&base["kind"], &base["class"]), (&"folder".into(), &"WanPipeline".into()));
+    assert!(base["identity"].as_str().unwrap().starts_with("wan-"));
+    assert_eq!(base["parts"]["transformer"]["config"]["num_layers"], 2);
+    assert_eq!(base["parts"]["vae"]["weights"]["dtypes"], serde_json::json!(["F32"]));
+
+    let weights = format!("{BASE}/transformer/diffusion_pytorch_model.safetensors");
+    let checkpoint = json(&weights);
+    assert_eq!(checkpoint["kind"], "checkpoint");
+    assert_eq!(checkpoint["parameters"], base["parts"]["transformer"]["weights"]["parameters"]);
+    assert!(checkpoint["modules"]["blocks"]["tensors"].as_u64().unwrap() > 40);
+
+    let text = understudy(folder.path(), &["inspect", BASE]).succeeds();
+    assert!(text.contains("WanTransformer3DModel") && text.contains("38,400 parameters"), "{text}");
+    let text = understudy(folder.path(), &["inspect", &weights]).succeeds();
+    assert!(text.contains("blocks"), "{text}");
+
+    std::fs::write(folder.path().join("a.txt"), "no checkpoint").unwrap();
+    for path in ["a.txt", "none", "."] {
+        assert!(understudy(folder.path(), &["inspect", path]).fails(1).contains(path));
+    }
+}
+
+#[test]
+fn settings_are_printed_with_files_and_flags_in_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine.toml"), "rank = 8\n[lora]\nsteps = 7\nbatch = 2\n").unwrap();
+    let flags = ["fit", "--print-config", "--preset", "quick", "--config", "mine.toml", "--steps", "9"];
+    let printed = understudy(folder.path(), &flags).succeeds();
+    let settings: BTreeMap<String, toml::Value> = toml::from_str(&printed).unwrap();
+    assert_eq!(settings["rank"].as_integer(), Some(8));
+    assert_eq!(
+        (settings["lora"]["steps"].as_integer(), settings["lora"]["batch"].as_integer()),
+        (Some(9), Some(2))
+    );
+
+    // What is printed can be read again and says the same.
+    std::fs::write(folder.path().join("whole.toml"), &printed).unwrap();
+    let again = understudy(folder.path(), &["fit", "--print-config", "--config", "whole.toml"]).succeeds();
+    assert_eq!(printed, again);
+
+    std::fs::write(folder.path().join("bad.toml"), "rnk = 8\n").unwrap();
+    let message = understudy(folder.path(), &["fit", "--print-config", "--config", "bad.toml"]).fails(1);
+    assert!(message.contains("bad.toml") && message.contains("rnk"), "{message}");
+    let message = understudy(folder.path(), &["fit", "--print-config", "--config", "none.toml"]).fails(1);
+    assert!(message.contains("none.toml"), "{message}");
+}
+
+/// A fit of a few steps on the tiny base.
+fn fit(folder: &Path, flags: &[&str]) -> Run {
+    let steps = ["--steps", "3", "--token-steps", "2"];
+    understudy(folder, &fit_flags(&[&steps, flags].concat()))
+}
+
+/// The flags of a fit on the tiny base.
+fn fit_flags<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+    let usual = [
+        "fit",
+        "--base",
+        BASE,
+        "--subject",
+        "subject",
+        "--class",
+        "cube",
+        "--out",
+        "cube.safetensors",
+        "--preset",
+        "quick",
+        "--height",
+        "16",
+        "--width",
+        "16",
+        "--rank",
+        "2",
+        "--batch",
+        "1",
+    ];
+    [&usual, flags].concat()
+}
+
+#[test]
+fn a_subject_is_fitted_and_generated() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(&folder.path().join("subject"), 2);
+    let run = fit(folder.path(), &["--json"]);
+    let events: Vec<Value> = run.succeeds().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&events[0]["event"], &events[0]["pictures"]), (&"fit".into(), &2.into()));
+    assert_eq!(events.last().unwrap()["phrase"], "<s> cube");
+    assert!(folder.path().join("cube.safetensors").is_file());
+
+    let inspected = understudy(folder.path(), &["inspect", "cube.safetensors", "--json"]).succeeds();
+    let adapter: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!((&adapter["kind"], &adapter["metadata"]["rank"]), (&"adapter".into(), &2.into()));
+    assert_eq!(adapter["metadata"]["subject"]["token"], "<s>");
+    let text = understudy(folder.path(), &["inspect", "cube.safetensors"]).succeeds();
+    assert!(text.contains("\"<s> cube\"") && text.contains("comfyui"), "{text}");
+
+    let with = |adapter: &str, out: &str| {
+        generate(folder.path(), &["--prompt", "a <s> cube", "--adapter", adapter, "--out", out]).succeeds();
+        std::fs::read(folder.path().join(out)).unwrap()
+    };
+    let one = with("cube.safetensors", "a.safetensors");
+    assert_eq!(one, with("cube.safetensors:1", "b.safetensors"));
+    assert_ne!(one, with("cube.safetensors:0", "c.safetensors"));
+
+    let message = fit(folder.path(), &[]).fails(1);
+    assert!(message.contains("cube.safetensors.run") && message.contains("--resume"), "{message}");
+    let before = tensors(&folder.path().join("cube.safetensors"));
+    fit(folder.path(), &["--resume"]).succeeds();
+    assert_eq!(before, tensors(&folder.path().join("cube.safetensors")));
+}
+
+/// Sends `signal` to a fit once it has taken `steps` steps with its residuals, and gives how it ended.
+#[cfg(unix)]
+fn interrupted(folder: &Path, flags: &[&str], steps: u64, signal: &str) -> Run {
+    use std::io::{BufRead, BufReader, Read};
+    let mut child = start(folder, flags);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let reached = lines.by_ref().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let mut reached = reached.filter(|event| event["event"] == "step" && event["stage"] == "lora");
+    assert!(reached.any(|event| event["step"].as_u64() >= Some(steps)));
+    drop(reached);
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    let stdout = lines.map(Result::unwrap).collect();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    Run { code: child.wait().unwrap().code(), stdout, stderr }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_fit_that_is_stopped_or_killed_goes_on_as_if_it_was_not() {
+    let settings = "[lora]\nsteps = 120\ncheckpoint_every = 7\n[token]\nsteps = 4\n";
+    let flags = ["--json", "--config", "slow.toml"];
+    let prepared = || {
+        let folder = tempfile::tempdir().unwrap();
+        pictures(&folder.path().join("subject"), 2);
+        std::fs::write(folder.path().join("slow.toml"), settings).unwrap();
+        folder
+    };
+    let whole = prepared();
+    understudy(whole.path(), &fit_flags(&flags)).succeeds();
+    let whole = tensors(&whole.path().join("cube.safetensors"));
+
+    for signal in ["-INT", "-KILL"] {
+        let folder = prepared();
+        let run = interrupted(folder.path(), &fit_flags(&flags), 16, signal);
+        if signal == "-INT" {
+            let message = run.fails(1);
+            assert!(message.contains("--resume") && message.contains("of 120 steps of lora"), "{message}");
+        } else {
+            assert_eq!(run.code, None, "{}", run.stderr);
+        }
+        assert!(!folder.path().join("cube.safetensors").exists());
+        let resumed = understudy(folder.path(), &[&fit_flags(&flags)[..], &["--resume"]].concat()).succeeds();
+        let events = resumed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut plans = events.filter(|event| event["event"] == "plan" && event["stage"] == "lora");
+        assert!(plans.any(|plan| plan["from"].as_u64() >= Some(14)), "{resumed}");
+        assert_eq!(whole, tensors(&folder.path().join("cube.safetensors")), "{signal}");
+    }
+}
