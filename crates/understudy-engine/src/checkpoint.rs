@@ -106,7 +106,8 @@ impl<const S: usize> Sweep<'_, S> {
                 });
             }
         }
-        let cotangent = hidden.grad_remove(&mut found).unwrap_or_else(|| hidden.zeros_like().without_autodiff());
+        let cotangent =
+            hidden.grad_remove(&mut found).unwrap_or_else(|| hidden.zeros_like().without_autodiff());
         (value.without_autodiff(), cotangent)
     }
 }

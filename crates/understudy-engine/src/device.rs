@@ -59,9 +59,7 @@ impl DeviceName {
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(DeviceError::NotBuilt("cuda")),
             #[cfg(feature = "vulkan")]
-            Self::Vulkan(index) => {
-                Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index)))
-            }
+            Self::Vulkan(index) => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
             #[cfg(not(feature = "vulkan"))]
             Self::Vulkan(_) => Err(DeviceError::NotBuilt("vulkan")),
             #[cfg(feature = "metal")]

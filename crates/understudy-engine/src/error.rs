@@ -33,7 +33,12 @@ pub enum WeightError {
         reason: String,
     },
     /// The checkpoint does not hold exactly the network's tensors.
-    #[error("{source_name} does not fit this network:{}{}{}", list("missing", missing), list("wrong", wrong), list("not used", unused))]
+    #[error(
+        "{source_name} does not fit this network:{}{}{}",
+        list("missing", missing),
+        list("wrong", wrong),
+        list("not used", unused)
+    )]
     Incomplete {
         /// The checkpoint.
         source_name: String,

@@ -217,9 +217,7 @@ impl WeightSource for Initializer {
             Init::Zeros => vec![0.0; count],
             Init::Ones => vec![1.0; count],
             Init::Constant(value) => vec![value; count],
-            Init::Normal(deviation) => {
-                random.normals(count).into_iter().map(|x| x * deviation).collect()
-            }
+            Init::Normal(deviation) => random.normals(count).into_iter().map(|x| x * deviation).collect(),
             Init::Uniform(bound) => {
                 (0..count).map(|_| (random.uniform() as f32 * 2.0 - 1.0) * bound).collect()
             }

@@ -54,8 +54,7 @@ impl Random {
     }
 
     fn block(&self, index: u64) -> [u32; 4] {
-        let counter =
-            [index as u32, (index >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+        let counter = [index as u32, (index >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
         philox(counter, [self.seed as u32, (self.seed >> 32) as u32])
     }
 

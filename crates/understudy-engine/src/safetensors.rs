@@ -6,10 +6,11 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+use ::safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use serde_json::json;
 
 use crate::error::WeightError;
 use crate::weights::{Init, WeightSource};
@@ -24,6 +25,17 @@ pub enum Precision {
     Bf16,
     /// IEEE half.
     F16,
+}
+
+impl Precision {
+    /// As the format names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+        }
+    }
 }
 
 enum Storage {
@@ -47,6 +59,9 @@ struct Entry {
     range: Range<usize>,
 }
 
+/// Gives the file's name for a published path.
+type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// One or more safetensors files seen as one store of named tensors.
 pub struct Checkpoint {
     files: Vec<Storage>,
@@ -54,7 +69,7 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     name: String,
     device: Device,
-    rename: Option<Box<dyn Fn(&str) -> Option<String> + Send + Sync>>,
+    rename: Option<Rename>,
 }
 
 /// What a checkpoint says of one tensor.
@@ -107,16 +122,14 @@ impl Checkpoint {
     }
 
     fn add(&mut self, storage: Storage, path: &Path) -> Result<(), WeightError> {
-        let malformed =
-            |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
+        let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
         let (header, metadata) = SafeTensors::read_metadata(storage.bytes())
             .map_err(|error| malformed(format!("header: {error}")))?;
         let start = header + 8;
         self.check_length(&metadata, start, storage.bytes().len()).map_err(malformed)?;
         for (name, info) in metadata.tensors() {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            let entry =
-                Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), range };
+            let entry = Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), range };
             if self.entries.insert(name.clone(), entry).is_some() {
                 return Err(malformed(format!("tensor {name} stands in more than one shard")));
             }
@@ -138,10 +151,7 @@ impl Checkpoint {
     }
 
     /// Looks tensors up under another name: `rename` gives the file's name for a published path.
-    pub fn renamed(
-        mut self,
-        rename: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn renamed(mut self, rename: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         self.rename = Some(Box::new(rename));
         self
     }
@@ -172,10 +182,7 @@ impl Checkpoint {
     /// When there is no such tensor, its type is not a float or integer, or a value is not finite.
     pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightError> {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
-        let entry = self
-            .entries
-            .get(name)
-            .ok_or_else(|| fault(format!("not in {}", self.name)))?;
+        let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
         let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
         let values = to_f32(bytes, entry.dtype)
             .ok_or_else(|| fault(format!("type {:?} is not supported here", entry.dtype)))?;
@@ -268,8 +275,11 @@ struct Index {
 /// The shard files an index names, each once; they must lie in the index's own folder.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, WeightError> {
     let malformed = |reason: String| WeightError::Malformed { path: index.to_owned(), reason };
-    let text = std::fs::read_to_string(index)
-        .map_err(|error| WeightError::Io { action: "read", path: index.to_owned(), error })?;
+    let text = std::fs::read_to_string(index).map_err(|error| WeightError::Io {
+        action: "read",
+        path: index.to_owned(),
+        error,
+    })?;
     let parsed: Index =
         serde_json::from_str(&text).map_err(|error| malformed(format!("weight_map: {error}")))?;
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();
@@ -306,24 +316,35 @@ pub fn write(
     metadata: BTreeMap<String, String>,
     precision: Precision,
 ) -> Result<(), WeightError> {
-    let encoded: Vec<Vec<u8>> = tensors.iter().map(|t| encode(&t.values, precision)).collect();
-    let dtype = match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::BF16,
-        Precision::F16 => Dtype::F16,
-    };
-    let mut views = Vec::with_capacity(tensors.len());
-    for (tensor, bytes) in tensors.iter().zip(&encoded) {
-        let view = TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(|error| {
-            WeightError::Tensor { name: tensor.name.clone(), reason: error.to_string() }
-        })?;
-        views.push((tensor.name.as_str(), view));
+    write_atomically(path, &serialize(tensors, metadata, precision))
+}
+
+/// The bytes of a safetensors file. Tensors stand in order of name and the header is padded to eight bytes,
+/// so equal content gives equal files; the format's own crate orders metadata at random.
+fn serialize(tensors: &[NamedValues], metadata: BTreeMap<String, String>, precision: Precision) -> Vec<u8> {
+    let mut sorted: Vec<&NamedValues> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), json!(metadata));
     }
-    let metadata: HashMap<String, String> = metadata.into_iter().collect();
-    let bytes = ::safetensors::serialize(views, Some(metadata)).map_err(|error| {
-        WeightError::Malformed { path: path.to_owned(), reason: error.to_string() }
-    })?;
-    write_atomically(path, &bytes)
+    let mut data = Vec::new();
+    for tensor in sorted {
+        let start = data.len();
+        data.extend(encode(&tensor.values, precision));
+        let entry = json!({
+            "dtype": precision.name(),
+            "shape": tensor.shape,
+            "data_offsets": [start, data.len()],
+        });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let mut text = serde_json::Value::Object(header).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes.extend(data);
+    bytes
 }
 
 fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
@@ -374,6 +395,16 @@ mod tests {
             assert_eq!(read.metadata(), &metadata);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn equal_content_gives_equal_files() {
+        let metadata = || (0..20).map(|i| (format!("key{i}"), i.to_string())).collect::<BTreeMap<_, _>>();
+        let mut reversed = sample();
+        reversed.reverse();
+        let one = serialize(&sample(), metadata(), Precision::F32);
+        assert_eq!(one, serialize(&reversed, metadata(), Precision::F32));
+        assert!(SafeTensors::deserialize(&one).is_ok());
     }
 
     #[test]

@@ -46,7 +46,12 @@ impl BlockStack<1> for Toy<'_> {
     fn block(&self, index: usize, hidden: Tensor<3>, [shared]: &[Tensor<3>; 1]) -> Tensor<3> {
         let x = ops::gelu_tanh(self.map(&format!("block{index}"), index, hidden.clone()));
         let heads = |t: Tensor<3>| t.unsqueeze_dim::<4>(1);
-        let attended = ops::attention(heads(x), heads(shared.clone()), heads(shared.clone()), AttentionOptions::default());
+        let attended = ops::attention(
+            heads(x),
+            heads(shared.clone()),
+            heads(shared.clone()),
+            AttentionOptions::default(),
+        );
         hidden + attended.squeeze_dim::<3>(1)
     }
 
@@ -71,8 +76,9 @@ fn parameters() -> Parameters {
 fn gradients_equal_the_plain_graphs() {
     let device = Device::flex();
     let parameters = parameters();
-    let frozen: Vec<Tensor<2>> =
-        (0..DEPTH + 3).map(|i| Random::new(50 + i as u64, 0).normal_tensor([CHANNELS, CHANNELS], &device) * 0.4).collect();
+    let frozen: Vec<Tensor<2>> = (0..DEPTH + 3)
+        .map(|i| Random::new(50 + i as u64, 0).normal_tensor([CHANNELS, CHANNELS], &device) * 0.4)
+        .collect();
     let input: Tensor<3> = Random::new(40, 0).normal_tensor([2, 5, CHANNELS], &device);
     let run = |checkpointed: bool| {
         let leaves = parameters.leaves();

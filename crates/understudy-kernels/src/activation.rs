@@ -107,9 +107,7 @@ fn map2(x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
 pub fn activation_forward(kind: Activation, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "activation: length of out");
     let isa = Isa::best();
-    out.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(out, x)| forward(isa, kind, x, out));
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| forward(isa, kind, x, out));
 }
 
 /// `dx = dout f'(x)` from the activation's input.
@@ -149,10 +147,7 @@ multiversion! {
 ///
 /// If the lengths differ.
 pub fn gated_gelu_forward(a: &[f32], b: &[f32], out: &mut [f32]) {
-    assert!(
-        a.len() == b.len() && a.len() == out.len(),
-        "gated_gelu: lengths"
-    );
+    assert!(a.len() == b.len() && a.len() == out.len(), "gated_gelu: lengths");
     let isa = Isa::best();
     out.par_chunks_mut(CHUNK)
         .zip(a.par_chunks(CHUNK))
@@ -167,10 +162,7 @@ pub fn gated_gelu_forward(a: &[f32], b: &[f32], out: &mut [f32]) {
 /// If the lengths differ.
 pub fn gated_gelu_backward(a: &[f32], b: &[f32], dout: &[f32], da: &mut [f32], db: &mut [f32]) {
     let n = a.len();
-    assert!(
-        b.len() == n && dout.len() == n && da.len() == n && db.len() == n,
-        "gated_gelu: lengths"
-    );
+    assert!(b.len() == n && dout.len() == n && da.len() == n && db.len() == n, "gated_gelu: lengths");
     let isa = Isa::best();
     da.par_chunks_mut(CHUNK)
         .zip(db.par_chunks_mut(CHUNK))
@@ -211,14 +203,9 @@ multiversion! {
 ///
 /// If the lengths differ or are no multiple of `cols`.
 pub fn softmax_forward(x: &[f32], cols: usize, out: &mut [f32]) {
-    assert!(
-        x.len() == out.len() && cols > 0 && x.len().is_multiple_of(cols),
-        "softmax: shapes"
-    );
+    assert!(x.len() == out.len() && cols > 0 && x.len().is_multiple_of(cols), "softmax: shapes");
     let (isa, chunk) = (Isa::best(), (CHUNK / cols).max(1) * cols);
-    out.par_chunks_mut(chunk)
-        .zip(x.par_chunks(chunk))
-        .for_each(|(out, x)| softmax_rows(isa, x, cols, out));
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| softmax_rows(isa, x, cols, out));
 }
 
 /// Gradient of softmax from its output `y` (rows, cols).
@@ -227,10 +214,7 @@ pub fn softmax_forward(x: &[f32], cols: usize, out: &mut [f32]) {
 ///
 /// If the lengths differ or are no multiple of `cols`.
 pub fn softmax_backward(y: &[f32], dout: &[f32], cols: usize, dx: &mut [f32]) {
-    assert!(
-        y.len() == dx.len() && y.len() == dout.len(),
-        "softmax: lengths"
-    );
+    assert!(y.len() == dx.len() && y.len() == dout.len(), "softmax: lengths");
     assert!(cols > 0 && y.len().is_multiple_of(cols), "softmax: columns");
     let (isa, chunk) = (Isa::best(), (CHUNK / cols).max(1) * cols);
     dx.par_chunks_mut(chunk)

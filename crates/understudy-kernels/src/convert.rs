@@ -32,9 +32,7 @@ multiversion! {
 pub fn f32_to_bf16(x: &[f32], out: &mut [bf16]) {
     assert_eq!(x.len(), out.len(), "convert: lengths");
     let isa = Isa::best();
-    out.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(out, x)| to_bf16(isa, x, out));
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| to_bf16(isa, x, out));
 }
 
 /// Widens bf16, exactly.
@@ -45,9 +43,7 @@ pub fn f32_to_bf16(x: &[f32], out: &mut [bf16]) {
 pub fn bf16_to_f32(x: &[bf16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "convert: lengths");
     let isa = Isa::best();
-    out.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(out, x)| from_bf16(isa, x, out));
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| from_bf16(isa, x, out));
 }
 
 /// Rounds `x` to f16; values beyond its range become infinite.
@@ -57,9 +53,7 @@ pub fn bf16_to_f32(x: &[bf16], out: &mut [f32]) {
 /// If the lengths differ.
 pub fn f32_to_f16(x: &[f32], out: &mut [f16]) {
     assert_eq!(x.len(), out.len(), "convert: lengths");
-    out.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(out, x)| out.convert_from_f32_slice(x));
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| out.convert_from_f32_slice(x));
 }
 
 /// Widens f16, exactly.
@@ -69,9 +63,7 @@ pub fn f32_to_f16(x: &[f32], out: &mut [f16]) {
 /// If the lengths differ.
 pub fn f16_to_f32(x: &[f16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "convert: lengths");
-    out.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(out, x)| x.convert_to_f32_slice(out));
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| x.convert_to_f32_slice(out));
 }
 
 #[cfg(test)]
@@ -92,13 +84,7 @@ mod tests {
             65_520.0,
             65_519.0,
         ]);
-        x.extend([
-            1e-40,
-            6e-8,
-            1.0 + 1.0 / 256.0,
-            1.0 + 3.0 / 256.0,
-            1.0 + 1.0 / 2048.0,
-        ]);
+        x.extend([1e-40, 6e-8, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.0 + 1.0 / 2048.0]);
         x
     }
 

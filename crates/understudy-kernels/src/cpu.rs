@@ -90,13 +90,7 @@ fn amx_permitted() -> bool {
         return false;
     }
     // SAFETY: a system call without pointers; it grants this process the tile registers, or fails and changes nothing.
-    unsafe {
-        libc::syscall(
-            libc::SYS_arch_prctl,
-            ARCH_REQ_XCOMP_PERM,
-            XFEATURE_XTILEDATA,
-        ) == 0
-    }
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
 #[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]

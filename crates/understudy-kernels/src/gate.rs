@@ -35,10 +35,7 @@ multiversion! {
 /// If the lengths do not fit.
 pub fn gated_add_forward(x: &[f32], y: &[f32], gate: &[f32], batch: usize, out: &mut [f32]) {
     let n = x.len();
-    assert!(
-        y.len() == n && out.len() == n,
-        "gated_add: lengths of x, y and out"
-    );
+    assert!(y.len() == n && out.len() == n, "gated_add: lengths of x, y and out");
     if n == 0 {
         return;
     }
@@ -52,13 +49,7 @@ pub fn gated_add_forward(x: &[f32], y: &[f32], gate: &[f32], batch: usize, out: 
         let (start, len) = ((b * tokens + row) * c, rows.min(tokens - row) * c);
         // SAFETY: each task writes its own rows.
         let out = unsafe { out.slice(start, len) };
-        forward(
-            isa,
-            &x[start..start + len],
-            &y[start..start + len],
-            &gate[b * c..(b + 1) * c],
-            out,
-        );
+        forward(isa, &x[start..start + len], &y[start..start + len], &gate[b * c..(b + 1) * c], out);
     });
 }
 
@@ -76,12 +67,7 @@ pub struct GatedAddGradients {
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn gated_add_backward(
-    y: &[f32],
-    gate: &[f32],
-    batch: usize,
-    dout: &[f32],
-) -> GatedAddGradients {
+pub fn gated_add_backward(y: &[f32], gate: &[f32], batch: usize, dout: &[f32]) -> GatedAddGradients {
     let n = y.len();
     assert_eq!(dout.len(), n, "gated_add: length of dout");
     let (mut dy, mut dgate) = (vec![0.0; n], vec![0.0; gate.len()]);
@@ -99,29 +85,16 @@ pub fn gated_add_backward(
         let (start, len) = ((b * tokens + row) * c, rows.min(tokens - row) * c);
         // SAFETY: each task writes its own rows and its own partial sum.
         let (dy, part) = unsafe { (dy_out.slice(start, len), parts_out.slice(task * c, c)) };
-        backward(
-            isa,
-            &y[start..start + len],
-            &gate[b * c..(b + 1) * c],
-            &dout[start..start + len],
-            dy,
-            part,
-        );
+        backward(isa, &y[start..start + len], &gate[b * c..(b + 1) * c], &dout[start..start + len], dy, part);
     });
-    for (dgate, parts) in dgate
-        .chunks_exact_mut(c)
-        .zip(parts.chunks_exact(chunks * c))
-    {
+    for (dgate, parts) in dgate.chunks_exact_mut(c).zip(parts.chunks_exact(chunks * c)) {
         par::sum_parts(parts, dgate);
     }
     GatedAddGradients { dy, dgate }
 }
 
 fn shape(n: usize, gate: usize, batch: usize) -> (usize, usize) {
-    assert!(
-        batch > 0 && gate > 0 && gate.is_multiple_of(batch),
-        "gated_add: gate is (batch, c)"
-    );
+    assert!(batch > 0 && gate > 0 && gate.is_multiple_of(batch), "gated_add: gate is (batch, c)");
     assert!(n.is_multiple_of(gate), "gated_add: x is (batch, tokens, c)");
     (n / gate, gate / batch)
 }
@@ -129,38 +102,25 @@ fn shape(n: usize, gate: usize, batch: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64,
-    };
+    use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
     fn reference(x: &[f64], y: &[f64], gate: &[f64], batch: usize) -> Vec<f64> {
         let c = gate.len() / batch;
         let tokens = x.len() / gate.len();
-        (0..x.len())
-            .map(|i| x[i] + y[i] * gate[i / (tokens * c) * c + i % c])
-            .collect()
+        (0..x.len()).map(|i| x[i] + y[i] * gate[i / (tokens * c) * c + i % c]).collect()
     }
 
     #[test]
     fn agrees_with_the_formula_and_its_differences() {
         for (batch, tokens, c) in [(1, 1, 1), (2, 3, 5), (3, 4, 17)] {
             let n = batch * tokens * c;
-            let (x, y, gate, dout) = (
-                random(1, n),
-                random(2, n),
-                random(3, batch * c),
-                random(4, n),
-            );
+            let (x, y, gate, dout) = (random(1, n), random(2, n), random(3, batch * c), random(4, n));
             let (xd, yd, gd) = (to_f64(&x), to_f64(&y), to_f64(&gate));
             let mut out = vec![0.0; n];
             gated_add_forward(&x, &y, &gate, batch, &mut out);
             close(&out, &reference(&xd, &yd, &gd, batch), 1e-6);
             let grads = gated_add_backward(&y, &gate, batch, &dout);
-            close(
-                &grads.dy,
-                &finite_difference(&yd, |y| dot(&reference(&xd, y, &gd, batch), &dout)),
-                1e-5,
-            );
+            close(&grads.dy, &finite_difference(&yd, |y| dot(&reference(&xd, y, &gd, batch), &dout)), 1e-5);
             close(
                 &grads.dgate,
                 &finite_difference(&gd, |g| dot(&reference(&xd, &yd, g, batch), &dout)),
@@ -181,19 +141,10 @@ mod tests {
         let run = |isa| {
             let (mut out, mut dy, mut dgate) = (vec![0.0; 370], vec![0.0; 370], vec![0.0; 37]);
             forward(isa, &y[..370], &dout[..370], &gate[..37], &mut out);
-            backward(
-                isa,
-                &y[..370],
-                &gate[..37],
-                &dout[..370],
-                &mut dy,
-                &mut dgate,
-            );
+            backward(isa, &y[..370], &gate[..37], &dout[..370], &mut dy, &mut dgate);
             [out, dy, dgate].concat()
         };
         let want = to_f64(&run(Isa::Scalar));
-        Isa::available()
-            .into_iter()
-            .for_each(|isa| close(&run(isa), &want, 1e-6));
+        Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 1e-6));
     }
 }

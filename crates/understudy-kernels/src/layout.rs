@@ -9,43 +9,31 @@ use rayon::prelude::*;
 /// # Panics
 ///
 /// If a length is not `batch * rows * cols * dim`.
-pub fn transpose_heads(
-    x: &[f32],
-    batch: usize,
-    rows: usize,
-    cols: usize,
-    dim: usize,
-    out: &mut [f32],
-) {
+pub fn transpose_heads(x: &[f32], batch: usize, rows: usize, cols: usize, dim: usize, out: &mut [f32]) {
     let size = batch * rows * cols * dim;
-    assert!(
-        x.len() == size && out.len() == size,
-        "transpose_heads: lengths"
-    );
+    assert!(x.len() == size && out.len() == size, "transpose_heads: lengths");
     if size == 0 {
         return;
     }
     // Each task fills whole runs of `dim`, so writes stream and reads step by the row length.
     let runs = (CHUNK / dim).max(1);
-    out.par_chunks_mut(runs * dim)
-        .enumerate()
-        .for_each(|(chunk, out)| {
-            let run = chunk * runs;
-            let (mut b, mut c, mut r) = (run / (rows * cols), run / rows % cols, run % rows);
-            for out in out.chunks_exact_mut(dim) {
-                let from = ((b * rows + r) * cols + c) * dim;
-                out.copy_from_slice(&x[from..from + dim]);
-                r += 1;
-                if r == rows {
-                    r = 0;
-                    c += 1;
-                    if c == cols {
-                        c = 0;
-                        b += 1;
-                    }
+    out.par_chunks_mut(runs * dim).enumerate().for_each(|(chunk, out)| {
+        let run = chunk * runs;
+        let (mut b, mut c, mut r) = (run / (rows * cols), run / rows % cols, run % rows);
+        for out in out.chunks_exact_mut(dim) {
+            let from = ((b * rows + r) * cols + c) * dim;
+            out.copy_from_slice(&x[from..from + dim]);
+            r += 1;
+            if r == rows {
+                r = 0;
+                c += 1;
+                if c == cols {
+                    c = 0;
+                    b += 1;
                 }
             }
-        });
+        }
+    });
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub use layout::transpose_heads;
 pub use matmul::{BatchRef, MatRef, PackedB, Precision, matmul, matmul_batched, matmul_packed};
 pub use norm::{
     LayerNormGradients, LayerNormOutput, LayerNormParams, channel_rms_norm_backward,
-    channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward,
-    rms_norm_backward, rms_norm_forward,
+    channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward,
+    rms_norm_forward,
 };
 pub use optim::{AdamW, adamw_step, ema_step, sum_squares};
 pub use rope::{HeadLayout, rope};

@@ -47,10 +47,7 @@ multiversion! {
 /// If the lengths differ or `step` is 0.
 pub fn adamw_step(options: &AdamW, param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32]) {
     let n = param.len();
-    assert!(
-        m.len() == n && v.len() == n && grad.len() == n,
-        "adamw: lengths"
-    );
+    assert!(m.len() == n && v.len() == n && grad.len() == n, "adamw: lengths");
     assert!(options.step > 0, "adamw: steps count from 1");
     let power = |beta: f32| 1.0 - (beta as f64).powf(options.step as f64);
     let rates = [
@@ -83,9 +80,7 @@ multiversion! {
 pub fn ema_step(ema: &mut [f32], param: &[f32], decay: f32) {
     assert_eq!(ema.len(), param.len(), "ema: lengths");
     let isa = Isa::best();
-    ema.par_chunks_mut(CHUNK)
-        .zip(param.par_chunks(CHUNK))
-        .for_each(|(e, p)| blend(isa, e, p, 1.0 - decay));
+    ema.par_chunks_mut(CHUNK).zip(param.par_chunks(CHUNK)).for_each(|(e, p)| blend(isa, e, p, 1.0 - decay));
 }
 
 multiversion! {
@@ -123,15 +118,8 @@ mod tests {
     use super::*;
     use crate::testing::{bits, close, random, same_for_any_thread_count, to_f64};
 
-    const OPTIONS: AdamW = AdamW {
-        lr: 3e-3,
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        step: 1,
-        grad_scale: 0.5,
-    };
+    const OPTIONS: AdamW =
+        AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, step: 1, grad_scale: 0.5 };
 
     #[test]
     fn adamw_follows_the_formula() {
@@ -159,11 +147,7 @@ mod tests {
     #[test]
     fn ema_and_squares() {
         let (mut e, p) = (random(1, 777), random(2, 777));
-        let want: Vec<f64> = e
-            .iter()
-            .zip(&p)
-            .map(|(&e, &p)| 0.9 * e as f64 + 0.1 * p as f64)
-            .collect();
+        let want: Vec<f64> = e.iter().zip(&p).map(|(&e, &p)| 0.9 * e as f64 + 0.1 * p as f64).collect();
         ema_step(&mut e, &p, 0.9);
         close(&e, &want, 1e-6);
         let x = random(3, 100_003);
@@ -187,9 +171,7 @@ mod tests {
             [p, m, v].concat()
         };
         let want = to_f64(&run(Isa::Scalar));
-        Isa::available()
-            .into_iter()
-            .for_each(|isa| close(&run(isa), &want, 2e-6));
+        Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 2e-6));
         assert_eq!(bits(&run(Isa::Scalar)), bits(&run(Isa::Scalar)));
     }
 }

@@ -36,10 +36,7 @@ impl<'a, T> Shared<'a, T> {
     /// No other task may touch this part while the returned slice lives.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(
-            start <= self.1 && len <= self.1 - start,
-            "part out of range"
-        );
+        assert!(start <= self.1 && len <= self.1 - start, "part out of range");
         // SAFETY: in range by the assertion; not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
@@ -85,9 +82,7 @@ impl<T: Scratch> Buffer<T> {
         let line = 64 / size_of::<T>();
         let need = len + line;
         let mut data = T::with_pool(|pool| {
-            let best = (0..pool.len())
-                .filter(|&i| pool[i].len() >= need)
-                .min_by_key(|&i| pool[i].len());
+            let best = (0..pool.len()).filter(|&i| pool[i].len() >= need).min_by_key(|&i| pool[i].len());
             match best {
                 Some(i) => pool.swap_remove(i),
                 None => Vec::new(),

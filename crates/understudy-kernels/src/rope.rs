@@ -51,48 +51,30 @@ pub fn rope(
     if x.is_empty() {
         return;
     }
-    assert!(
-        tokens > 0 && cos.len().is_multiple_of(tokens),
-        "rope: cos is (tokens, dim / 2)"
-    );
+    assert!(tokens > 0 && cos.len().is_multiple_of(tokens), "rope: cos is (tokens, dim / 2)");
     let half = cos.len() / tokens;
     let dim = 2 * half;
-    assert!(
-        dim > 0 && x.len().is_multiple_of(heads * tokens * dim),
-        "rope: length of x"
-    );
+    assert!(dim > 0 && x.len().is_multiple_of(heads * tokens * dim), "rope: length of x");
     let isa = Isa::best();
     let sign = if conjugate { -1.0 } else { 1.0 };
     let runs = (CHUNK / dim).max(1);
     let chunk = runs * dim;
-    out.par_chunks_mut(chunk)
-        .zip(x.par_chunks(chunk))
-        .enumerate()
-        .for_each(|(i, (out, x))| {
-            let mut run = i * runs;
-            let end = run + out.len() / dim;
-            let start = run;
-            while run < end {
-                // Runs that can be rotated by one stretch of the table: consecutive tokens, or one token's head.
-                let (token, count) = match layout {
-                    HeadLayout::HeadsFirst => {
-                        (run % tokens, (end - run).min(tokens - run % tokens))
-                    }
-                    HeadLayout::TokensFirst => (run / heads % tokens, 1),
-                };
-                let (from, to) = ((run - start) * dim, (run - start + count) * dim);
-                let table = token * half..(token + count) * half;
-                rotate(
-                    isa,
-                    &x[from..to],
-                    &cos[table.clone()],
-                    &sin[table],
-                    sign,
-                    &mut out[from..to],
-                );
-                run += count;
-            }
-        });
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(|(i, (out, x))| {
+        let mut run = i * runs;
+        let end = run + out.len() / dim;
+        let start = run;
+        while run < end {
+            // Runs that can be rotated by one stretch of the table: consecutive tokens, or one token's head.
+            let (token, count) = match layout {
+                HeadLayout::HeadsFirst => (run % tokens, (end - run).min(tokens - run % tokens)),
+                HeadLayout::TokensFirst => (run / heads % tokens, 1),
+            };
+            let (from, to) = ((run - start) * dim, (run - start + count) * dim);
+            let table = token * half..(token + count) * half;
+            rotate(isa, &x[from..to], &cos[table.clone()], &sin[table], sign, &mut out[from..to]);
+            run += count;
+        }
+    });
 }
 
 #[cfg(test)]
@@ -102,9 +84,7 @@ mod tests {
 
     #[test]
     fn rotates_both_layouts_and_back() {
-        for (batch, heads, tokens, dim) in
-            [(1, 1, 1, 2), (2, 3, 7, 10), (1, 4, 600, 64), (2, 2, 5, 36)]
-        {
+        for (batch, heads, tokens, dim) in [(1, 1, 1, 2), (2, 3, 7, 10), (1, 4, 600, 64), (2, 2, 5, 36)] {
             let angles = random(1, tokens * dim / 2);
             let cos: Vec<f32> = angles.iter().map(|a| (3.0 * a).cos()).collect();
             let sin: Vec<f32> = angles.iter().map(|a| (3.0 * a).sin()).collect();
@@ -118,12 +98,7 @@ mod tests {
                         HeadLayout::TokensFirst => run / heads % tokens,
                     };
                     let at = token * dim / 2 + i % (dim / 2);
-                    let (a, b, c, s) = (
-                        x[2 * i] as f64,
-                        x[2 * i + 1] as f64,
-                        cos[at] as f64,
-                        sin[at] as f64,
-                    );
+                    let (a, b, c, s) = (x[2 * i] as f64, x[2 * i + 1] as f64, cos[at] as f64, sin[at] as f64);
                     want[2 * i] = a * c - b * s;
                     want[2 * i + 1] = a * s + b * c;
                 }
@@ -146,23 +121,11 @@ mod tests {
             rotate(isa, &x, &cos, &sin, 1.0, &mut out);
             close(&out, &crate::testing::to_f64(&first), 1e-6);
         }
-        let (x, cos, sin) = (
-            random(1, 4 * 500 * 32),
-            random(2, 500 * 16),
-            random(3, 500 * 16),
-        );
+        let (x, cos, sin) = (random(1, 4 * 500 * 32), random(2, 500 * 16), random(3, 500 * 16));
         same_for_any_thread_count(
             || {
                 let mut out = vec![0.0; x.len()];
-                rope(
-                    &x,
-                    HeadLayout::TokensFirst,
-                    4,
-                    500,
-                    (&cos, &sin),
-                    false,
-                    &mut out,
-                );
+                rope(&x, HeadLayout::TokensFirst, 4, 500, (&cos, &sin), false, &mut out);
                 out
             },
             |y| bits(y),

@@ -86,10 +86,7 @@ pub(crate) fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
             acc[l] += f(a[l], b[l]);
         }
     }
-    for (acc, (&a, &b)) in acc
-        .iter_mut()
-        .zip(xs.remainder().iter().zip(ys.remainder()))
-    {
+    for (acc, (&a, &b)) in acc.iter_mut().zip(xs.remainder().iter().zip(ys.remainder())) {
         *acc += f(a, b);
     }
     fold(acc)
@@ -111,11 +108,7 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            acc[i] = if acc[i + width] > acc[i] {
-                acc[i + width]
-            } else {
-                acc[i]
-            };
+            acc[i] = if acc[i + width] > acc[i] { acc[i + width] } else { acc[i] };
         }
         width /= 2;
     }

@@ -5,9 +5,7 @@ pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
     (0..len)
         .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             ((state >> 40) as f32 / (1 << 23) as f32) - 1.0
         })
         .collect()
@@ -20,10 +18,7 @@ pub(crate) fn close(got: &[f32], want: &[f64], tolerance: f64) {
     let rms = (want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64).sqrt();
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let bound = tolerance * (rms + w.abs()) + 1e-30;
-        assert!(
-            (g as f64 - w).abs() <= bound,
-            "element {i}: got {g}, want {w}, rms {rms}"
-        );
+        assert!((g as f64 - w).abs() <= bound, "element {i}: got {g}, want {w}, rms {rms}");
     }
 }
 
@@ -33,16 +28,10 @@ pub(crate) fn to_f64(x: &[f32]) -> Vec<f64> {
 
 /// Runs `f` in pools of 1, 2 and 3 threads and asserts that the results agree bit for bit.
 #[track_caller]
-pub(crate) fn same_for_any_thread_count<T: Send>(
-    f: impl Fn() -> T + Sync,
-    bits: impl Fn(&T) -> Vec<u32>,
-) {
+pub(crate) fn same_for_any_thread_count<T: Send>(f: impl Fn() -> T + Sync, bits: impl Fn(&T) -> Vec<u32>) {
     let mut first: Option<Vec<u32>> = None;
     for threads in [1, 2, 3] {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .expect("a pool");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let got = bits(&pool.install(&f));
         match &first {
             None => first = Some(got),

@@ -15,10 +15,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`; nothing half-written is left.
-pub fn write_file(
-    path: impl AsRef<Path>,
-    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<()> {
+pub fn write_file(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     let temporary = temporary_file(&parent(path)).map_err(|e| Error::write(path, e))?;
     commit(temporary, path, fill).map_err(|e| Error::write(path, e))
@@ -28,10 +25,7 @@ pub fn write_file(
 ///
 /// # Errors
 /// What `fill` fails with, or [`Error::Io`] naming `path`; nothing half-written is left.
-pub fn write_directory(
-    path: impl AsRef<Path>,
-    fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
+pub fn write_directory(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
     let temporary = temporary_directory(&parent(path)).map_err(|e| Error::write(path, e))?;
     fill(temporary.path())?;
@@ -90,11 +84,7 @@ fn commit_directory(temporary: TempDir, path: &Path) -> io::Result<()> {
 
 /// Makes a rename durable, where the system lets folders be synced.
 fn sync_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(directory)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -104,13 +94,7 @@ mod tests {
     fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(directory)
             .expect("the folder lists")
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
         names

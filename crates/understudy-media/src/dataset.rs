@@ -97,20 +97,12 @@ impl Dataset {
     /// that are missing or not media; [`Error::NoPictures`] when nothing is left.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut dataset = Self {
-            items: Vec::new(),
-            left_out: Vec::new(),
-            ignored: Vec::new(),
-        };
+        let mut dataset = Self { items: Vec::new(), left_out: Vec::new(), ignored: Vec::new() };
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("toml") => dataset.read_toml(path)?,
             Some("jsonl") => dataset.read_jsonl(path, None, &Keys::default())?,
             _ => {
-                return Err(config(
-                    path,
-                    "file name",
-                    "a dataset description ends in .toml or .jsonl",
-                ));
+                return Err(config(path, "file name", "a dataset description ends in .toml or .jsonl"));
             }
         }
         if dataset.items.is_empty() {
@@ -125,22 +117,12 @@ impl Dataset {
     fn read_toml(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         let file: File = toml::from_str(&text).map_err(|error| {
-            let line = error
-                .span()
-                .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            config(
-                path,
-                format!("line {line}"),
-                format!("{}; correct or remove it", error.message()),
-            )
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            config(path, format!("line {line}"), format!("{}; correct or remove it", error.message()))
         })?;
         self.note_ignored(&file.general, "general");
         if file.datasets.is_empty() {
-            return Err(config(
-                path,
-                "datasets",
-                "is missing; add at least one [[datasets]] table",
-            ));
+            return Err(config(path, "datasets", "is missing; add at least one [[datasets]] table"));
         }
         for (index, own) in file.datasets.iter().enumerate() {
             let field = format!("datasets[{index}]");
@@ -159,11 +141,11 @@ impl Dataset {
             (&keys.image_jsonl_file, MediaKind::Image, true),
             (&keys.video_jsonl_file, MediaKind::Video, true),
         ];
-        let mut given = sources
-            .into_iter()
-            .filter_map(|(source, kind, list)| Some((source.as_ref()?, kind, list)));
+        let mut given =
+            sources.into_iter().filter_map(|(source, kind, list)| Some((source.as_ref()?, kind, list)));
         let (Some((source, kind, is_list)), None) = (given.next(), given.next()) else {
-            let one = "needs exactly one of image_directory, video_directory, image_jsonl_file, video_jsonl_file";
+            let one =
+                "needs exactly one of image_directory, video_directory, image_jsonl_file, video_jsonl_file";
             return Err(config(path, field, one));
         };
         let source = crate::atomic::parent(path).join(source);
@@ -175,25 +157,15 @@ impl Dataset {
     }
 
     fn read_folder(&mut self, folder: &Path, kind: MediaKind, keys: &Keys) -> Result<()> {
-        let extension = keys
-            .caption_extension
-            .as_deref()
-            .unwrap_or(".txt")
-            .trim_start_matches('.')
-            .to_string();
+        let extension =
+            keys.caption_extension.as_deref().unwrap_or(".txt").trim_start_matches('.').to_string();
         for path in list(folder)? {
-            let out = |reason: &str| LeftOut {
-                path: path.clone(),
-                reason: reason.into(),
-            };
+            let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
             if path.is_dir() {
                 self.left_out.push(out("a folder; subfolders are not read"));
                 continue;
             }
-            if path
-                .extension()
-                .is_some_and(|own| own == extension.as_str())
-            {
+            if path.extension().is_some_and(|own| own == extension.as_str()) {
                 continue; // a caption
             }
             match media_kinds(&read_head(&path)?) {
@@ -202,9 +174,7 @@ impl Dataset {
                     self.items.push(keys.item(path, kind, caption));
                 }
                 [] => self.left_out.push(out("neither a picture nor a video")),
-                _ if kind == MediaKind::Image => {
-                    self.left_out.push(out("a video in an image_directory"))
-                }
+                _ if kind == MediaKind::Image => self.left_out.push(out("a video in an image_directory")),
                 _ => self.left_out.push(out("a picture in a video_directory")),
             }
         }
@@ -213,47 +183,30 @@ impl Dataset {
 
     fn read_jsonl(&mut self, path: &Path, expected: Option<MediaKind>, keys: &Keys) -> Result<()> {
         let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
-        for (number, line) in (1..)
-            .zip(text.lines())
-            .filter(|(_, line)| !line.trim().is_empty())
-        {
+        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let field = format!("line {number}");
             let wrong = |reason: String| config(path, &field, reason);
             let entry: Line =
                 serde_json::from_str(line).map_err(|e| wrong(format!("{e}; correct this line")))?;
             if entry.control_path.is_some() {
-                self.ignored.push(Ignored {
-                    key: format!("{field}: control_path"),
-                    reason: NO_CONTROL,
-                });
+                self.ignored.push(Ignored { key: format!("{field}: control_path"), reason: NO_CONTROL });
             }
             let (media, kind) = match (entry.image_path, entry.video_path) {
                 (Some(media), None) => (media, MediaKind::Image),
                 (None, Some(media)) => (media, MediaKind::Video),
                 _ => {
-                    return Err(wrong(
-                        "needs exactly one of image_path and video_path".into(),
-                    ));
+                    return Err(wrong("needs exactly one of image_path and video_path".into()));
                 }
             };
             if expected.is_some_and(|expected| expected != kind) {
-                return Err(wrong(
-                    format!("a {kind:?} path in a list of the other kind").to_lowercase(),
-                ));
+                return Err(wrong(format!("a {kind:?} path in a list of the other kind").to_lowercase()));
             }
             let media = crate::atomic::parent(path).join(media);
             if !media_kinds(&read_head(&media)?).contains(&kind) {
-                let reason = format!(
-                    "{} is not a {}",
-                    media.display(),
-                    format!("{kind:?}").to_lowercase()
-                );
+                let reason = format!("{} is not a {}", media.display(), format!("{kind:?}").to_lowercase());
                 return Err(wrong(reason));
             }
-            let caption = entry
-                .caption
-                .map(|text| text.trim().to_string())
-                .filter(|text| !text.is_empty());
+            let caption = entry.caption.map(|text| text.trim().to_string()).filter(|text| !text.is_empty());
             self.items.push(keys.item(media, kind, caption));
         }
         Ok(())
@@ -261,27 +214,12 @@ impl Dataset {
 
     fn note_ignored(&mut self, keys: &Keys, field: &str) {
         let unused = [
-            (
-                keys.cache_directory.is_some(),
-                "cache_directory",
-                "caches are kept by content, not by folder",
-            ),
-            (
-                keys.control_directory.is_some(),
-                "control_directory",
-                NO_CONTROL,
-            ),
-            (
-                keys.batch_size.is_some(),
-                "batch_size",
-                "the batch size is set on the training command",
-            ),
+            (keys.cache_directory.is_some(), "cache_directory", "caches are kept by content, not by folder"),
+            (keys.control_directory.is_some(), "control_directory", NO_CONTROL),
+            (keys.batch_size.is_some(), "batch_size", "the batch size is set on the training command"),
         ];
         let unused = unused.into_iter().filter(|(given, _, _)| *given);
-        self.ignored.extend(unused.map(|(_, key, reason)| Ignored {
-            key: format!("{field}.{key}"),
-            reason,
-        }));
+        self.ignored.extend(unused.map(|(_, key, reason)| Ignored { key: format!("{field}.{key}"), reason }));
     }
 }
 
@@ -308,11 +246,7 @@ fn media_kinds(head: &[u8]) -> &'static [MediaKind] {
 }
 
 fn config(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::Config {
-        path: path.into(),
-        field: field.into(),
-        reason: reason.into(),
-    }
+    Error::Config { path: path.into(), field: field.into(), reason: reason.into() }
 }
 
 #[derive(Deserialize)]
@@ -400,34 +334,17 @@ impl Keys {
                 "resolution",
                 "a side is outside 16..=16384",
             ),
-            (
-                self.num_repeats == Some(0),
-                "num_repeats",
-                "must be at least 1",
-            ),
+            (self.num_repeats == Some(0), "num_repeats", "must be at least 1"),
             (
                 frames.iter().any(|n| n % 4 != 1),
                 "target_frames",
                 "every length must be 4k + 1, such as 1, 17, 81",
             ),
+            (self.frame_stride == Some(0), "frame_stride", "must be at least 1"),
+            (self.frame_sample == Some(0), "frame_sample", "must be at least 1"),
+            (self.max_frames == Some(0), "max_frames", "must be at least 1"),
             (
-                self.frame_stride == Some(0),
-                "frame_stride",
-                "must be at least 1",
-            ),
-            (
-                self.frame_sample == Some(0),
-                "frame_sample",
-                "must be at least 1",
-            ),
-            (
-                self.max_frames == Some(0),
-                "max_frames",
-                "must be at least 1",
-            ),
-            (
-                self.source_fps
-                    .is_some_and(|fps| !(0.1..=1000.0).contains(&fps)),
+                self.source_fps.is_some_and(|fps| !(0.1..=1000.0).contains(&fps)),
                 "source_fps",
                 "must be within 0.1 and 1000",
             ),

@@ -115,26 +115,16 @@ impl Error {
 
     /// [`Error::Unreadable`].
     pub(crate) fn unreadable(path: &Path, reason: impl Into<String>, advice: &'static str) -> Self {
-        Self::Unreadable {
-            path: path.into(),
-            reason: reason.into(),
-            advice,
-        }
+        Self::Unreadable { path: path.into(), reason: reason.into(), advice }
     }
 
     /// [`Error::Output`].
     pub(crate) fn output(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Output {
-            path: path.into(),
-            reason: reason.into(),
-        }
+        Self::Output { path: path.into(), reason: reason.into() }
     }
 
     /// [`Error::Invalid`].
     pub(crate) fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            what,
-            reason: reason.into(),
-        }
+        Self::Invalid { what, reason: reason.into() }
     }
 }

@@ -41,11 +41,7 @@ impl Style {
         for paragraph in text.lines() {
             let mut line = String::new();
             for word in paragraph.split_whitespace() {
-                let longer = if line.is_empty() {
-                    word.to_string()
-                } else {
-                    format!("{line} {word}")
-                };
+                let longer = if line.is_empty() { word.to_string() } else { format!("{line} {word}") };
                 if self.width(&longer) <= width {
                     line = longer;
                     continue;
@@ -84,8 +80,7 @@ impl Style {
                 if coverage > 0 && px < image.width && py < image.height {
                     let at = (py * image.width + px) * 3;
                     for (sample, ink) in image.rgb[at..at + 3].iter_mut().zip(self.color) {
-                        let mixed =
-                            u32::from(*sample) * (16 - coverage) + u32::from(ink) * coverage;
+                        let mixed = u32::from(*sample) * (16 - coverage) + u32::from(ink) * coverage;
                         *sample = (mixed / 16) as u8;
                     }
                 }
@@ -136,12 +131,7 @@ fn scale2x(bits: &[bool], side: usize) -> Vec<bool> {
             let (left, right) = (at(x.wrapping_sub(1), y), at(x + 1, y));
             let corners = if up != down && left != right {
                 let pick = |a: bool, b: bool| if a == b { a } else { center };
-                [
-                    pick(left, up),
-                    pick(up, right),
-                    pick(left, down),
-                    pick(down, right),
-                ]
+                [pick(left, up), pick(up, right), pick(left, down), pick(down, right)]
             } else {
                 [center; 4]
             };
@@ -155,32 +145,23 @@ fn scale2x(bits: &[bool], side: usize) -> Vec<bool> {
 
 /// How many of 4x4 points inside pixel `(x, y)` of a glyph drawn at `(width, height)` are ink: 0 to 16.
 fn coverage(fine: &[bool], [x, y]: [usize; 2], [width, height]: [usize; 2]) -> u32 {
-    let point = |pixel: usize, i: usize, size: usize| {
-        ((pixel * 8 + i * 2 + 1) * FINE / (size * 8)).min(FINE - 1)
-    };
-    (0..16)
-        .filter(|i| fine[point(y, i / 4, height) * FINE + point(x, i % 4, width)])
-        .count() as u32
+    let point =
+        |pixel: usize, i: usize, size: usize| ((pixel * 8 + i * 2 + 1) * FINE / (size * 8)).min(FINE - 1);
+    (0..16).filter(|i| fine[point(y, i / 4, height) * FINE + point(x, i % 4, width)]).count() as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STYLE: Style = Style {
-        size: 16,
-        color: [0; 3],
-    };
+    const STYLE: Style = Style { size: 16, color: [0; 3] };
 
     #[test]
     fn lines_fit_and_no_letter_is_lost() {
         let text = "a photo of a cat dancing under an incomprehensibilities-resistant umbrella";
         for width in [60, 100, 333] {
             let lines = STYLE.wrap(text, width);
-            assert!(
-                lines.iter().all(|line| STYLE.width(line) <= width),
-                "{lines:?}"
-            );
+            assert!(lines.iter().all(|line| STYLE.width(line) <= width), "{lines:?}");
             let squeeze = |s: &str| s.replace(' ', "");
             assert_eq!(squeeze(&lines.concat()), squeeze(text));
         }

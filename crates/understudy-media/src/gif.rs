@@ -14,22 +14,15 @@ const SAMPLE_PIXELS: usize = 1 << 19;
 /// Encodes an endless GIF. The format counts time in 1/100 s: rounding is carried from frame to frame, so that the
 /// clip as a whole keeps its length; players show nothing faster than 50 frames a second.
 pub(crate) fn encode(video: &Video) -> Result<Vec<u8>, String> {
-    let side = |n: usize| {
-        u16::try_from(n).map_err(|_| format!("a GIF has at most 65535 pixels a side, not {n}"))
-    };
+    let side =
+        |n: usize| u16::try_from(n).map_err(|_| format!("a GIF has at most 65535 pixels a side, not {n}"));
     let (width, height) = (side(video.width())?, side(video.height())?);
     let mut palette = Palette::of(video);
-    let mut encoder =
-        Encoder::new(Vec::new(), width, height, &palette.colors).map_err(|e| e.to_string())?;
-    encoder
-        .set_repeat(Repeat::Infinite)
-        .map_err(|e| e.to_string())?;
+    let mut encoder = Encoder::new(Vec::new(), width, height, &palette.colors).map_err(|e| e.to_string())?;
+    encoder.set_repeat(Repeat::Infinite).map_err(|e| e.to_string())?;
     for (index, image) in video.frames.iter().enumerate() {
-        let buffer: Vec<u8> = image
-            .rgb
-            .chunks_exact(3)
-            .map(|p| palette.index_of([p[0], p[1], p[2]]))
-            .collect();
+        let buffer: Vec<u8> =
+            image.rgb.chunks_exact(3).map(|p| palette.index_of([p[0], p[1], p[2]])).collect();
         let frame = Frame {
             width,
             height,
@@ -58,12 +51,7 @@ struct Palette {
 
 impl Palette {
     fn of(video: &Video) -> Self {
-        let pixels = || {
-            video
-                .frames
-                .iter()
-                .flat_map(|frame| frame.rgb.chunks_exact(3))
-        };
+        let pixels = || video.frames.iter().flat_map(|frame| frame.rgb.chunks_exact(3));
         let mut known = HashMap::new();
         let mut colors = Vec::new();
         for pixel in pixels() {
@@ -72,33 +60,19 @@ impl Palette {
                 continue;
             }
             if known.len() == 256 {
-                return Self::learned(
-                    pixels(),
-                    video.width() * video.height() * video.frames.len(),
-                );
+                return Self::learned(pixels(), video.width() * video.height() * video.frames.len());
             }
             known.insert(color, known.len() as u8);
             colors.extend(color);
         }
-        Self {
-            colors,
-            quantizer: None,
-            known,
-        }
+        Self { colors, quantizer: None, known }
     }
 
     fn learned<'a>(pixels: impl Iterator<Item = &'a [u8]>, count: usize) -> Self {
         let step = count.div_ceil(SAMPLE_PIXELS).max(1) | 1; // odd: not to walk down one column
-        let sample: Vec<u8> = pixels
-            .step_by(step)
-            .flat_map(|p| [p[0], p[1], p[2], 255])
-            .collect();
+        let sample: Vec<u8> = pixels.step_by(step).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
         let quantizer = NeuQuant::new(3, 256, &sample);
-        Self {
-            colors: quantizer.color_map_rgb(),
-            quantizer: Some(quantizer),
-            known: HashMap::new(),
-        }
+        Self { colors: quantizer.color_map_rgb(), quantizer: Some(quantizer), known: HashMap::new() }
     }
 
     fn index_of(&mut self, color: [u8; 3]) -> u8 {

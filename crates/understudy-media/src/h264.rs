@@ -3,8 +3,8 @@
 use openh264::OpenH264API;
 use openh264::decoder::{DecodeOptions, DecodedYUV, Decoder, Flush};
 use openh264::encoder::{
-    BitRate, ColorPrimaries, Complexity, Encoder, EncoderConfig, FrameRate, FrameType,
-    IntraFramePeriod, QpRange, RateControlMode, TransferCharacteristics, VuiConfig,
+    BitRate, ColorPrimaries, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod,
+    QpRange, RateControlMode, TransferCharacteristics, VuiConfig,
 };
 use openh264::formats::{YUVBuffer, YUVSource};
 
@@ -55,11 +55,7 @@ pub(crate) fn encode(video: &Video, qp: u8) -> Result<Encoded, String> {
         );
     let mut encoder =
         Encoder::with_api_config(OpenH264API::from_source(), config).map_err(|e| e.to_string())?;
-    let mut encoded = Encoded {
-        sps: Vec::new(),
-        pps: Vec::new(),
-        samples: Vec::new(),
-    };
+    let mut encoded = Encoded { sps: Vec::new(), pps: Vec::new(), samples: Vec::new() };
     for frame in &video.frames {
         let planes = yuv::from_rgb(frame, ColorMatrix::BT601);
         let source = YUVBuffer::from_vec(planes, frame.width, frame.height);
@@ -98,14 +94,8 @@ impl Encoded {
 /// The NAL units between start codes, without them and without trailing zeros.
 fn nal_units(annex_b: &[u8]) -> impl Iterator<Item = &[u8]> {
     openh264::nal_units(annex_b).map(|unit| {
-        let start = unit
-            .windows(3)
-            .position(|w| w == [0, 0, 1])
-            .map_or(0, |at| at + 3);
-        let end = unit
-            .iter()
-            .rposition(|byte| *byte != 0)
-            .map_or(0, |at| at + 1);
+        let start = unit.windows(3).position(|w| w == [0, 0, 1]).map_or(0, |at| at + 3);
+        let end = unit.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
         &unit[start.min(end)..end]
     })
 }
@@ -133,12 +123,7 @@ impl FrameDecoder {
         size: [usize; 2],
     ) -> Result<Self, String> {
         let decoder = Decoder::new().map_err(|e| e.to_string())?;
-        let mut this = Self {
-            decoder,
-            matrix,
-            size,
-            frames: Vec::new(),
-        };
+        let mut this = Self { decoder, matrix, size, frames: Vec::new() };
         let mut annex_b = Vec::new();
         for unit in parameter_sets {
             annex_b.extend([0, 0, 0, 1]);
@@ -154,10 +139,7 @@ impl FrameDecoder {
             return Ok(());
         }
         let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
-        let frame = self
-            .decoder
-            .decode_with_options(annex_b, options)
-            .map_err(|e| e.to_string())?;
+        let frame = self.decoder.decode_with_options(annex_b, options).map_err(|e| e.to_string())?;
         if let Some(frame) = frame {
             self.frames.push(convert(&frame, self.matrix, self.size)?);
         }
@@ -182,12 +164,6 @@ fn convert(frame: &DecodedYUV<'_>, matrix: ColorMatrix, size: [usize; 2]) -> Res
         ));
     }
     let (y_stride, u_stride, _) = frame.strides();
-    let planes = Planes {
-        y: frame.y(),
-        u: frame.u(),
-        v: frame.v(),
-        strides: [y_stride, u_stride],
-    };
-    yuv::to_rgb(&planes, width, height, matrix)
-        .ok_or_else(|| "the decoder gave a short picture".into())
+    let planes = Planes { y: frame.y(), u: frame.u(), v: frame.v(), strides: [y_stride, u_stride] };
+    yuv::to_rgb(&planes, width, height, matrix).ok_or_else(|| "the decoder gave a short picture".into())
 }

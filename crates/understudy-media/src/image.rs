@@ -66,22 +66,12 @@ impl Image {
 
     /// A picture of one colour.
     pub fn filled(width: usize, height: usize, color: [u8; 3]) -> Self {
-        Self {
-            width,
-            height,
-            rgb: color.repeat(width * height),
-        }
+        Self { width, height, rgb: color.repeat(width * height) }
     }
 
     /// A picture of `f(x, y)`.
-    pub fn from_fn(
-        width: usize,
-        height: usize,
-        mut f: impl FnMut(usize, usize) -> [u8; 3],
-    ) -> Self {
-        let rgb = (0..width * height)
-            .flat_map(|i| f(i % width, i / width))
-            .collect();
+    pub fn from_fn(width: usize, height: usize, mut f: impl FnMut(usize, usize) -> [u8; 3]) -> Self {
+        let rgb = (0..width * height).flat_map(|i| f(i % width, i / width)).collect();
         Self { width, height, rgb }
     }
 
@@ -139,36 +129,21 @@ impl Image {
         }
         let mut rgb = Vec::with_capacity(self.rgb.len() * factor * factor);
         for row in self.rgb.chunks_exact(self.width * 3) {
-            let wide: Vec<u8> = row
-                .chunks_exact(3)
-                .flat_map(|pixel| pixel.repeat(factor))
-                .collect();
+            let wide: Vec<u8> = row.chunks_exact(3).flat_map(|pixel| pixel.repeat(factor)).collect();
             (0..factor).for_each(|_| rgb.extend_from_slice(&wide));
         }
-        Self {
-            width: self.width * factor,
-            height: self.height * factor,
-            rgb,
-        }
+        Self { width: self.width * factor, height: self.height * factor, rgb }
     }
 
     /// Even sides, by repeating the last column and row where a side is odd (4:2:0 video needs it).
     pub(crate) fn padded_to_even(&self) -> Self {
-        let (width, height) = (
-            self.width.next_multiple_of(2),
-            self.height.next_multiple_of(2),
-        );
-        Self::from_fn(width, height, |x, y| {
-            self.pixel(x.min(self.width - 1), y.min(self.height - 1))
-        })
+        let (width, height) = (self.width.next_multiple_of(2), self.height.next_multiple_of(2));
+        Self::from_fn(width, height, |x, y| self.pixel(x.min(self.width - 1), y.min(self.height - 1)))
     }
 
     /// That the length fits the sides, and no side is zero.
     pub(crate) fn check(&self) -> Result<()> {
-        let wanted = self
-            .width
-            .checked_mul(self.height)
-            .and_then(|n| n.checked_mul(3));
+        let wanted = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3));
         if self.width == 0 || self.height == 0 || wanted != Some(self.rgb.len()) {
             return Err(Error::invalid(
                 "image",
@@ -186,16 +161,11 @@ impl Image {
 
 /// That `planar` is `(3, frames, height, width)` and every value is finite.
 pub(crate) fn check_planar(planar: &[f32], [frames, height, width]: [usize; 3]) -> Result<()> {
-    let wanted = [3, frames, height, width]
-        .iter()
-        .try_fold(1usize, |n, side| n.checked_mul(*side));
+    let wanted = [3, frames, height, width].iter().try_fold(1usize, |n, side| n.checked_mul(*side));
     if wanted != Some(planar.len()) || planar.is_empty() {
         return Err(Error::invalid(
             "planar frames",
-            format!(
-                "shape (3, {frames}, {height}, {width}) does not fit {} values",
-                planar.len()
-            ),
+            format!("shape (3, {frames}, {height}, {width}) does not fit {} values", planar.len()),
         ));
     }
     let broken = planar.iter().filter(|value| !value.is_finite()).count();
@@ -221,20 +191,12 @@ pub(crate) fn gather_frame(
     let plane = height * width;
     let channel = |c: usize| &planar[(c * frames + index) * plane..][..plane];
     let (r, g, b) = (channel(0), channel(1), channel(2));
-    let rgb = (0..plane)
-        .flat_map(|i| [r[i], g[i], b[i]].map(|value| range.to_u8(value)))
-        .collect();
+    let rgb = (0..plane).flat_map(|i| [r[i], g[i], b[i]].map(|value| range.to_u8(value))).collect();
     Image { width, height, rgb }
 }
 
 /// Writes `image` as frame `index` of planar `(3, frames, height, width)`.
-pub(crate) fn scatter_frame(
-    image: &Image,
-    planar: &mut [f32],
-    index: usize,
-    frames: usize,
-    range: Range,
-) {
+pub(crate) fn scatter_frame(image: &Image, planar: &mut [f32], index: usize, frames: usize, range: Range) {
     let plane = image.height * image.width;
     for (i, pixel) in image.rgb.chunks_exact(3).enumerate() {
         for (c, sample) in pixel.iter().enumerate() {

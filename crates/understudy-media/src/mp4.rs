@@ -48,39 +48,20 @@ impl Video {
         let path = path.as_ref();
         let track = demux::Track::open(path)?;
         let info = track.info();
-        check_memory(
-            path,
-            info.frames as u64,
-            info.width as u64,
-            info.height as u64,
-        )?;
-        let damaged =
-            |reason: String| Error::unreadable(path, format!("H.264: {reason}"), RE_ENCODE);
-        let mut decoder = FrameDecoder::new(
-            track.parameter_sets(),
-            track.color_matrix(),
-            track.coded_size(),
-        )
-        .map_err(damaged)?;
+        check_memory(path, info.frames as u64, info.width as u64, info.height as u64)?;
+        let damaged = |reason: String| Error::unreadable(path, format!("H.264: {reason}"), RE_ENCODE);
+        let mut decoder = FrameDecoder::new(track.parameter_sets(), track.color_matrix(), track.coded_size())
+            .map_err(damaged)?;
         for index in 0..info.frames {
             let unit = track.access_unit(path, index)?;
-            decoder
-                .decode(&unit)
-                .map_err(|e| damaged(format!("frame {index}: {e}")))?;
+            decoder.decode(&unit).map_err(|e| damaged(format!("frame {index}: {e}")))?;
         }
         let frames = decoder.finish().map_err(damaged)?;
         if frames.len() != info.frames {
-            let reason = format!(
-                "only {} of {} frames could be decoded",
-                frames.len(),
-                info.frames
-            );
+            let reason = format!("only {} of {} frames could be decoded", frames.len(), info.frames);
             return Err(damaged(reason));
         }
-        let upright = frames
-            .into_iter()
-            .map(|frame| track.rotation().apply(frame))
-            .collect();
+        let upright = frames.into_iter().map(|frame| track.rotation().apply(frame)).collect();
         Video::new(upright, info.fps)
     }
 }

@@ -34,14 +34,8 @@ impl OutputFormat {
     /// [`Error::Output`] naming the known extensions.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let trailing_slash = path
-            .as_os_str()
-            .to_string_lossy()
-            .ends_with(std::path::is_separator);
-        let Some(extension) = path
-            .extension()
-            .filter(|_| !trailing_slash && !path.is_dir())
-        else {
+        let trailing_slash = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
+        let Some(extension) = path.extension().filter(|_| !trailing_slash && !path.is_dir()) else {
             return Ok(Self::Directory);
         };
         match extension.to_string_lossy().to_ascii_lowercase().as_str() {
@@ -52,9 +46,7 @@ impl OutputFormat {
             "safetensors" => Ok(Self::Safetensors),
             other => Err(Error::output(
                 path,
-                format!(
-                    "unknown extension .{other}; use .mp4, .gif, .webp, .png, .safetensors, or a folder"
-                ),
+                format!("unknown extension .{other}; use .mp4, .gif, .webp, .png, .safetensors, or a folder"),
             )),
         }
     }
@@ -74,11 +66,7 @@ pub struct WriteOptions {
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self {
-            upscale: 1,
-            h264_qp: 18,
-            webp_quality: 90.0,
-        }
+        Self { upscale: 1, h264_qp: 18, webp_quality: 90.0 }
     }
 }
 
@@ -91,17 +79,11 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<OutputFormat> {
     let path = path.as_ref();
     let format = OutputFormat::from_path(path)?;
     if path.file_name().is_none() {
-        return Err(Error::output(
-            path,
-            "it names no file; give one such as out.mp4",
-        ));
+        return Err(Error::output(path, "it names no file; give one such as out.mp4"));
     }
     let folder = parent(path);
     if !folder.is_dir() {
-        let reason = format!(
-            "the folder {} does not exist; create it first",
-            folder.display()
-        );
+        let reason = format!("the folder {} does not exist; create it first", folder.display());
         return Err(Error::output(path, reason));
     }
     if format == OutputFormat::Directory {
@@ -111,16 +93,10 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<OutputFormat> {
                 "a file of that name exists; choose another name or add an extension",
             ));
         }
-        let occupied = path.is_dir()
-            && fs::read_dir(path)
-                .map_err(|e| Error::read(path, e))?
-                .next()
-                .is_some();
+        let occupied =
+            path.is_dir() && fs::read_dir(path).map_err(|e| Error::read(path, e))?.next().is_some();
         if occupied {
-            return Err(Error::output(
-                path,
-                "the folder exists and is not empty; choose another name",
-            ));
+            return Err(Error::output(path, "the folder exists and is not empty; choose another name"));
         }
     }
     let probe = temporary_file(&folder).map_err(|source| Error::Io {
@@ -191,16 +167,10 @@ impl Image {
 impl WriteOptions {
     fn check(&self) -> Result<()> {
         if !(1..=64).contains(&self.upscale) {
-            return Err(Error::invalid(
-                "upscale",
-                format!("{} is not within 1 and 64", self.upscale),
-            ));
+            return Err(Error::invalid("upscale", format!("{} is not within 1 and 64", self.upscale)));
         }
         if !(12..=51).contains(&self.h264_qp) {
-            return Err(Error::invalid(
-                "h264_qp",
-                format!("{} is not within 12 and 51", self.h264_qp),
-            ));
+            return Err(Error::invalid("h264_qp", format!("{} is not within 12 and 51", self.h264_qp)));
         }
         if !(0.0..=100.0).contains(&self.webp_quality) {
             return Err(Error::invalid(
@@ -217,17 +187,10 @@ impl WriteOptions {
 ///
 /// # Errors
 /// [`Error::Invalid`] when the length does not match the shape or a value is not finite; [`Error::Io`] on writing.
-pub fn write_frames_safetensors(
-    path: impl AsRef<Path>,
-    planar: &[f32],
-    shape: [usize; 3],
-) -> Result<()> {
+pub fn write_frames_safetensors(path: impl AsRef<Path>, planar: &[f32], shape: [usize; 3]) -> Result<()> {
     let path = path.as_ref();
     crate::image::check_planar(planar, shape)?;
-    let data: Vec<u8> = planar
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let data: Vec<u8> = planar.iter().flat_map(|value| value.to_le_bytes()).collect();
     let [frames, height, width] = shape;
     let bytes = TensorView::new(Dtype::F32, vec![3, frames, height, width], &data)
         .and_then(|view| safetensors::serialize([("frames", view)], None))
@@ -239,12 +202,7 @@ pub fn write_frames_safetensors(
 pub(crate) fn encode_png(image: &Image) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::Adaptive)
-        .write_image(
-            &image.rgb,
-            image.width as u32,
-            image.height as u32,
-            ExtendedColorType::Rgb8,
-        )
+        .write_image(&image.rgb, image.width as u32, image.height as u32, ExtendedColorType::Rgb8)
         .map_err(|e| e.to_string())?;
     Ok(bytes)
 }

@@ -87,18 +87,13 @@ impl Mask {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let Image { width, height, rgb } = Picture::open_over(path, [0; 3])?.image;
         let alpha = rgb.chunks_exact(3).map(luma).collect();
-        Ok(Self {
-            width,
-            height,
-            alpha,
-        })
+        Ok(Self { width, height, alpha })
     }
 }
 
 /// Rec. 601 luma of one pixel.
 fn luma(pixel: &[u8]) -> u8 {
-    let weighted =
-        299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
+    let weighted = 299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
     ((weighted + 500) / 1000) as u8
 }
 
@@ -119,66 +114,36 @@ pub(crate) fn sniff(head: &[u8]) -> Option<ImageFormat> {
 pub(crate) fn flatten(rgba: RgbaImage, background: [u8; 3]) -> Picture {
     let (width, height) = (rgba.width() as usize, rgba.height() as usize);
     let over = |sample: u8, alpha: u8, below: u8| {
-        let mixed =
-            u32::from(sample) * u32::from(alpha) + u32::from(below) * (255 - u32::from(alpha));
+        let mixed = u32::from(sample) * u32::from(alpha) + u32::from(below) * (255 - u32::from(alpha));
         ((mixed + 127) / 255) as u8
     };
-    let rgb = rgba
-        .pixels()
-        .flat_map(|p| [0, 1, 2].map(|c| over(p[c], p[3], background[c])))
-        .collect();
+    let rgb = rgba.pixels().flat_map(|p| [0, 1, 2].map(|c| over(p[c], p[3], background[c]))).collect();
     let transparent = rgba.pixels().any(|p| p[3] != 255);
-    let mask = transparent.then(|| Mask {
-        width,
-        height,
-        alpha: rgba.pixels().map(|p| p[3]).collect(),
-    });
-    Picture {
-        image: Image { width, height, rgb },
-        mask,
-    }
+    let mask = transparent.then(|| Mask { width, height, alpha: rgba.pixels().map(|p| p[3]).collect() });
+    Picture { image: Image { width, height, rgb }, mask }
 }
 
 /// That a picture of this size may be decoded.
 pub(crate) fn check_dimensions(path: &Path, (width, height): (u32, u32)) -> Result<()> {
     let (width, height) = (u64::from(width), u64::from(height));
     let broken = if width.min(height) < MIN_SIDE {
-        Some((
-            format!("at least {MIN_SIDE} pixels a side"),
-            "use a larger picture",
-        ))
+        Some((format!("at least {MIN_SIDE} pixels a side"), "use a larger picture"))
     } else if width.max(height) > MAX_SIDE {
-        Some((
-            format!("at most {MAX_SIDE} pixels a side"),
-            "scale it down first",
-        ))
+        Some((format!("at most {MAX_SIDE} pixels a side"), "scale it down first"))
     } else if width * height > MAX_PIXELS {
-        Some((
-            format!("at most {} megapixels", MAX_PIXELS / 1_000_000),
-            "scale it down first",
-        ))
+        Some((format!("at most {} megapixels", MAX_PIXELS / 1_000_000), "scale it down first"))
     } else {
         None
     };
     match broken {
         None => Ok(()),
-        Some((limit, advice)) => Err(Error::Dimensions {
-            path: path.into(),
-            width,
-            height,
-            limit,
-            advice,
-        }),
+        Some((limit, advice)) => Err(Error::Dimensions { path: path.into(), width, height, limit, advice }),
     }
 }
 
 fn supported_format(path: &Path, head: &[u8]) -> Result<ImageFormat> {
     sniff(head).ok_or_else(|| {
-        let reason = if head.is_empty() {
-            "the file is empty"
-        } else {
-            "not a PNG, JPEG or WebP picture"
-        };
+        let reason = if head.is_empty() { "the file is empty" } else { "not a PNG, JPEG or WebP picture" };
         Error::unreadable(path, reason, EXPORT)
     })
 }
@@ -195,21 +160,13 @@ fn probe(path: &Path, format: ImageFormat) -> Result<PictureInfo> {
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
-    let (width, height) = if turned {
-        (height, width)
-    } else {
-        (width, height)
-    };
+    let (width, height) = if turned { (height, width) } else { (width, height) };
     let format = match format {
         ImageFormat::Png => "PNG",
         ImageFormat::Jpeg => "JPEG",
         _ => "WebP",
     };
-    Ok(PictureInfo {
-        width: width.into(),
-        height: height.into(),
-        format,
-    })
+    Ok(PictureInfo { width: width.into(), height: height.into(), format })
 }
 
 /// A decoder that has read the header only.

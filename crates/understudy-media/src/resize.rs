@@ -12,12 +12,7 @@ impl Image {
     /// [`Error::Invalid`] when a side is zero or the picture is inconsistent.
     pub fn cover_crop(&self, [height, width]: [usize; 2]) -> Result<Self> {
         self.check()?;
-        let rgb = cover(
-            &self.rgb,
-            [self.height, self.width],
-            [height, width],
-            PixelType::U8x3,
-        )?;
+        let rgb = cover(&self.rgb, [self.height, self.width], [height, width], PixelType::U8x3)?;
         Ok(Self { width, height, rgb })
     }
 
@@ -40,17 +35,8 @@ impl Mask {
     /// # Errors
     /// [`Error::Invalid`] when a side is zero or the mask is inconsistent.
     pub fn cover_crop(&self, [height, width]: [usize; 2]) -> Result<Self> {
-        let alpha = cover(
-            &self.alpha,
-            [self.height, self.width],
-            [height, width],
-            PixelType::U8,
-        )?;
-        Ok(Self {
-            width,
-            height,
-            alpha,
-        })
+        let alpha = cover(&self.alpha, [self.height, self.width], [height, width], PixelType::U8)?;
+        Ok(Self { width, height, alpha })
     }
 }
 
@@ -62,11 +48,7 @@ impl Picture {
     pub fn cover_crop(&self, size: [usize; 2]) -> Result<Self> {
         Ok(Self {
             image: self.image.cover_crop(size)?,
-            mask: self
-                .mask
-                .as_ref()
-                .map(|mask| mask.cover_crop(size))
-                .transpose()?,
+            mask: self.mask.as_ref().map(|mask| mask.cover_crop(size)).transpose()?,
         })
     }
 }
@@ -77,15 +59,8 @@ impl Video {
     /// # Errors
     /// As [`Image::cover_crop`].
     pub fn cover_crop(&self, size: [usize; 2]) -> Result<Self> {
-        let frames = self
-            .frames
-            .iter()
-            .map(|frame| frame.cover_crop(size))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            frames,
-            fps: self.fps,
-        })
+        let frames = self.frames.iter().map(|frame| frame.cover_crop(size)).collect::<Result<_>>()?;
+        Ok(Self { frames, fps: self.fps })
     }
 }
 
@@ -108,11 +83,9 @@ fn run(
         Ok(n) if (1..=65_535).contains(&n) => Ok(n),
         _ => Err(wrong(format!("a side of {n} pixels is outside 1..=65535"))),
     };
-    let source = ImageRef::new(side(width)?, side(height)?, samples, pixel)
-        .map_err(|e| wrong(e.to_string()))?;
+    let source =
+        ImageRef::new(side(width)?, side(height)?, samples, pixel).map_err(|e| wrong(e.to_string()))?;
     let mut target = Buffer::new(side(to_width)?, side(to_height)?, pixel);
-    Resizer::new()
-        .resize(&source, &mut target, options)
-        .map_err(|e| wrong(e.to_string()))?;
+    Resizer::new().resize(&source, &mut target, options).map_err(|e| wrong(e.to_string()))?;
     Ok(target.into_vec())
 }

@@ -5,22 +5,10 @@ use crate::{Error, Image, Result, Video};
 
 const PAPER: [u8; 3] = [252, 252, 250];
 const RULE: [u8; 3] = [222, 222, 216];
-const TITLE: Style = Style {
-    size: 24,
-    color: [24, 24, 28],
-};
-const HEAD: Style = Style {
-    size: 16,
-    color: [60, 90, 140],
-};
-const LABEL: Style = Style {
-    size: 16,
-    color: [40, 40, 44],
-};
-const CAPTION: Style = Style {
-    size: 12,
-    color: [110, 110, 116],
-};
+const TITLE: Style = Style { size: 24, color: [24, 24, 28] };
+const HEAD: Style = Style { size: 16, color: [60, 90, 140] };
+const LABEL: Style = Style { size: 16, color: [40, 40, 44] };
+const CAPTION: Style = Style { size: 12, color: [110, 110, 116] };
 /// Around the sheet.
 const MARGIN: usize = 28;
 /// Between the frames of one cell.
@@ -86,23 +74,14 @@ pub struct SheetCell {
 
 impl Default for ContactSheet {
     fn default() -> Self {
-        Self {
-            title: String::new(),
-            head: Vec::new(),
-            rows: Vec::new(),
-            scale: 1,
-            gap: 16,
-        }
+        Self { title: String::new(), head: Vec::new(), rows: Vec::new(), scale: 1, gap: 16 }
     }
 }
 
 impl SheetRow {
     /// A row without cells yet.
     pub fn new(label: impl Into<String>) -> Self {
-        Self {
-            label: label.into(),
-            ..Self::default()
-        }
+        Self { label: label.into(), ..Self::default() }
     }
 
     /// Adds a cell: a picture, or `(&video, count)` for `count` frames spread evenly over a clip.
@@ -120,9 +99,7 @@ impl SheetRow {
 
 impl From<Image> for SheetCell {
     fn from(image: Image) -> Self {
-        Self {
-            frames: vec![image],
-        }
+        Self { frames: vec![image] }
     }
 }
 
@@ -132,25 +109,15 @@ impl From<(&Video, usize)> for SheetCell {
         let last = video.frames.len().saturating_sub(1);
         let count = count.min(video.frames.len());
         let index = |i: usize| {
-            if count > 1 {
-                (i * last + (count - 1) / 2) / (count - 1)
-            } else {
-                0
-            }
+            if count > 1 { (i * last + (count - 1) / 2) / (count - 1) } else { 0 }
         };
-        Self {
-            frames: (0..count).map(|i| video.frames[index(i)].clone()).collect(),
-        }
+        Self { frames: (0..count).map(|i| video.frames[index(i)].clone()).collect() }
     }
 }
 
 impl SheetCell {
     fn size(&self, scale: usize) -> [usize; 2] {
-        let width: usize = self
-            .frames
-            .iter()
-            .map(|frame| frame.width * scale + FRAME_GAP)
-            .sum();
+        let width: usize = self.frames.iter().map(|frame| frame.width * scale + FRAME_GAP).sum();
         let height = self.frames.iter().map(|frame| frame.height * scale).max();
         [width.saturating_sub(FRAME_GAP), height.unwrap_or(0)]
     }
@@ -179,37 +146,22 @@ impl ContactSheet {
     /// [`Error::Invalid`] when there is no frame to show, a frame is inconsistent, `scale` is not within 1..=64, or the sheet would exceed 400
     /// megapixels.
     pub fn render(&self) -> Result<Image> {
-        for frame in self
-            .rows
-            .iter()
-            .flat_map(|row| &row.cells)
-            .flat_map(|cell| &cell.frames)
-        {
+        for frame in self.rows.iter().flat_map(|row| &row.cells).flat_map(|cell| &cell.frames) {
             frame.check()?;
         }
-        if self
-            .rows
-            .iter()
-            .all(|row| row.cells.iter().all(|cell| cell.frames.is_empty()))
-        {
-            return Err(Error::invalid(
-                "contact sheet",
-                "has no frame; add cells to its rows",
-            ));
+        if self.rows.iter().all(|row| row.cells.iter().all(|cell| cell.frames.is_empty())) {
+            return Err(Error::invalid("contact sheet", "has no frame; add cells to its rows"));
         }
         if !(1..=64).contains(&self.scale) || self.gap > 1024 {
-            let reason = format!(
-                "scale {} is not within 1 and 64, or gap {} above 1024",
-                self.scale, self.gap
-            );
+            let reason =
+                format!("scale {} is not within 1 and 64, or gap {} above 1024", self.scale, self.gap);
             return Err(Error::invalid("contact sheet", reason));
         }
         let layout = self.layout();
         let [width, height] = layout.size;
         if width.saturating_mul(height) > MAX_PIXELS {
-            let reason = format!(
-                "{width}x{height} pixels is too large; show fewer frames or lower the scale"
-            );
+            let reason =
+                format!("{width}x{height} pixels is too large; show fewer frames or lower the scale");
             return Err(Error::invalid("contact sheet", reason));
         }
         let mut sheet = Image::filled(width, height, PAPER);
@@ -225,12 +177,7 @@ impl ContactSheet {
     }
 
     fn layout(&self) -> Layout {
-        let columns = self
-            .rows
-            .iter()
-            .map(|row| row.cells.len())
-            .max()
-            .unwrap_or(0);
+        let columns = self.rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let column_widths: Vec<usize> = (0..columns)
             .map(|i| {
                 let cells = self.rows.iter().filter_map(|row| row.cells.get(i));
@@ -240,35 +187,17 @@ impl ContactSheet {
                 widest_cell.max(longest_word).unwrap_or(0)
             })
             .collect();
-        let label_width = self
-            .rows
-            .iter()
-            .map(|row| LABEL.width(&row.label))
-            .max()
-            .unwrap_or(0)
-            .min(LABEL_WIDTH);
-        let label_space = if label_width > 0 {
-            label_width + self.gap
-        } else {
-            0
-        };
-        let cells_width = column_widths
-            .iter()
-            .map(|width| width + self.gap)
-            .sum::<usize>()
-            - self.gap;
+        let label_width =
+            self.rows.iter().map(|row| LABEL.width(&row.label)).max().unwrap_or(0).min(LABEL_WIDTH);
+        let label_space = if label_width > 0 { label_width + self.gap } else { 0 };
+        let cells_width = column_widths.iter().map(|width| width + self.gap).sum::<usize>() - self.gap;
         let inner = (label_space + cells_width).max(TITLE.width(&self.title).min(480));
         let rows: Vec<RowLayout> = self
             .rows
             .iter()
             .map(|row| {
                 let label = LABEL.wrap(&row.label, label_width.max(1));
-                let cells = row
-                    .cells
-                    .iter()
-                    .map(|cell| cell.size(self.scale)[1])
-                    .max()
-                    .unwrap_or(0);
+                let cells = row.cells.iter().map(|cell| cell.size(self.scale)[1]).max().unwrap_or(0);
                 RowLayout {
                     content_height: cells.max(label.len() * LABEL.line_height()),
                     caption: CAPTION.wrap(&row.caption, inner - label_space),
@@ -276,30 +205,16 @@ impl ContactSheet {
                 }
             })
             .collect();
-        let head: Vec<_> = self
-            .head
-            .iter()
-            .zip(&column_widths)
-            .map(|(text, width)| HEAD.wrap(text, *width))
-            .collect();
+        let head: Vec<_> =
+            self.head.iter().zip(&column_widths).map(|(text, width)| HEAD.wrap(text, *width)).collect();
         let title = TITLE.wrap(&self.title, inner);
 
         let title_height =
             title.len() * TITLE.line_height() + if title.is_empty() { 0 } else { self.gap / 2 };
         let head_height = head_lines(&head) * HEAD.line_height();
         let rows_height: usize = rows.iter().map(|row| self.row_height(row)).sum();
-        let size = [
-            inner + 2 * MARGIN,
-            title_height + head_height + rows_height + 2 * MARGIN,
-        ];
-        Layout {
-            label_width: label_space,
-            column_widths,
-            head,
-            rows,
-            title,
-            size,
-        }
+        let size = [inner + 2 * MARGIN, title_height + head_height + rows_height + 2 * MARGIN];
+        Layout { label_width: label_space, column_widths, head, rows, title, size }
     }
 
     /// Rule, space, cells, caption, space.
@@ -325,11 +240,7 @@ impl ContactSheet {
         y: usize,
     ) -> usize {
         let right = layout.size[0] - 2 * MARGIN;
-        sheet.fill_rect(
-            [MARGIN, y + self.gap / 2 - self.gap.min(2) / 2],
-            [right, 1],
-            RULE,
-        );
+        sheet.fill_rect([MARGIN, y + self.gap / 2 - self.gap.min(2) / 2], [right, 1], RULE);
         let top = y + self.gap;
         draw_lines(sheet, LABEL, MARGIN, top, &place.label);
         let mut left = MARGIN + layout.label_width;
@@ -342,13 +253,7 @@ impl ContactSheet {
             left += width + self.gap;
         }
         let below = top + place.content_height + CAPTION.size / 2;
-        draw_lines(
-            sheet,
-            CAPTION,
-            MARGIN + layout.label_width,
-            below,
-            &place.caption,
-        );
+        draw_lines(sheet, CAPTION, MARGIN + layout.label_width, below, &place.caption);
         y + self.row_height(place)
     }
 }

@@ -80,30 +80,17 @@ impl SubjectFolder {
         if metadata.is_file() {
             let siblings = list(&crate::atomic::parent(path)).unwrap_or_default();
             let item = read_item(path, find_mask(path, &siblings))?;
-            return Ok(Self {
-                path: path.into(),
-                items: vec![item],
-                left_out: Vec::new(),
-            });
+            return Ok(Self { path: path.into(), items: vec![item], left_out: Vec::new() });
         }
         let names = list(path)?;
-        let Sorted {
-            pictures,
-            mut left_out,
-            unreadable,
-        } = sort(&names);
-        let read: Vec<Result<SubjectItem>> = pictures
-            .par_iter()
-            .map(|picture| read_item(picture, find_mask(picture, &names)))
-            .collect();
+        let Sorted { pictures, mut left_out, unreadable } = sort(&names);
+        let read: Vec<Result<SubjectItem>> =
+            pictures.par_iter().map(|picture| read_item(picture, find_mask(picture, &names))).collect();
         let (mut items, mut problems) = (Vec::new(), unreadable);
         for (picture, outcome) in pictures.into_iter().zip(read) {
             match outcome {
                 Ok(item) => items.push(item),
-                Err(error) => problems.push(LeftOut {
-                    reason: reason_only(&picture, &error),
-                    path: picture,
-                }),
+                Err(error) => problems.push(LeftOut { reason: reason_only(&picture, &error), path: picture }),
             }
         }
         if options.strict && !problems.is_empty() {
@@ -116,21 +103,11 @@ impl SubjectFolder {
         left_out.extend(problems);
         left_out.sort_by(|a, b| a.path.cmp(&b.path));
         if items.is_empty() {
-            let left_out = if left_out.is_empty() {
-                "nothing, it is empty".into()
-            } else {
-                summary(&left_out)
-            };
-            return Err(Error::NoPictures {
-                path: path.into(),
-                left_out,
-            });
+            let left_out =
+                if left_out.is_empty() { "nothing, it is empty".into() } else { summary(&left_out) };
+            return Err(Error::NoPictures { path: path.into(), left_out });
         }
-        Ok(Self {
-            path: path.into(),
-            items,
-            left_out,
-        })
+        Ok(Self { path: path.into(), items, left_out })
     }
 }
 
@@ -153,11 +130,7 @@ fn load(path: &Path, mask: Option<&Path>) -> Result<Picture> {
                 "the mask is {}x{} but its picture {}x{}",
                 mask.width, mask.height, picture.image.width, picture.image.height
             );
-            return Err(Error::unreadable(
-                mask_path,
-                reason,
-                "make them the same size",
-            ));
+            return Err(Error::unreadable(mask_path, reason, "make them the same size"));
         }
         picture.mask = Some(mask);
     }
@@ -182,9 +155,8 @@ pub(crate) fn read_caption(media: &Path, extension: &str) -> Result<Option<Strin
         return Ok(None);
     }
     let bytes = fs::read(&path).map_err(|e| Error::read(&path, e))?;
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Error::unreadable(&path, "the caption is not UTF-8 text", "save it as UTF-8")
-    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::unreadable(&path, "the caption is not UTF-8 text", "save it as UTF-8"))?;
     let text = text.trim_start_matches('\u{feff}').trim();
     Ok((!text.is_empty()).then(|| text.into()))
 }
@@ -208,26 +180,13 @@ struct Sorted {
 }
 
 fn sort(paths: &[PathBuf]) -> Sorted {
-    let stems: BTreeSet<String> = paths
-        .iter()
-        .filter(|path| mask_of(path).is_none())
-        .filter_map(|p| stem(p))
-        .collect();
-    let used: BTreeSet<PathBuf> = paths
-        .iter()
-        .filter_map(|path| find_mask(path, paths))
-        .collect();
-    let mut sorted = Sorted {
-        pictures: Vec::new(),
-        left_out: Vec::new(),
-        unreadable: Vec::new(),
-    };
+    let stems: BTreeSet<String> =
+        paths.iter().filter(|path| mask_of(path).is_none()).filter_map(|p| stem(p)).collect();
+    let used: BTreeSet<PathBuf> = paths.iter().filter_map(|path| find_mask(path, paths)).collect();
+    let mut sorted = Sorted { pictures: Vec::new(), left_out: Vec::new(), unreadable: Vec::new() };
     let mut captions = Vec::new();
     for path in paths {
-        let out = |reason: &str| LeftOut {
-            path: path.clone(),
-            reason: reason.into(),
-        };
+        let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
         if used.contains(path) {
             continue;
         }
@@ -238,23 +197,13 @@ fn sort(paths: &[PathBuf]) -> Sorted {
             Kind::Unreadable(reason) => sorted.unreadable.push(out(&reason)),
         }
     }
-    let has_picture = |caption: &Path| {
-        sorted
-            .pictures
-            .iter()
-            .any(|p| p.with_extension("txt") == caption)
-    };
-    let orphans: Vec<_> = captions
-        .into_iter()
-        .filter(|caption| !has_picture(caption))
-        .cloned()
-        .collect();
-    sorted
-        .left_out
-        .extend(orphans.into_iter().map(|path| LeftOut {
-            path,
-            reason: "a caption without a picture of its name".into(),
-        }));
+    let has_picture = |caption: &Path| sorted.pictures.iter().any(|p| p.with_extension("txt") == caption);
+    let orphans: Vec<_> = captions.into_iter().filter(|caption| !has_picture(caption)).cloned().collect();
+    sorted.left_out.extend(
+        orphans
+            .into_iter()
+            .map(|path| LeftOut { path, reason: "a caption without a picture of its name".into() }),
+    );
     sorted
 }
 
@@ -281,11 +230,7 @@ impl Kind {
                 "named as a mask, but no picture of that name is beside it"
             });
         }
-        let extension = path
-            .extension()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_ascii_lowercase();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         if extension == "txt" {
             return Self::Caption;
         }
@@ -296,12 +241,8 @@ impl Kind {
                 Self::Other("a video; name it alone as the subject to learn from its frames")
             }
             Ok(head) if head.starts_with(b"GIF8") => Self::Other("a GIF; convert it to PNG"),
-            Ok(head) if named_picture && head.is_empty() => {
-                Self::Unreadable("the file is empty".into())
-            }
-            Ok(_) if named_picture => {
-                Self::Unreadable("not a PNG, JPEG or WebP picture inside".into())
-            }
+            Ok(head) if named_picture && head.is_empty() => Self::Unreadable("the file is empty".into()),
+            Ok(_) if named_picture => Self::Unreadable("not a PNG, JPEG or WebP picture inside".into()),
             Err(error) if named_picture => Self::Unreadable(reason_only(path, &error)),
             _ => Self::Other("not a PNG, JPEG or WebP picture"),
         }
@@ -311,9 +252,7 @@ impl Kind {
 /// The name of the picture a mask file is named after.
 fn mask_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_string_lossy();
-    let name = name
-        .strip_suffix(".mask.png")
-        .or_else(|| name.strip_suffix("_mask.png"))?;
+    let name = name.strip_suffix(".mask.png").or_else(|| name.strip_suffix("_mask.png"))?;
     (!name.is_empty()).then(|| name.into())
 }
 
@@ -330,20 +269,12 @@ fn find_mask(picture: &Path, names: &[PathBuf]) -> Option<PathBuf> {
 }
 
 fn stem(path: &Path) -> Option<String> {
-    path.file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
 }
 
 fn summary(left_out: &[LeftOut]) -> String {
-    let name = |path: &Path| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let entries = left_out
-        .iter()
-        .map(|entry| format!("{} ({})", name(&entry.path), entry.reason));
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let entries = left_out.iter().map(|entry| format!("{} ({})", name(&entry.path), entry.reason));
     entries.collect::<Vec<_>>().join(", ")
 }
 

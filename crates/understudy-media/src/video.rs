@@ -56,12 +56,7 @@ impl Video {
     /// become a black video.
     pub fn from_planar(planar: &[f32], shape: [usize; 3], fps: f64, range: Range) -> Result<Self> {
         check_planar(planar, shape)?;
-        Self::new(
-            (0..shape[0])
-                .map(|i| gather_frame(planar, i, shape, range))
-                .collect(),
-            fps,
-        )
+        Self::new((0..shape[0]).map(|i| gather_frame(planar, i, shape, range)).collect(), fps)
     }
 
     /// Planar `(3, frames, height, width)` values.
@@ -102,11 +97,7 @@ impl Video {
         } else if is_mp4(&head) {
             Self::read_mp4(path)
         } else {
-            Err(Error::unreadable(
-                path,
-                "not an MP4, GIF or WebP file",
-                RE_ENCODE,
-            ))
+            Err(Error::unreadable(path, "not an MP4, GIF or WebP file", RE_ENCODE))
         }
     }
 
@@ -122,21 +113,14 @@ impl Video {
             paths.push(entry.map_err(|e| Error::read(directory, e))?.path());
         }
         paths.sort();
-        let frames = paths
-            .iter()
-            .map(|path| Ok(Picture::open(path)?.image))
-            .collect::<Result<_>>()?;
+        let frames = paths.iter().map(|path| Ok(Picture::open(path)?.image)).collect::<Result<_>>()?;
         Self::new(frames, fps)
     }
 
     /// Every pixel repeated `factor` times in both directions.
     pub fn upscale_nearest(&self, factor: usize) -> Self {
         Self {
-            frames: self
-                .frames
-                .iter()
-                .map(|frame| frame.upscale_nearest(factor))
-                .collect(),
+            frames: self.frames.iter().map(|frame| frame.upscale_nearest(factor)).collect(),
             fps: self.fps,
         }
     }
@@ -144,10 +128,7 @@ impl Video {
     /// That this is a clip at all; see [`Video::new`].
     pub(crate) fn check(&self) -> Result<()> {
         if !(0.1..=1000.0).contains(&self.fps) {
-            return Err(Error::invalid(
-                "fps",
-                format!("{} is not within 0.1 and 1000", self.fps),
-            ));
+            return Err(Error::invalid("fps", format!("{} is not within 0.1 and 1000", self.fps)));
         }
         let Some(first) = self.frames.first() else {
             return Err(Error::invalid("video", "has no frames; give at least one"));
@@ -170,15 +151,10 @@ impl Video {
 
 /// That `frames` frames of `width` x `height` fit [`MAX_VIDEO_BYTES`].
 pub(crate) fn check_memory(path: &Path, frames: u64, width: u64, height: u64) -> Result<()> {
-    let bytes = width
-        .saturating_mul(height)
-        .saturating_mul(3)
-        .saturating_mul(frames);
+    let bytes = width.saturating_mul(height).saturating_mul(3).saturating_mul(frames);
     if bytes > MAX_VIDEO_BYTES {
-        let reason = format!(
-            "{frames} frames of {width}x{height} need {} GiB decoded, the limit is 4",
-            bytes >> 30
-        );
+        let reason =
+            format!("{frames} frames of {width}x{height} need {} GiB decoded, the limit is 4", bytes >> 30);
         return Err(Error::unreadable(path, reason, CUT));
     }
     Ok(())
@@ -186,19 +162,14 @@ pub(crate) fn check_memory(path: &Path, frames: u64, width: u64, height: u64) ->
 
 /// Whether a file begins as MP4 or QuickTime files do.
 pub(crate) fn is_mp4(head: &[u8]) -> bool {
-    matches!(
-        head.get(4..8),
-        Some(b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip")
-    )
+    matches!(head.get(4..8), Some(b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip"))
 }
 
 /// Up to the first 32 bytes of a file.
 pub(crate) fn read_head(path: &Path) -> Result<Vec<u8>> {
     let mut head = Vec::new();
     let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
-    file.take(32)
-        .read_to_end(&mut head)
-        .map_err(|e| Error::read(path, e))?;
+    file.take(32).read_to_end(&mut head).map_err(|e| Error::read(path, e))?;
     Ok(head)
 }
 
@@ -215,11 +186,7 @@ fn collect(path: &Path, (width, height): (u32, u32), source: Frames<'_>) -> Resu
     if frames.is_empty() {
         return Err(Error::unreadable(path, "has no frames", RE_ENCODE));
     }
-    let fps = if milliseconds > 0.0 {
-        frames.len() as f64 * 1000.0 / milliseconds
-    } else {
-        10.0
-    };
+    let fps = if milliseconds > 0.0 { frames.len() as f64 * 1000.0 / milliseconds } else { 10.0 };
     Video::new(frames, fps.clamp(0.1, 1000.0))
 }
 

@@ -15,17 +15,12 @@ pub(crate) fn encode(video: &Video, quality: f32) -> Result<Vec<u8>, String> {
         encoding_config: Some(EncodingConfig::new_lossy(quality)),
         ..EncoderOptions::default()
     };
-    let mut encoder =
-        Encoder::new_with_options((side(video.width())?, side(video.height())?), options)
-            .map_err(|e| e.to_string())?;
+    let mut encoder = Encoder::new_with_options((side(video.width())?, side(video.height())?), options)
+        .map_err(|e| e.to_string())?;
     let time = |index: usize| (index as f64 * 1000.0 / video.fps).round() as i32;
     for (index, frame) in video.frames.iter().enumerate() {
-        encoder
-            .add_frame(&frame.rgb, time(index))
-            .map_err(|e| e.to_string())?;
+        encoder.add_frame(&frame.rgb, time(index)).map_err(|e| e.to_string())?;
     }
-    let data = encoder
-        .finalize(time(video.frames.len()))
-        .map_err(|e| e.to_string())?;
+    let data = encoder.finalize(time(video.frames.len())).map_err(|e| e.to_string())?;
     Ok(data.to_vec())
 }

@@ -12,31 +12,15 @@ pub(crate) struct ColorMatrix {
 
 impl ColorMatrix {
     /// ITU-R BT.601, limited range: what readers assume of a small video that does not say, and what we write.
-    pub const BT601: Self = Self {
-        kr: 0.299,
-        kb: 0.114,
-        full_range: false,
-    };
+    pub const BT601: Self = Self { kr: 0.299, kb: 0.114, full_range: false };
     /// ITU-R BT.709, limited range: high definition.
-    pub const BT709: Self = Self {
-        kr: 0.2126,
-        kb: 0.0722,
-        full_range: false,
-    };
+    pub const BT709: Self = Self { kr: 0.2126, kb: 0.0722, full_range: false };
     /// ITU-R BT.2020 non-constant luminance, limited range.
-    pub const BT2020: Self = Self {
-        kr: 0.2627,
-        kb: 0.0593,
-        full_range: false,
-    };
+    pub const BT2020: Self = Self { kr: 0.2627, kb: 0.0593, full_range: false };
 
     /// Offset of luma, excursion of luma, excursion of chroma.
     fn levels(self) -> (f32, f32, f32) {
-        if self.full_range {
-            (0.0, 255.0, 255.0)
-        } else {
-            (16.0, 219.0, 224.0)
-        }
+        if self.full_range { (0.0, 255.0, 255.0) } else { (16.0, 219.0, 224.0) }
     }
 }
 
@@ -76,12 +60,7 @@ pub(crate) fn from_rgb(image: &Image, matrix: ColorMatrix) -> Vec<u8> {
 }
 
 /// The picture of `width` x `height`, or `None` when the planes are too short for it.
-pub(crate) fn to_rgb(
-    planes: &Planes<'_>,
-    width: usize,
-    height: usize,
-    matrix: ColorMatrix,
-) -> Option<Image> {
+pub(crate) fn to_rgb(planes: &Planes<'_>, width: usize, height: usize, matrix: ColorMatrix) -> Option<Image> {
     let (offset, luma, chroma) = matrix.levels();
     let kg = 1.0 - matrix.kr - matrix.kb;
     let (to_r, to_b) = (2.0 * (1.0 - matrix.kr), 2.0 * (1.0 - matrix.kb));
@@ -111,40 +90,18 @@ mod tests {
     fn flat_colours_survive_every_matrix() {
         for full_range in [false, true] {
             for matrix in [ColorMatrix::BT601, ColorMatrix::BT709, ColorMatrix::BT2020] {
-                let matrix = ColorMatrix {
-                    full_range,
-                    ..matrix
-                };
-                for color in [
-                    [0, 0, 0],
-                    [255, 255, 255],
-                    [255, 0, 0],
-                    [0, 255, 0],
-                    [0, 0, 255],
-                    [12, 130, 201],
-                ] {
+                let matrix = ColorMatrix { full_range, ..matrix };
+                for color in
+                    [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [12, 130, 201]]
+                {
                     let image = Image::filled(4, 2, color);
                     let planes = from_rgb(&image, matrix);
                     let (y, chroma) = planes.split_at(8);
                     let (u, v) = chroma.split_at(2);
-                    let back = to_rgb(
-                        &Planes {
-                            y,
-                            u,
-                            v,
-                            strides: [4, 2],
-                        },
-                        4,
-                        2,
-                        matrix,
-                    )
-                    .expect("long enough");
+                    let back =
+                        to_rgb(&Planes { y, u, v, strides: [4, 2] }, 4, 2, matrix).expect("long enough");
                     for (a, b) in back.rgb.iter().zip(&image.rgb) {
-                        assert!(
-                            a.abs_diff(*b) <= 2,
-                            "{matrix:?} {color:?} became {:?}",
-                            back.pixel(0, 0)
-                        );
+                        assert!(a.abs_diff(*b) <= 2, "{matrix:?} {color:?} became {:?}", back.pixel(0, 0));
                     }
                 }
             }

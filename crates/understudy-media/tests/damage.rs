@@ -9,13 +9,9 @@ use understudy_media::{Image, Picture, Video, WriteOptions};
 
 fn pictures() -> Vec<(&'static str, Vec<u8>)> {
     let image = &waves(48, 40, 1, 8.0).frames[0];
-    [
-        ("a.png", ImageFormat::Png),
-        ("a.jpg", ImageFormat::Jpeg),
-        ("a.webp", ImageFormat::WebP),
-    ]
-    .map(|(name, format)| (name, encoded(image, format)))
-    .into()
+    [("a.png", ImageFormat::Png), ("a.jpg", ImageFormat::Jpeg), ("a.webp", ImageFormat::WebP)]
+        .map(|(name, format)| (name, encoded(image, format)))
+        .into()
 }
 
 fn clips() -> Vec<(&'static str, Vec<u8>)> {
@@ -23,9 +19,7 @@ fn clips() -> Vec<(&'static str, Vec<u8>)> {
     ["a.mp4", "a.gif", "a.webp"]
         .map(|name| {
             let path = folder.path().join(name);
-            waves(48, 32, 4, 8.0)
-                .write(&path, &WriteOptions::default())
-                .unwrap();
+            waves(48, 32, 4, 8.0).write(&path, &WriteOptions::default()).unwrap();
             (name, std::fs::read(path).unwrap())
         })
         .into()
@@ -37,12 +31,8 @@ fn truncated_pictures_are_errors_at_every_cut() {
     for (name, bytes) in pictures() {
         for cut in 0..bytes.len() {
             let path = put(folder.path(), name, &bytes[..cut]);
-            let error =
-                Picture::open(&path).expect_err(&format!("{name} cut at {cut} of {}", bytes.len()));
-            assert!(
-                error.to_string().starts_with(&path.display().to_string()),
-                "{error}"
-            );
+            let error = Picture::open(&path).expect_err(&format!("{name} cut at {cut} of {}", bytes.len()));
+            assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
         }
         Picture::open(put(folder.path(), name, &bytes)).unwrap();
         let with_tail = [bytes.as_slice(), b"trailing bytes"].concat();
@@ -57,20 +47,10 @@ fn truncated_clips_are_errors_at_every_cut() {
         let step = (bytes.len() / 200).max(1);
         for cut in (0..bytes.len()).step_by(step).chain([bytes.len() - 1]) {
             let path = put(folder.path(), name, &bytes[..cut]);
-            let error =
-                Video::read(&path).expect_err(&format!("{name} cut at {cut} of {}", bytes.len()));
-            assert!(
-                error.to_string().starts_with(&path.display().to_string()),
-                "{error}"
-            );
+            let error = Video::read(&path).expect_err(&format!("{name} cut at {cut} of {}", bytes.len()));
+            assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
         }
-        assert_eq!(
-            Video::read(put(folder.path(), name, &bytes))
-                .unwrap()
-                .frames
-                .len(),
-            4
-        );
+        assert_eq!(Video::read(put(folder.path(), name, &bytes)).unwrap().frames.len(), 4);
     }
 }
 
@@ -130,40 +110,20 @@ fn a_huge_sample_count_is_refused() {
     let stsz = bytes.windows(4).position(|w| w == b"stsz").unwrap();
     bytes[stsz + 8..stsz + 12].copy_from_slice(&1u32.to_be_bytes()); // every sample one byte
     bytes[stsz + 12..stsz + 16].copy_from_slice(&u32::MAX.to_be_bytes()); // four milliards of them
-    let error = Video::read_mp4(put(folder.path(), name, &bytes))
-        .unwrap_err()
-        .to_string();
+    let error = Video::read_mp4(put(folder.path(), name, &bytes)).unwrap_err().to_string();
     assert!(error.contains(name), "{error}");
 }
 
 #[test]
 fn other_files_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let text = |name, bytes: &[u8]| {
-        Video::read(put(folder.path(), name, bytes))
-            .unwrap_err()
-            .to_string()
-    };
+    let text = |name, bytes: &[u8]| Video::read(put(folder.path(), name, bytes)).unwrap_err().to_string();
     assert!(text("a.mp4", b"hello").contains("not an MP4"));
     assert!(text("a.mp4", b"").contains("not an MP4"));
     assert!(text("a.mp4", b"\0\0\0\x10ftypisom\0\0\0\0").contains("no `moov` box"));
-    assert!(
-        Video::read(folder.path().join("missing.mp4"))
-            .unwrap_err()
-            .to_string()
-            .contains("missing.mp4")
-    );
-    let still = put(
-        folder.path(),
-        "a.webp",
-        &encoded(&Image::filled(32, 32, [9; 3]), ImageFormat::WebP),
-    );
-    assert!(
-        Video::read(still)
-            .unwrap_err()
-            .to_string()
-            .contains("no frames")
-    );
+    assert!(Video::read(folder.path().join("missing.mp4")).unwrap_err().to_string().contains("missing.mp4"));
+    let still = put(folder.path(), "a.webp", &encoded(&Image::filled(32, 32, [9; 3]), ImageFormat::WebP));
+    assert!(Video::read(still).unwrap_err().to_string().contains("no frames"));
     let (_, mp4) = clips().remove(0);
     let hevc: Vec<u8> = {
         let mut bytes = mp4.clone();
@@ -172,9 +132,5 @@ fn other_files_are_told_apart() {
         bytes[entry..entry + 4].copy_from_slice(b"xxxx");
         bytes
     };
-    assert!(
-        text("a.mp4", &hevc).contains("`xxxx`, not H.264"),
-        "{}",
-        text("a.mp4", &hevc)
-    );
+    assert!(text("a.mp4", &hevc).contains("`xxxx`, not H.264"), "{}", text("a.mp4", &hevc));
 }

@@ -6,8 +6,7 @@ mod common;
 use common::{encoded, put, waves};
 use image::ImageFormat::{Gif, Jpeg, Png, WebP};
 use understudy_media::{
-    Dataset, Error, FolderOptions, Image, LeftOut, Mask, MediaKind, Picture, SubjectFolder,
-    WriteOptions,
+    Dataset, Error, FolderOptions, Image, LeftOut, Mask, MediaKind, Picture, SubjectFolder, WriteOptions,
 };
 
 fn sample() -> Image {
@@ -15,18 +14,8 @@ fn sample() -> Image {
 }
 
 fn reasons(left_out: &[LeftOut]) -> Vec<(String, &str)> {
-    let name = |entry: &LeftOut| {
-        entry
-            .path
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned()
-    };
-    left_out
-        .iter()
-        .map(|entry| (name(entry), entry.reason.as_str()))
-        .collect()
+    let name = |entry: &LeftOut| entry.path.file_name().unwrap().to_string_lossy().into_owned();
+    left_out.iter().map(|entry| (name(entry), entry.reason.as_str())).collect()
 }
 
 /// A PNG of this size in its header only.
@@ -36,13 +25,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
     chunk.extend(height.to_be_bytes());
     chunk.extend([8, 2, 0, 0, 0]);
     let crc = chunk.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |c, _| {
-            if c & 1 == 1 {
-                0xedb8_8320 ^ (c >> 1)
-            } else {
-                c >> 1
-            }
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 })
     });
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
     png.extend(chunk);
@@ -65,17 +48,10 @@ fn limits_hold_before_decoding() {
         let error = Picture::open(&path).unwrap_err().to_string();
         assert!(error.contains("a.png"), "{error}");
         let by_image_crate = width > i32::MAX as u32 && error.contains("damaged");
-        assert!(
-            error.contains(wanted) || by_image_crate,
-            "{width}x{height}: {error}"
-        );
+        assert!(error.contains(wanted) || by_image_crate, "{width}x{height}: {error}");
         assert_eq!(Picture::probe(&path).unwrap_err().to_string(), error);
     }
-    let small = put(
-        folder.path(),
-        "b.png",
-        &encoded(&Image::filled(16, 16, [1, 2, 3]), Png),
-    );
+    let small = put(folder.path(), "b.png", &encoded(&Image::filled(16, 16, [1, 2, 3]), Png));
     assert_eq!(Picture::open(small).unwrap().image.rgb[..3], [1, 2, 3]);
 }
 
@@ -92,9 +68,7 @@ fn format_is_by_content_and_orientation_is_applied() {
     let length = (exif.len() as u16 + 2).to_be_bytes();
     let turned = [&jpeg[..2], &[0xff, 0xe1], &length, exif, &jpeg[2..]].concat();
     let path = put(folder.path(), "b.jpg", &turned);
-    let plain = Picture::open(put(folder.path(), "c.jpg", &jpeg))
-        .unwrap()
-        .image;
+    let plain = Picture::open(put(folder.path(), "c.jpg", &jpeg)).unwrap().image;
     let upright = Picture::open(&path).unwrap().image;
     assert_eq!((upright.width, upright.height), (32, 48));
     assert_eq!(upright.pixel(31, 0), plain.pixel(0, 0));
@@ -105,55 +79,34 @@ fn format_is_by_content_and_orientation_is_applied() {
 #[test]
 fn transparency_becomes_the_mask() {
     let folder = tempfile::tempdir().unwrap();
-    let rgba = image::RgbaImage::from_fn(20, 20, |x, _| {
-        image::Rgba([200, 0, 0, if x < 10 { 255 } else { 0 }])
-    });
+    let rgba =
+        image::RgbaImage::from_fn(20, 20, |x, _| image::Rgba([200, 0, 0, if x < 10 { 255 } else { 0 }]));
     let path = folder.path().join("a.png");
     rgba.save(&path).unwrap();
     let picture = Picture::open(&path).unwrap();
     let mask = picture.mask.as_ref().unwrap();
     assert_eq!((mask.alpha[0], mask.alpha[19]), (255, 0));
-    assert_eq!(
-        (picture.image.pixel(0, 0), picture.image.pixel(19, 0)),
-        ([200, 0, 0], [255; 3])
-    );
-    assert_eq!(
-        Picture::open_over(&path, [0, 9, 0])
-            .unwrap()
-            .image
-            .pixel(19, 0),
-        [0, 9, 0]
-    );
+    assert_eq!((picture.image.pixel(0, 0), picture.image.pixel(19, 0)), ([200, 0, 0], [255; 3]));
+    assert_eq!(Picture::open_over(&path, [0, 9, 0]).unwrap().image.pixel(19, 0), [0, 9, 0]);
     let opaque = put(folder.path(), "b.png", &encoded(&sample(), Png));
     assert_eq!(Picture::open(opaque).unwrap().mask, None);
 
     let cropped = picture.cover_crop([10, 10]).unwrap();
     assert_eq!(cropped.image.pixel(1, 5), [200, 0, 0]);
-    assert_eq!(
-        (cropped.mask.unwrap().alpha[0], cropped.image.width),
-        (255, 10)
-    );
+    assert_eq!((cropped.mask.unwrap().alpha[0], cropped.image.width), (255, 10));
 }
 
 #[test]
 fn cover_crop_takes_the_centre_without_aliasing() {
-    let thirds = Image::from_fn(90, 30, |x, _| {
-        [[255, 0, 0], [0, 255, 0], [0, 0, 255]][x / 30]
-    });
+    let thirds = Image::from_fn(90, 30, |x, _| [[255, 0, 0], [0, 255, 0], [0, 0, 255]][x / 30]);
     let middle = thirds.cover_crop([10, 10]).unwrap();
     assert_eq!(middle.pixel(5, 5), [0, 255, 0]);
     assert!((1..9).all(|x| middle.pixel(x, 5)[1] > 230), "{middle:?}");
     let checks = Image::from_fn(512, 512, |x, y| [((x + y) % 2 * 255) as u8; 3]);
     let small = checks.cover_crop([64, 32]).unwrap();
-    assert!(
-        small.rgb.iter().all(|sample| sample.abs_diff(128) < 6),
-        "fine detail averages out"
-    );
+    assert!(small.rgb.iter().all(|sample| sample.abs_diff(128) < 6), "fine detail averages out");
     let flat = Image::filled(17, 33, [9, 80, 200]);
-    assert_eq!(
-        flat.cover_crop([64, 64]).unwrap(),
-        Image::filled(64, 64, [9, 80, 200])
-    );
+    assert_eq!(flat.cover_crop([64, 64]).unwrap(), Image::filled(64, 64, [9, 80, 200]));
     assert_eq!(sample().cover_crop([32, 48]).unwrap(), sample());
     assert!(sample().cover_crop([0, 48]).is_err());
     assert!(sample().resize([16, 70_000]).is_err());
@@ -170,48 +123,24 @@ fn a_folder_accounts_for_every_name() {
     put(at, "c.dat", &encoded(&sample(), WebP));
     put(at, "a.txt", "\u{feff} a cat \n".as_bytes());
     put(at, "b.txt", b"  \n");
-    put(
-        at,
-        "a.mask.png",
-        &encoded(&Image::filled(48, 32, [255; 3]), Png),
-    );
-    put(
-        at,
-        "a_mask.png",
-        &encoded(&Image::filled(48, 32, [255; 3]), Png),
-    );
-    put(
-        at,
-        "z_mask.png",
-        &encoded(&Image::filled(48, 32, [255; 3]), Png),
-    );
+    put(at, "a.mask.png", &encoded(&Image::filled(48, 32, [255; 3]), Png));
+    put(at, "a_mask.png", &encoded(&Image::filled(48, 32, [255; 3]), Png));
+    put(at, "z_mask.png", &encoded(&Image::filled(48, 32, [255; 3]), Png));
     put(at, "d.txt", b"orphan");
     put(at, "e.gif", &encoded(&sample(), Gif));
     put(at, ".DS_Store", b"x");
     put(at, "notes.md", b"# x");
-    waves(32, 32, 2, 8.0)
-        .write(at.join("f.mp4"), &WriteOptions::default())
-        .unwrap();
+    waves(32, 32, 2, 8.0).write(at.join("f.mp4"), &WriteOptions::default()).unwrap();
     std::fs::create_dir(at.join("more")).unwrap();
 
     let subject = SubjectFolder::open(at).unwrap();
-    let names: Vec<_> = subject
-        .items
-        .iter()
-        .map(|i| i.path.file_name().unwrap().to_str().unwrap())
-        .collect();
+    let names: Vec<_> = subject.items.iter().map(|i| i.path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["a.png", "b.jpg", "c.dat"]);
     assert_eq!(subject.items[0].caption.as_deref(), Some("a cat"));
     assert_eq!(subject.items[1].caption, None);
-    assert_eq!(
-        subject.items[0].mask.as_deref(),
-        Some(at.join("a.mask.png").as_path())
-    );
+    assert_eq!(subject.items[0].mask.as_deref(), Some(at.join("a.mask.png").as_path()));
     assert_eq!((subject.items[0].width, subject.items[0].height), (48, 32));
-    assert_eq!(
-        subject.items[0].load().unwrap().mask.unwrap().alpha,
-        vec![255; 48 * 32]
-    );
+    assert_eq!(subject.items[0].load().unwrap().mask.unwrap().alpha, vec![255; 48 * 32]);
     assert_eq!(
         reasons(&subject.left_out),
         [
@@ -219,16 +148,10 @@ fn a_folder_accounts_for_every_name() {
             ("a_mask.png".into(), "a second mask of the same picture"),
             ("d.txt".into(), "a caption without a picture of its name"),
             ("e.gif".into(), "a GIF; convert it to PNG"),
-            (
-                "f.mp4".into(),
-                "a video; name it alone as the subject to learn from its frames"
-            ),
+            ("f.mp4".into(), "a video; name it alone as the subject to learn from its frames"),
             ("more".into(), "a folder; subfolders are not read"),
             ("notes.md".into(), "not a PNG, JPEG or WebP picture"),
-            (
-                "z_mask.png".into(),
-                "named as a mask, but no picture of that name is beside it"
-            ),
+            ("z_mask.png".into(), "named as a mask, but no picture of that name is beside it"),
         ]
     );
 
@@ -247,33 +170,16 @@ fn unreadable_pictures_are_all_named() {
     put(at, "empty.webp", b"");
     put(at, "tiny.png", &encoded(&Image::filled(4, 4, [0; 3]), Png));
     put(at, "odd.png", &png);
-    put(
-        at,
-        "odd_mask.png",
-        &encoded(&Image::filled(20, 20, [0; 3]), Png),
-    );
+    put(at, "odd_mask.png", &encoded(&Image::filled(20, 20, [0; 3]), Png));
     put(at, "latin.png", &png);
     put(at, "latin.txt", b"caf\xe9");
     let error = SubjectFolder::open(at).unwrap_err();
     let text = error.to_string();
-    assert!(
-        matches!(error, Error::UnreadablePictures { count: 6, .. }),
-        "{text}"
-    );
-    for name in [
-        "cut.png",
-        "text.jpg",
-        "empty.webp",
-        "tiny.png",
-        "odd.png",
-        "latin.png",
-    ] {
+    assert!(matches!(error, Error::UnreadablePictures { count: 6, .. }), "{text}");
+    for name in ["cut.png", "text.jpg", "empty.webp", "tiny.png", "odd.png", "latin.png"] {
         assert!(text.contains(name), "{name} in {text}");
     }
-    assert!(
-        text.contains("truncated") && text.contains("the mask is 20x20 but its picture 48x32"),
-        "{text}"
-    );
+    assert!(text.contains("truncated") && text.contains("the mask is 20x20 but its picture 48x32"), "{text}");
     assert!(!text.contains('\n'));
 
     let lenient = SubjectFolder::open_with(at, FolderOptions { strict: false }).unwrap();
@@ -284,27 +190,17 @@ fn unreadable_pictures_are_all_named() {
 fn a_folder_without_pictures_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let text = || SubjectFolder::open(folder.path()).unwrap_err().to_string();
-    assert!(
-        text().contains("no usable picture") && text().contains("it is empty"),
-        "{}",
-        text()
-    );
+    assert!(text().contains("no usable picture") && text().contains("it is empty"), "{}", text());
     put(folder.path(), "a.txt", b"x");
     assert!(text().contains("a.txt (a caption without"), "{}", text());
-    let missing = SubjectFolder::open(folder.path().join("nowhere"))
-        .unwrap_err()
-        .to_string();
+    let missing = SubjectFolder::open(folder.path().join("nowhere")).unwrap_err().to_string();
     assert!(missing.contains("nowhere: cannot read"), "{missing}");
 }
 
 #[test]
 fn a_mask_is_luma() {
     let folder = tempfile::tempdir().unwrap();
-    let path = put(
-        folder.path(),
-        "m.png",
-        &encoded(&Image::filled(16, 16, [255, 0, 0]), Png),
-    );
+    let path = put(folder.path(), "m.png", &encoded(&Image::filled(16, 16, [255, 0, 0]), Png));
     assert_eq!(Mask::open(path).unwrap().alpha, [76; 256]);
 }
 
@@ -317,9 +213,7 @@ fn musubi_toml_is_read() {
     put(&at.join("images"), "a.png", &encoded(&sample(), Png));
     put(&at.join("images"), "a.caption", b"a cat");
     put(&at.join("images"), "x.bin", b"?");
-    waves(32, 32, 2, 8.0)
-        .write(at.join("clips/v.mp4"), &WriteOptions::default())
-        .unwrap();
+    waves(32, 32, 2, 8.0).write(at.join("clips/v.mp4"), &WriteOptions::default()).unwrap();
     put(&at.join("clips"), "v.txt", b"a dance");
     let description = put(
         at,
@@ -347,78 +241,38 @@ fn musubi_toml_is_read() {
         "#,
     );
     let dataset = Dataset::open(&description).unwrap();
-    let [image, video] = dataset.items.as_slice() else {
-        panic!("{:?}", dataset.items)
-    };
-    assert_eq!(
-        (image.kind, image.num_repeats, image.resolution),
-        (MediaKind::Image, 3, [64, 48])
-    );
+    let [image, video] = dataset.items.as_slice() else { panic!("{:?}", dataset.items) };
+    assert_eq!((image.kind, image.num_repeats, image.resolution), (MediaKind::Image, 3, [64, 48]));
     assert_eq!(image.caption.as_deref(), Some("a cat"));
     assert_eq!(image.load_picture().unwrap().image, sample());
-    assert_eq!(
-        (video.kind, video.resolution, video.source_fps),
-        (MediaKind::Video, [96, 96], Some(30.0))
-    );
-    assert_eq!(
-        (video.caption.as_deref(), video.target_frames.as_slice()),
-        (Some("a dance"), &[1, 17][..])
-    );
+    assert_eq!((video.kind, video.resolution, video.source_fps), (MediaKind::Video, [96, 96], Some(30.0)));
+    assert_eq!((video.caption.as_deref(), video.target_frames.as_slice()), (Some("a dance"), &[1, 17][..]));
     assert!(video.enable_bucket);
-    assert_eq!(
-        reasons(&dataset.left_out),
-        [("x.bin".into(), "neither a picture nor a video")]
-    );
-    let ignored: Vec<_> = dataset
-        .ignored
-        .iter()
-        .map(|entry| entry.key.as_str())
-        .collect();
-    assert_eq!(
-        ignored,
-        ["general.batch_size", "datasets[0].cache_directory"]
-    );
+    assert_eq!(reasons(&dataset.left_out), [("x.bin".into(), "neither a picture nor a video")]);
+    let ignored: Vec<_> = dataset.ignored.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(ignored, ["general.batch_size", "datasets[0].cache_directory"]);
 }
 
 #[test]
 fn wrong_descriptions_name_the_field() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("images")).unwrap();
-    put(
-        &folder.path().join("images"),
-        "a.png",
-        &encoded(&sample(), Png),
-    );
+    put(&folder.path().join("images"), "a.png", &encoded(&sample(), Png));
     let toml = |text: &str| {
         let path = put(folder.path(), "d.toml", text.as_bytes());
         Dataset::open(path).unwrap_err().to_string()
     };
     let table = "[[datasets]]\nimage_directory = 'images'\n";
     for (text, wanted) in [
-        (
-            format!("{table}colour = 1"),
-            "line 3: unknown field `colour`",
-        ),
-        (
-            format!("{table}num_repeats = 0"),
-            "datasets[0].num_repeats: must be at least 1",
-        ),
+        (format!("{table}colour = 1"), "line 3: unknown field `colour`"),
+        (format!("{table}num_repeats = 0"), "datasets[0].num_repeats: must be at least 1"),
         (format!("{table}resolution = 4"), "datasets[0].resolution"),
         (format!("{table}target_frames = [16]"), "4k + 1"),
-        (
-            format!("{table}video_directory = 'images'"),
-            "exactly one of",
-        ),
+        (format!("{table}video_directory = 'images'"), "exactly one of"),
         (format!("{table}num_repeats = 'two'"), "line 3"),
         ("[general]\nresolution = 64".into(), "datasets: is missing"),
-        (
-            "[[datasets]]\nvideo_directory = 'images'".into(),
-            "no usable picture",
-        ),
-        (
-            "[[datasets]]\nimage_directory = 'nowhere'".into(),
-            "nowhere: cannot read",
-        ),
+        ("[[datasets]]\nvideo_directory = 'images'".into(), "no usable picture"),
+        ("[[datasets]]\nimage_directory = 'nowhere'".into(), "nowhere: cannot read"),
     ] {
         let error = toml(&text);
         assert!(error.contains(wanted), "{text}\n{error}");
@@ -435,8 +289,7 @@ fn jsonl_is_read() {
     assert_eq!(dataset.items[0].caption.as_deref(), Some("a cat"));
     let text = |line: &str| open(line).unwrap_err().to_string();
     assert!(
-        text("{\"image_path\": \"a.png\", \"captoin\": \"\"}")
-            .contains("line 1: unknown field `captoin`")
+        text("{\"image_path\": \"a.png\", \"captoin\": \"\"}").contains("line 1: unknown field `captoin`")
     );
     assert!(text("{\"image_path\": \"b.png\"}").contains("b.png"));
     assert!(text("{\"video_path\": \"a.png\"}").contains("is not a video"));

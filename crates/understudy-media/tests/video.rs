@@ -5,8 +5,8 @@ mod common;
 
 use common::{names, psnr, waves};
 use understudy_media::{
-    ContactSheet, Error, Image, Mp4Info, OutputFormat, Range, SheetRow, Video, WriteOptions,
-    check_writable, write_frames_safetensors,
+    ContactSheet, Error, Image, Mp4Info, OutputFormat, Range, SheetRow, Video, WriteOptions, check_writable,
+    write_frames_safetensors,
 };
 
 fn round_trip(video: &Video, name: &str, options: &WriteOptions) -> Video {
@@ -19,28 +19,15 @@ fn round_trip(video: &Video, name: &str, options: &WriteOptions) -> Video {
 
 fn worst_psnr(a: &Video, b: &Video) -> f64 {
     assert_eq!(a.frames.len(), b.frames.len());
-    a.frames
-        .iter()
-        .zip(&b.frames)
-        .map(|(a, b)| psnr(a, b))
-        .fold(f64::INFINITY, f64::min)
+    a.frames.iter().zip(&b.frames).map(|(a, b)| psnr(a, b)).fold(f64::INFINITY, f64::min)
 }
 
 #[test]
 fn mp4_keeps_frames_rate_and_quality() {
-    for (width, height, frames) in [
-        (64, 64, 17),
-        (128, 96, 60),
-        (65, 47, 5),
-        (17, 16, 2),
-        (640, 360, 1),
-    ] {
+    for (width, height, frames) in [(64, 64, 17), (128, 96, 60), (65, 47, 5), (17, 16, 2), (640, 360, 1)] {
         let video = waves(width, height, frames, 8.0);
         let back = round_trip(&video, "a.mp4", &WriteOptions::default());
-        assert_eq!(
-            (back.width(), back.height()),
-            (width.next_multiple_of(2), height.next_multiple_of(2))
-        );
+        assert_eq!((back.width(), back.height()), (width.next_multiple_of(2), height.next_multiple_of(2)));
         assert!((back.fps - 8.0).abs() < 1e-9);
         let db = worst_psnr(&video, &back);
         assert!(db > 36.0, "{width}x{height}: {db:.1} dB");
@@ -49,17 +36,7 @@ fn mp4_keeps_frames_rate_and_quality() {
 
 #[test]
 fn mp4_rates_are_exact() {
-    for fps in [
-        1.0,
-        8.0,
-        16.0,
-        24.0,
-        24_000.0 / 1001.0,
-        30_000.0 / 1001.0,
-        12.5,
-        60.0,
-        120.0,
-    ] {
+    for fps in [1.0, 8.0, 16.0, 24.0, 24_000.0 / 1001.0, 30_000.0 / 1001.0, 12.5, 60.0, 120.0] {
         let back = round_trip(&waves(32, 32, 3, fps), "a.mp4", &WriteOptions::default());
         assert!((back.fps - fps).abs() < 1e-9, "{fps} became {}", back.fps);
     }
@@ -69,18 +46,11 @@ fn mp4_rates_are_exact() {
 fn enlarged_sharp_colours_stay_clean() {
     let checks = |t: usize| {
         Image::from_fn(64, 64, |x, y| {
-            if (x / 4 + y / 4 + t).is_multiple_of(2) {
-                [230, 30, 40]
-            } else {
-                [20, 60, 220]
-            }
+            if (x / 4 + y / 4 + t).is_multiple_of(2) { [230, 30, 40] } else { [20, 60, 220] }
         })
     };
     let video = Video::new((0..9).map(checks).collect(), 8.0).unwrap();
-    let options = WriteOptions {
-        upscale: 4,
-        ..WriteOptions::default()
-    };
+    let options = WriteOptions { upscale: 4, ..WriteOptions::default() };
     let back = round_trip(&video, "a.mp4", &options);
     assert_eq!((back.width(), back.height()), (256, 256));
     let db = worst_psnr(&video.upscale_nearest(4), &back);
@@ -91,21 +61,10 @@ fn enlarged_sharp_colours_stay_clean() {
 fn the_same_frames_give_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a.mp4", "a.gif", "a.webp", "a.png"] {
-        let (one, two) = (
-            folder.path().join(name),
-            folder.path().join(format!("again-{name}")),
-        );
-        waves(64, 48, 5, 8.0)
-            .write(&one, &WriteOptions::default())
-            .unwrap();
-        waves(64, 48, 5, 8.0)
-            .write(&two, &WriteOptions::default())
-            .unwrap();
-        assert_eq!(
-            std::fs::read(one).unwrap(),
-            std::fs::read(two).unwrap(),
-            "{name}"
-        );
+        let (one, two) = (folder.path().join(name), folder.path().join(format!("again-{name}")));
+        waves(64, 48, 5, 8.0).write(&one, &WriteOptions::default()).unwrap();
+        waves(64, 48, 5, 8.0).write(&two, &WriteOptions::default()).unwrap();
+        assert_eq!(std::fs::read(one).unwrap(), std::fs::read(two).unwrap(), "{name}");
     }
 }
 
@@ -113,25 +72,12 @@ fn the_same_frames_give_the_same_bytes() {
 fn mp4_header_tells_before_decoding() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.mp4");
-    waves(80, 48, 7, 24.0)
-        .write(&path, &WriteOptions::default())
-        .unwrap();
+    waves(80, 48, 7, 24.0).write(&path, &WriteOptions::default()).unwrap();
     let info = Mp4Info::probe(&path).unwrap();
-    assert_eq!(
-        info,
-        Mp4Info {
-            width: 80,
-            height: 48,
-            frames: 7,
-            fps: 24.0
-        }
-    );
+    assert_eq!(info, Mp4Info { width: 80, height: 48, frames: 7, fps: 24.0 });
     let bytes = std::fs::read(&path).unwrap();
     let position = |name: &[u8]| bytes.windows(4).position(|w| w == name).unwrap();
-    assert!(
-        position(b"moov") < position(b"mdat"),
-        "playing can begin at once"
-    );
+    assert!(position(b"moov") < position(b"mdat"), "playing can begin at once");
     assert!(position(b"stss") > 0 && position(b"avcC") > 0);
 }
 
@@ -168,10 +114,7 @@ fn pictures_and_folders_of_frames() {
     let single = folder.path().join("one.png");
     let one = Video::new(video.frames[..1].to_vec(), 8.0).unwrap();
     one.write(&single, &WriteOptions::default()).unwrap();
-    assert_eq!(
-        understudy_media::Picture::open(&single).unwrap().image,
-        video.frames[0]
-    );
+    assert_eq!(understudy_media::Picture::open(&single).unwrap().image, video.frames[0]);
     let strip = folder.path().join("strip.png");
     video.write(&strip, &WriteOptions::default()).unwrap();
     let strip = understudy_media::Picture::open(&strip).unwrap().image;
@@ -189,11 +132,8 @@ fn safetensors_keep_unquantized_frames() {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor("frames").unwrap();
     assert_eq!(tensor.shape(), [3, 2, 4, 5]);
-    let back: Vec<f32> = tensor
-        .data()
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect();
+    let back: Vec<f32> =
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(back, planar);
 }
 
@@ -201,24 +141,15 @@ fn safetensors_keep_unquantized_frames() {
 fn planar_layout_is_channel_frame_row_column() {
     let video = waves(20, 16, 3, 8.0);
     let unit = video.to_planar(Range::Unit);
-    assert_eq!(
-        unit[((3 + 2) * 16 + 5) * 20 + 7],
-        f32::from(video.frames[2].pixel(7, 5)[1]) / 255.0
-    );
+    assert_eq!(unit[((3 + 2) * 16 + 5) * 20 + 7], f32::from(video.frames[2].pixel(7, 5)[1]) / 255.0);
     for range in [Range::Unit, Range::Signed] {
         let planar = video.to_planar(range);
-        assert_eq!(
-            Video::from_planar(&planar, [3, 16, 20], 8.0, range).unwrap(),
-            video
-        );
+        assert_eq!(Video::from_planar(&planar, [3, 16, 20], 8.0, range).unwrap(), video);
     }
     let signed = Image::filled(1, 1, [0, 255, 128]).to_planar(Range::Signed);
     assert_eq!(&signed[..2], [-1.0, 1.0]);
     let frame = &video.frames[0];
-    assert_eq!(
-        &Image::from_planar(&frame.to_planar(Range::Signed), [16, 20], Range::Signed).unwrap(),
-        frame
-    );
+    assert_eq!(&Image::from_planar(&frame.to_planar(Range::Signed), [16, 20], Range::Signed).unwrap(), frame);
     let over = Image::from_planar(&[2.0, -3.0, 0.5], [1, 1], Range::Unit).unwrap();
     assert_eq!(over.rgb, [255, 0, 128]);
 }
@@ -229,21 +160,10 @@ fn wrong_arguments_are_named() {
     planar[5] = f32::NAN;
     let text = |r: Result<Video, Error>| r.unwrap_err().to_string();
     assert!(
-        text(Video::from_planar(&planar, [1, 2, 2], 8.0, Range::Unit))
-            .contains("1 of 12 values are NaN")
+        text(Video::from_planar(&planar, [1, 2, 2], 8.0, Range::Unit)).contains("1 of 12 values are NaN")
     );
-    assert!(
-        text(Video::from_planar(&planar, [1, 2, 3], 8.0, Range::Unit)).contains("(3, 1, 2, 3)")
-    );
-    assert!(
-        text(Video::from_planar(
-            &planar,
-            [usize::MAX, 2, 3],
-            8.0,
-            Range::Unit
-        ))
-        .contains("does not fit")
-    );
+    assert!(text(Video::from_planar(&planar, [1, 2, 3], 8.0, Range::Unit)).contains("(3, 1, 2, 3)"));
+    assert!(text(Video::from_planar(&planar, [usize::MAX, 2, 3], 8.0, Range::Unit)).contains("does not fit"));
     assert!(text(Video::new(vec![], 8.0)).contains("no frames"));
     assert!(text(Video::new(vec![Image::filled(2, 2, [0; 3])], f64::NAN)).contains("fps"));
     let mixed = vec![Image::filled(2, 2, [0; 3]), Image::filled(2, 3, [0; 3])];
@@ -251,79 +171,21 @@ fn wrong_arguments_are_named() {
 
     let folder = tempfile::tempdir().unwrap();
     let video = waves(32, 32, 2, 8.0);
-    let write = |name: &str, options| {
-        video
-            .write(folder.path().join(name), &options)
-            .unwrap_err()
-            .to_string()
-    };
+    let write =
+        |name: &str, options| video.write(folder.path().join(name), &options).unwrap_err().to_string();
     let defaults = WriteOptions::default();
-    assert!(
-        write(
-            "a.mp4",
-            WriteOptions {
-                upscale: 0,
-                ..defaults
-            }
-        )
-        .contains("upscale")
-    );
-    assert!(
-        write(
-            "a.mp4",
-            WriteOptions {
-                h264_qp: 99,
-                ..defaults
-            }
-        )
-        .contains("h264_qp")
-    );
-    assert!(
-        write(
-            "a.webp",
-            WriteOptions {
-                webp_quality: f32::NAN,
-                ..defaults
-            }
-        )
-        .contains("webp_quality")
-    );
+    assert!(write("a.mp4", WriteOptions { upscale: 0, ..defaults }).contains("upscale"));
+    assert!(write("a.mp4", WriteOptions { h264_qp: 99, ..defaults }).contains("h264_qp"));
+    assert!(write("a.webp", WriteOptions { webp_quality: f32::NAN, ..defaults }).contains("webp_quality"));
     let tiny = Video::new(vec![Image::filled(8, 8, [0; 3])], 8.0).unwrap();
-    assert!(
-        tiny.write(folder.path().join("a.mp4"), &defaults)
-            .unwrap_err()
-            .to_string()
-            .contains("16x16")
-    );
-    tiny.write(
-        folder.path().join("b.mp4"),
-        &WriteOptions {
-            upscale: 2,
-            ..defaults
-        },
-    )
-    .unwrap();
+    assert!(tiny.write(folder.path().join("a.mp4"), &defaults).unwrap_err().to_string().contains("16x16"));
+    tiny.write(folder.path().join("b.mp4"), &WriteOptions { upscale: 2, ..defaults }).unwrap();
     let large = Video::new(vec![Image::filled(4000, 20, [0; 3])], 8.0).unwrap();
     assert!(
-        large
-            .write(folder.path().join("a.mp4"), &defaults)
-            .unwrap_err()
-            .to_string()
-            .contains("3840x2160")
+        large.write(folder.path().join("a.mp4"), &defaults).unwrap_err().to_string().contains("3840x2160")
     );
-    let broken = Video {
-        frames: vec![Image {
-            width: 4,
-            height: 4,
-            rgb: vec![],
-        }],
-        fps: 8.0,
-    };
-    assert!(
-        broken
-            .write(folder.path().join("a.gif"), &defaults)
-            .is_err()
-    );
+    let broken = Video { frames: vec![Image { width: 4, height: 4, rgb: vec![] }], fps: 8.0 };
+    assert!(broken.write(folder.path().join("a.gif"), &defaults).is_err());
     assert_eq!(names(folder.path()), ["b.mp4"]);
 }
 
@@ -333,14 +195,8 @@ fn paths_are_checked_before_the_work() {
     let at = |name: &str| folder.path().join(name);
     let text = |name: &str| check_writable(at(name)).unwrap_err().to_string();
     assert_eq!(check_writable(at("a.MP4")).unwrap(), OutputFormat::Mp4);
-    assert_eq!(
-        check_writable(at("frames")).unwrap(),
-        OutputFormat::Directory
-    );
-    assert_eq!(
-        check_writable(at("v1.5/")).unwrap(),
-        OutputFormat::Directory
-    );
+    assert_eq!(check_writable(at("frames")).unwrap(), OutputFormat::Directory);
+    assert_eq!(check_writable(at("v1.5/")).unwrap(), OutputFormat::Directory);
     assert_eq!(check_writable("a.webp").unwrap(), OutputFormat::WebP);
     assert!(text("a.avi").contains(".mp4, .gif, .webp, .png"));
     assert!(text("missing/a.mp4").contains("does not exist"));
@@ -376,25 +232,17 @@ fn a_contact_sheet_shows_every_frame() {
         let frame = frame.upscale_nearest(2);
         let row = |y: usize| &picture.rgb[y * picture.width * 3..][..picture.width * 3];
         let first = &frame.rgb[..frame.width * 3];
-        (0..picture.height).any(|y| {
-            row(y)
-                .windows(first.len())
-                .step_by(3)
-                .any(|window| window == first)
-        })
+        (0..picture.height).any(|y| row(y).windows(first.len()).step_by(3).any(|window| window == first))
     };
     for index in [0, 2, 4, 6, 8, 1] {
         assert!(shows(&clip.frames[index]), "frame {index}");
     }
     assert!(ContactSheet::default().render().is_err());
     assert!(
-        ContactSheet {
-            scale: 5000,
-            ..sheet
-        }
-        .render()
-        .unwrap_err()
-        .to_string()
-        .contains("scale 5000 is not within")
+        ContactSheet { scale: 5000, ..sheet }
+            .render()
+            .unwrap_err()
+            .to_string()
+            .contains("scale 5000 is not within")
     );
 }

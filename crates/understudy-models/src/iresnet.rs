@@ -242,6 +242,7 @@ pub fn arcface_loss(
     let beyond = own.clone() - margin * (std::f32::consts::PI - margin).sin();
     let near = own.clone().greater_elem((std::f32::consts::PI - margin).cos());
     let target = beyond.mask_where(near, widened);
-    let logits = cosines.scatter(1, labels.clone(), target - own, burn::tensor::IndexingUpdateOp::Add) * scale;
+    let logits =
+        cosines.scatter(1, labels.clone(), target - own, burn::tensor::IndexingUpdateOp::Add) * scale;
     -log_softmax(logits, 1).gather(1, labels).mean()
 }

@@ -120,8 +120,7 @@ fn relative_bucket(relative: i64, buckets: usize, max_distance: usize) -> usize 
     if distance < exact {
         return ahead + distance;
     }
-    let ratio = (distance as f32 / exact as f32).ln()
-        / (max_distance as f64 / exact as f64).ln() as f32;
+    let ratio = (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
     let grown = exact + (ratio * (half - exact) as f32) as usize;
     ahead + grown.min(half - 1)
 }

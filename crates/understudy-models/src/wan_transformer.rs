@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use understudy_engine::attach::{AttentionInputs, Attachments};
+use understudy_engine::attach::{Attachments, AttentionInputs};
 use understudy_engine::ops;
 use understudy_engine::weights::{Init, Weights};
 
@@ -63,7 +63,9 @@ impl WanTransformerConfig {
     /// What in this configuration is not implemented, if anything.
     pub fn unsupported(&self) -> Option<String> {
         if self.image_dim.is_some() || self.added_kv_proj_dim.is_some() {
-            return Some("image_dim / added_kv_proj_dim: image-to-video checkpoints are not supported".into());
+            return Some(
+                "image_dim / added_kv_proj_dim: image-to-video checkpoints are not supported".into(),
+            );
         }
         match self.qk_norm.as_deref() {
             None | Some("rms_norm_across_heads") => None,
@@ -114,7 +116,6 @@ impl Rotary {
         ops::rope_heads(x, self.cos.clone(), self.sin.clone())
     }
 }
-
 
 /// Self- or cross-attention with normalized queries and keys.
 #[derive(Clone, Debug)]
@@ -309,7 +310,12 @@ impl WanTransformer {
     }
 
     /// Time conditions for `timesteps` (one per sample, in `[0, 1000]`) beside a text context.
-    pub fn conditions(&self, timesteps: &[f32], context: Tensor<3>, attachments: &Attachments) -> WanConditions {
+    pub fn conditions(
+        &self,
+        timesteps: &[f32],
+        context: Tensor<3>,
+        attachments: &Attachments,
+    ) -> WanConditions {
         let [batch, dim] = [timesteps.len(), self.config.inner_dim()];
         let sinusoid = timestep_embedding(timesteps, self.config.freq_dim, &context.device());
         let time = self.time_in.forward(sinusoid, attachments);
@@ -432,5 +438,8 @@ fn timestep_embedding(timesteps: &[f32], channels: usize, device: &Device) -> Te
             cosines.into_iter().chain(row.into_iter().map(f32::sin))
         })
         .collect();
-    Tensor::from_data(TensorData::new(values, [timesteps.len(), 2 * half]), &device.clone().without_autodiff())
+    Tensor::from_data(
+        TensorData::new(values, [timesteps.len(), 2 * half]),
+        &device.clone().without_autodiff(),
+    )
 }

@@ -236,13 +236,10 @@ impl AttentionBlock {
         let [batch, channels, frames, height, width] = x.dims();
         let qkv = self.to_qkv.forward(self.norm.forward(x.clone()));
         // (batch, 3c, frames, h, w) -> (batch * frames, 1, h * w, 3c)
-        let qkv = qkv
-            .permute([0, 2, 3, 4, 1])
-            .reshape([batch * frames, 1, height * width, 3 * channels]);
+        let qkv = qkv.permute([0, 2, 3, 4, 1]).reshape([batch * frames, 1, height * width, 3 * channels]);
         let part = |index: usize| qkv.clone().narrow(3, index * channels, channels);
         let attended = ops::attention(part(0), part(1), part(2), AttentionOptions::default());
-        let attended =
-            attended.reshape([batch, frames, height, width, channels]).permute([0, 4, 1, 2, 3]);
+        let attended = attended.reshape([batch, frames, height, width, channels]).permute([0, 4, 1, 2, 3]);
         x + self.proj.forward(attended)
     }
 }
@@ -353,8 +350,8 @@ fn join_parts(head: Option<Tensor<5>>, tail: Option<Tensor<5>>) -> Tensor<5> {
 
 #[derive(Clone, Debug)]
 enum DownLayer {
-    Residual(ResidualBlock),
-    Downsample(Downsample),
+    Residual(Box<ResidualBlock>),
+    Downsample(Box<Downsample>),
 }
 
 /// Pixels to latent statistics.
@@ -376,12 +373,14 @@ impl Encoder {
             let outputs = config.base_dim * multiplier;
             for _ in 0..config.num_res_blocks {
                 let at = weights.at("down_blocks").at(down_blocks.len());
-                down_blocks.push(DownLayer::Residual(ResidualBlock::new(&at, channels, outputs)));
+                let block = ResidualBlock::new(&at, channels, outputs);
+                down_blocks.push(DownLayer::Residual(Box::new(block)));
                 channels = outputs;
             }
             if let Some(&temporal) = config.temperal_downsample.get(level) {
                 let at = weights.at("down_blocks").at(down_blocks.len());
-                down_blocks.push(DownLayer::Downsample(Downsample::new(&at, channels, temporal)));
+                let block = Downsample::new(&at, channels, temporal);
+                down_blocks.push(DownLayer::Downsample(Box::new(block)));
             }
         }
         Self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use common::{Case, device, relative_error};
-use understudy_engine::attach::{AttentionHook, AttentionInputs, Attachments, ExtraModule, LowRank, Window};
+use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, ExtraModule, LowRank, Window};
 use understudy_engine::random::Random;
 use understudy_engine::weights::Weights;
 use understudy_models::wan_transformer::WanTransformer;
@@ -18,7 +18,8 @@ fn run(attachments: &Attachments) -> Vec<f32> {
     let weights = Weights::new(&checkpoint, &device());
     let network = WanTransformer::new(&weights, &case.config());
     let context = network.context(case.tensor("encoder_hidden_states"), attachments);
-    let output = network.forward(case.tensor("hidden_states"), &case.values("timestep"), context, attachments);
+    let output =
+        network.forward(case.tensor("hidden_states"), &case.values("timestep"), context, attachments);
     output.into_data().try_into_vec().unwrap()
 }
 
@@ -112,13 +113,16 @@ fn a_residual_equals_the_merged_weight() {
 #[test]
 fn a_checkpoint_that_does_not_fit_lists_every_fault() {
     let case = Case::open("wan_transformer_a");
-    let mut parameters = case.parameters().filtered(|name| (name != "proj_out.bias").then(|| name.to_owned()));
+    let mut parameters =
+        case.parameters().filtered(|name| (name != "proj_out.bias").then(|| name.to_owned()));
     parameters.insert("proj_out.weight", &[2, 2], vec![0.0; 4], &device());
     parameters.insert("blocks.7.extra", &[1], vec![0.0], &device());
     let weights = Weights::new(&parameters, &device());
     WanTransformer::new(&weights, &case.config());
     let message = weights.finish().unwrap_err().to_string();
-    for part in ["1 missing (proj_out.bias", "proj_out.weight: has shape [2, 2]", "1 not used (blocks.7.extra)"] {
+    for part in
+        ["1 missing (proj_out.bias", "proj_out.weight: has shape [2, 2]", "1 not used (blocks.7.extra)"]
+    {
         assert!(message.contains(part), "{message}");
     }
 }

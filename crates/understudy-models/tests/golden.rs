@@ -43,8 +43,7 @@ fn wan_transformer_forward() {
         let network = build(&case.checkpoint(), |w| WanTransformer::new(w, &config));
         let none = Attachments::none();
         let context = network.context(case.tensor("encoder_hidden_states"), &none);
-        let output =
-            network.forward(case.tensor("hidden_states"), &case.values("timestep"), context, &none);
+        let output = network.forward(case.tensor("hidden_states"), &case.values("timestep"), context, &none);
         case.check("output", output, FORWARD);
     }
 }

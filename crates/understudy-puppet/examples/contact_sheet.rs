@@ -17,9 +17,7 @@ const GAP: usize = 2;
 const ENLARGE: u32 = 2;
 
 fn main() -> anyhow::Result<()> {
-    let folder = std::env::args()
-        .nth(1)
-        .map_or_else(|| PathBuf::from("docs/images"), PathBuf::from);
+    let folder = std::env::args().nth(1).map_or_else(|| PathBuf::from("docs/images"), PathBuf::from);
     std::fs::create_dir_all(&folder)?;
     let world = World::new(Size::default())?;
     let photo = World::new(Size::new(1, 64, 64))?;
@@ -46,10 +44,7 @@ fn main() -> anyhow::Result<()> {
             (0..8)
                 .map(|index| Identity::of_class(class, Split::Train, index))
                 .map(|identity| {
-                    let standing = Motion {
-                        sway: 0,
-                        ..Motion::new(Action::Nod)
-                    };
+                    let standing = Motion { sway: 0, ..Motion::new(Action::Nod) };
                     let mut scenario = Scenario::solo(identity, standing, Scene::Meadow, 3);
                     scenario.actors[0].x = 500;
                     frame(&photo.render(&scenario), 0)
@@ -60,44 +55,32 @@ fn main() -> anyhow::Result<()> {
     save(&folder, "identities", &identities)?;
 
     let hero = |index: usize| Identity::from_index(Split::Train, index as u64);
-    let waving =
-        |index: usize, scene| Scenario::solo(hero(index), Motion::new(Action::Wave), scene, 5);
+    let waving = |index: usize, scene| Scenario::solo(hero(index), Motion::new(Action::Wave), scene, 5);
     let scenes: Vec<_> = Scene::ALL
         .map(|scene| {
             let looks = Light::ALL.map(|light| waving(scene.index(), scene).with_light(light));
-            looks
-                .map(|scenario| frame(&photo.render(&scenario), 0))
-                .to_vec()
+            looks.map(|scenario| frame(&photo.render(&scenario), 0)).to_vec()
         })
         .to_vec();
     save(&folder, "scenes", &scenes)?;
     let styles: Vec<_> = Style::ALL
         .map(|style| {
             let looks = Scene::ALL.map(|scene| waving(12 + scene.index(), scene).with_style(style));
-            looks
-                .iter()
-                .take(8)
-                .map(|scenario| frame(&photo.render(scenario), 0))
-                .collect()
+            looks.iter().take(8).map(|scenario| frame(&photo.render(scenario), 0)).collect()
         })
         .to_vec();
     save(&folder, "styles", &styles)?;
 
-    let actions: Vec<_> = Action::ALL
-        .map(|action| performance(&world, Motion::new(action)))
-        .to_vec();
+    let actions: Vec<_> = Action::ALL.map(|action| performance(&world, Motion::new(action))).to_vec();
     save(&folder, "actions", &actions)?;
-    let quirks: Vec<_> = (0..Quirk::COUNT as u64)
-        .map(|index| performance(&world, Motion::idiosyncratic(index)))
-        .collect();
+    let quirks: Vec<_> =
+        (0..Quirk::COUNT as u64).map(|index| performance(&world, Motion::idiosyncratic(index))).collect();
     save(&folder, "quirks", &quirks)?;
 
     let portraits: Vec<_> = (0..6)
         .map(|index| {
             let subject = Identity::from_index(Split::HeldOut, index);
-            (0..8)
-                .map(|seed| frame(&photo.render(&Scenario::portrait(subject, seed)), 0))
-                .collect()
+            (0..8).map(|seed| frame(&photo.render(&Scenario::portrait(subject, seed)), 0)).collect()
         })
         .collect();
     save(&folder, "portraits", &portraits)
@@ -111,10 +94,7 @@ fn performance(world: &World, motion: Motion) -> Vec<RgbImage> {
 }
 
 fn every_fourth(clip: &Clip) -> Vec<RgbImage> {
-    (0..clip.size.frames)
-        .step_by(4)
-        .map(|index| frame(clip, index))
-        .collect()
+    (0..clip.size.frames).step_by(4).map(|index| frame(clip, index)).collect()
 }
 
 /// Frames, each followed by the masks of all actors, the first in red, the second in green.
@@ -129,10 +109,7 @@ fn masked(clip: &Clip) -> Vec<RgbImage> {
         }
         picture
     };
-    [0, 5, 10, 15]
-        .into_iter()
-        .flat_map(|index| [frame(clip, index), overlay(index)])
-        .collect()
+    [0, 5, 10, 15].into_iter().flat_map(|index| [frame(clip, index), overlay(index)]).collect()
 }
 
 fn frame(clip: &Clip, index: usize) -> RgbImage {
@@ -147,25 +124,15 @@ fn frame(clip: &Clip, index: usize) -> RgbImage {
 
 /// Lays rows of equally large pictures out on white and saves them enlarged.
 fn save(folder: &Path, name: &str, rows: &[Vec<RgbImage>]) -> anyhow::Result<()> {
-    let Some(first) = rows.iter().flatten().next() else {
-        anyhow::bail!("no pictures for {name}")
-    };
+    let Some(first) = rows.iter().flatten().next() else { anyhow::bail!("no pictures for {name}") };
     let (step_x, step_y) = (first.width() as usize + GAP, first.height() as usize + GAP);
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let size = |step: usize, count: usize| (step * count - GAP) as u32;
-    let mut sheet = RgbImage::from_pixel(
-        size(step_x, columns),
-        size(step_y, rows.len()),
-        image::Rgb([255; 3]),
-    );
+    let mut sheet =
+        RgbImage::from_pixel(size(step_x, columns), size(step_y, rows.len()), image::Rgb([255; 3]));
     for (y, row) in rows.iter().enumerate() {
         for (x, picture) in row.iter().enumerate() {
-            imageops::replace(
-                &mut sheet,
-                picture,
-                (x * step_x) as i64,
-                (y * step_y) as i64,
-            );
+            imageops::replace(&mut sheet, picture, (x * step_x) as i64, (y * step_y) as i64);
         }
     }
     let (width, height) = (sheet.width() * ENLARGE, sheet.height() * ENLARGE);

@@ -27,31 +27,14 @@ impl Backdrop {
         let canvas = || Canvas::new(size.width + 2 * margin, size.height, grade);
         let (mut far, mut near) = (canvas(), canvas());
         let place = Place::new(scenario.light, size, margin);
-        let mut rng = Rng::new(
-            Stream::Backdrop,
-            scenario.scene.index() as u64,
-            scenario.seed,
-        );
+        let mut rng = Rng::new(Stream::Backdrop, scenario.scene.index() as u64, scenario.seed);
         for canvas in [&mut far, &mut near] {
-            canvas.set_transform(Transform::from_row(
-                unit,
-                0.0,
-                0.0,
-                unit,
-                margin as f32,
-                0.0,
-            ));
+            canvas.set_transform(Transform::from_row(unit, 0.0, 0.0, unit, margin as f32, 0.0));
             canvas.set_ink_width(0.7);
         }
         place.paint(scenario.scene, &mut far, &mut near, &mut rng);
         paint_standing_objects(&mut near, scenario, size, margin as f32);
-        Self {
-            far,
-            near,
-            margin,
-            size,
-            still: None,
-        }
+        Self { far, near, margin, size, still: None }
     }
 
     /// Writes what the camera sees to an RGB frame.
@@ -82,8 +65,7 @@ impl Backdrop {
                 let near = bilinear(&self.near, height, source_x + view.pan, source_y);
                 let rest = 255 - near[3];
                 for c in 0..3 {
-                    frame[(y * width + x) * 3 + c] =
-                        (near[c] + (far[c] * rest + 127) / 255).min(255) as u8;
+                    frame[(y * width + x) * 3 + c] = (near[c] + (far[c] * rest + 127) / 255).min(255) as u8;
                 }
             }
         }

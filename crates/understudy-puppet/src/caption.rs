@@ -47,12 +47,8 @@ impl Detail {
     }
 }
 
-const GLUE: [&str; 4] = [
-    "a an and while",
-    "in with clothes hair",
-    "holding carrying beside next to wearing",
-    "belly sash",
-];
+const GLUE: [&str; 4] =
+    ["a an and while", "in with clothes hair", "holding carrying beside next to wearing", "belly sash"];
 
 fn verbs(action: Action) -> [&'static str; 3] {
     match action {
@@ -64,11 +60,7 @@ fn verbs(action: Action) -> [&'static str; 3] {
         Action::Wave => ["waves", "waves a hand", "waves hello"],
         Action::Spin => ["spins", "spins around", "turns around and around"],
         Action::Nod => ["nods", "nods yes", "nods the head"],
-        Action::ShakeHead => [
-            "shakes the head",
-            "shakes the head no",
-            "looks left and right",
-        ],
+        Action::ShakeHead => ["shakes the head", "shakes the head no", "looks left and right"],
         Action::Dance => ["dances", "dances around", "sways and dances"],
         Action::Sit => ["sits down", "sits down and stands up", "crouches down"],
         Action::Fly => ["flies", "hovers in the air", "flies in the air"],
@@ -156,10 +148,7 @@ pub fn vocabulary() -> Vec<String> {
     phrases.extend(Light::ALL.into_iter().flat_map(lights));
     phrases.extend(Camera::ALL.into_iter().flat_map(cameras));
     phrases.extend(Style::ALL.into_iter().flat_map(styles));
-    let words: BTreeSet<_> = phrases
-        .into_iter()
-        .flat_map(str::split_whitespace)
-        .collect();
+    let words: BTreeSet<_> = phrases.into_iter().flat_map(str::split_whitespace).collect();
     words.into_iter().map(str::to_owned).collect()
 }
 
@@ -212,11 +201,7 @@ impl Scenario {
         clauses.push(rng.pick(&places(self.scene)).to_owned());
         // The usual look is mentioned less often.
         let mut mention = |phrases: [&'static str; 2], usual: bool| {
-            let percent = if usual {
-                detail.percent() / 6
-            } else {
-                detail.percent()
-            };
+            let percent = if usual { detail.percent() / 6 } else { detail.percent() };
             let (said, phrase) = (rng.chance(percent), rng.pick(&phrases));
             if said {
                 clauses.push(phrase.to_owned());
@@ -242,17 +227,9 @@ fn description(identity: &Identity, detail: Detail, rng: &mut Rng) -> String {
         return identity.noun().to_owned();
     }
     // At middling detail one trait is left out, so that captions do not always tell the same things.
-    let left_out = if detail == Detail::Full {
-        3
-    } else {
-        rng.below(3)
-    };
+    let left_out = if detail == Detail::Full { 3 } else { rng.below(3) };
     let traits = detail >= Detail::Traits;
-    let pattern = if traits && left_out != 0 {
-        identity.pattern
-    } else {
-        Pattern::Plain
-    };
+    let pattern = if traits && left_out != 0 { identity.pattern } else { Pattern::Plain };
     let colors = colors(identity, pattern);
     let mut phrase = match identity.class {
         Class::Person if adjective(pattern).is_some() => format!("person in {colors} clothes"),
@@ -271,15 +248,8 @@ fn description(identity: &Identity, detail: Detail, rng: &mut Rng) -> String {
     if let Some(accessory) = identity.accessory.filter(|_| traits && left_out != 1) {
         let name = rng.pick(&accessories(accessory.kind));
         let phrase = format!("{} {name}", accessory.color);
-        let plural = matches!(
-            accessory.kind,
-            AccessoryKind::Glasses | AccessoryKind::Headphones
-        );
-        parts.push(if plural {
-            phrase
-        } else {
-            with_article(&phrase)
-        });
+        let plural = matches!(accessory.kind, AccessoryKind::Glasses | AccessoryKind::Headphones);
+        parts.push(if plural { phrase } else { with_article(&phrase) });
     }
     if let Some(emblem) = identity.emblem.filter(|_| traits && left_out != 2) {
         parts.push(with_article(&format!("{} {}", emblem.color, emblem.shape)));
@@ -325,17 +295,10 @@ fn company(object: Object, rng: &mut Rng) -> String {
         ObjectKind::Backpack => rng.pick(&["with", "wearing"]),
         _ => rng.pick(&["holding", "carrying"]),
     };
-    format!(
-        "{preposition} {}",
-        with_article(&format!("{} {}", object.color, object.kind))
-    )
+    format!("{preposition} {}", with_article(&format!("{} {}", object.color, object.kind)))
 }
 
 fn with_article(phrase: &str) -> String {
-    let article = if phrase.starts_with(['a', 'e', 'i', 'o', 'u']) {
-        "an"
-    } else {
-        "a"
-    };
+    let article = if phrase.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {phrase}")
 }

@@ -8,9 +8,7 @@ use tiny_skia::Transform;
 use crate::color::{Color, Rgb, shade};
 use crate::draw::{Canvas, Shape, Texture, placed, star};
 use crate::head;
-use crate::identity::{
-    AccessoryKind, Build, Class, Emblem, EmblemShape, Face, HeadShape, Identity, Pattern,
-};
+use crate::identity::{AccessoryKind, Build, Class, Emblem, EmblemShape, Face, HeadShape, Identity, Pattern};
 use crate::pose::{Pose, cosine, sine};
 use crate::prop;
 use crate::scene::{Grade, Object, ObjectKind};
@@ -67,23 +65,12 @@ pub(crate) struct Puppet {
 
 impl Puppet {
     /// `scale`: pixels a unit, which sets the resolution of the painted body.
-    pub(crate) fn new(
-        identity: &Identity,
-        object: Option<Object>,
-        grade: Grade,
-        scale: f32,
-    ) -> Self {
+    pub(crate) fn new(identity: &Identity, object: Option<Object>, grade: Grade, scale: f32) -> Self {
         let paints = Paints::of(identity);
         let frame = Frame::of(identity);
         let torso = paint_torso(identity, &paints, &frame, grade, scale);
         let object = object.filter(|object| object.kind.is_carried());
-        Self {
-            identity: *identity,
-            object,
-            paints,
-            frame,
-            torso,
-        }
+        Self { identity: *identity, object, paints, frame, torso }
     }
 
     /// Paints the puppet with its feet at (x, y) pixels, `scale` pixels a unit.
@@ -96,11 +83,7 @@ impl Puppet {
         pose: &Pose,
     ) {
         const MIDDLE: f32 = -44.0;
-        let squeezed = if pose.turn.abs() < 0.15 {
-            0.15
-        } else {
-            pose.turn.abs()
-        };
+        let squeezed = if pose.turn.abs() < 0.15 { 0.15 } else { pose.turn.abs() };
         let transform = view
             .pre_concat(placed(x, y, scale, scale, pose.lean))
             .pre_concat(placed(pose.shift, MIDDLE - pose.lift, 1.0, 1.0, pose.roll))
@@ -109,11 +92,7 @@ impl Puppet {
         canvas.set_transform(transform);
         canvas.set_ink_width(INK);
         let joints = Joints::of(&self.frame, pose);
-        if pose.turn >= 0.0 {
-            self.front(canvas, pose, &joints)
-        } else {
-            self.back(canvas, pose, &joints)
-        }
+        if pose.turn >= 0.0 { self.front(canvas, pose, &joints) } else { self.back(canvas, pose, &joints) }
     }
 
     fn front(&self, canvas: &mut Canvas, pose: &Pose, joints: &Joints) {
@@ -123,10 +102,7 @@ impl Puppet {
         self.chest(canvas, joints);
         if let Some(emblem) = self.identity.emblem {
             // A tie leaves it room below.
-            let tied = self
-                .identity
-                .accessory
-                .is_some_and(|it| it.kind == AccessoryKind::Tie);
+            let tied = self.identity.accessory.is_some_and(|it| it.kind == AccessoryKind::Tie);
             draw_emblem(canvas, emblem, joints.chest + if tied { 5.0 } else { 0.0 });
         }
         self.arms(canvas, joints, Arm::Lowered);
@@ -140,10 +116,7 @@ impl Puppet {
     }
 
     fn back(&self, canvas: &mut Canvas, pose: &Pose, joints: &Joints) {
-        if let Some(object) = self
-            .object
-            .filter(|object| object.kind != ObjectKind::Backpack)
-        {
+        if let Some(object) = self.object.filter(|object| object.kind != ObjectKind::Backpack) {
             prop::draw_held(canvas, object, joints);
         }
         self.arms(canvas, joints, Arm::Lowered);
@@ -154,27 +127,17 @@ impl Puppet {
         head::draw_back(canvas, self, joints);
         wear::draw_under(canvas, self, joints);
         wear::draw_back(canvas, self, joints);
-        if let Some(object) = self
-            .object
-            .filter(|object| object.kind == ObjectKind::Backpack)
-        {
+        if let Some(object) = self.object.filter(|object| object.kind == ObjectKind::Backpack) {
             prop::draw_backpack(canvas, object, &self.frame, joints);
         }
     }
 
     /// What is worn on the back, seen from the front.
     fn behind(&self, canvas: &mut Canvas, joints: &Joints) {
-        if let Some(object) = self
-            .object
-            .filter(|object| object.kind == ObjectKind::Backpack)
-        {
+        if let Some(object) = self.object.filter(|object| object.kind == ObjectKind::Backpack) {
             prop::draw_backpack(canvas, object, &self.frame, joints);
         }
-        if let Some(cape) = self
-            .identity
-            .accessory
-            .filter(|it| it.kind == AccessoryKind::Cape)
-        {
+        if let Some(cape) = self.identity.accessory.filter(|it| it.kind == AccessoryKind::Cape) {
             wear::draw_cape(canvas, cape.color.rgb(), &self.frame, joints);
         }
     }
@@ -185,10 +148,7 @@ impl Puppet {
         let tip = |dx: f32, dy: f32| (root.0 + side * dx, root.1 + dy);
         match self.identity.class {
             Class::Cat => {
-                canvas.part(
-                    Shape::Limb(tip(12.0, -2.0), tip(15.0, -20.0), 3.0),
-                    self.paints.body,
-                );
+                canvas.part(Shape::Limb(tip(12.0, -2.0), tip(15.0, -20.0), 3.0), self.paints.body);
                 canvas.part(Shape::Limb(root, tip(12.0, -2.0), 3.0), self.paints.body);
                 canvas.detail(
                     Shape::Ellipse(tip(15.0, -20.0).0, tip(15.0, -20.0).1, 3.2, 3.2),
@@ -239,23 +199,13 @@ impl Puppet {
             _ => (self.paints.body, self.paints.second, 4.6),
         };
         for (side, hand_at) in [-1.0, 1.0].into_iter().zip(joints.hands) {
-            let shoulder = (
-                side * (self.frame.torso_half_width - 2.5),
-                joints.neck + 8.0,
-            );
-            let raised = if hand_at.1 < shoulder.1 {
-                Arm::Raised
-            } else {
-                Arm::Lowered
-            };
+            let shoulder = (side * (self.frame.torso_half_width - 2.5), joints.neck + 8.0);
+            let raised = if hand_at.1 < shoulder.1 { Arm::Raised } else { Arm::Lowered };
             if raised != which {
                 continue;
             }
             canvas.part(Shape::Limb(shoulder, hand_at, width), arm);
-            canvas.detail(
-                Shape::Ellipse(hand_at.0, hand_at.1, width * 0.95, width * 0.95),
-                hand,
-            );
+            canvas.detail(Shape::Ellipse(hand_at.0, hand_at.1, width * 0.95, width * 0.95), hand);
         }
     }
 }
@@ -270,12 +220,7 @@ impl Paints {
             (Class::Person, Face::Blaze) => [112, 72, 50],
             _ => body,
         };
-        Self {
-            body,
-            second: identity.second.rgb(),
-            accent: identity.accent.rgb(),
-            skin,
-        }
+        Self { body, second: identity.second.rgb(), accent: identity.accent.rgb(), skin }
     }
 }
 
@@ -293,13 +238,7 @@ impl Frame {
             HeadShape::Square => (21.5, 20.0),
             HeadShape::Pear => (23.5, 22.0),
         };
-        Self {
-            leg,
-            torso_half_width,
-            torso_half_height,
-            head_half_width,
-            head_half_height,
-        }
+        Self { leg, torso_half_width, torso_half_height, head_half_width, head_half_height }
     }
 }
 
@@ -309,26 +248,14 @@ impl Joints {
         let hip = -frame.leg + pose.crouch.min(frame.leg - 1.0);
         let chest = hip - frame.torso_half_height + 3.0;
         let neck = chest - frame.torso_half_height;
-        let head = (
-            pose.head_shift + 2.0 * pose.gaze,
-            neck - 0.74 * frame.head_half_height + 9.0 * pose.nod,
-        );
+        let head = (pose.head_shift + 2.0 * pose.gaze, neck - 0.74 * frame.head_half_height + 9.0 * pose.nod);
         let hands = [(-1.0, pose.arms[0]), (1.0, pose.arms[1])].map(|(side, angle)| {
             let shoulder = side * (frame.torso_half_width - 2.5);
             // Raised arms stretch, to be seen beside a big head.
             let reach = ARM + 10.0 * (-cosine(angle)).max(0.0);
-            (
-                shoulder + side * reach * sine(angle),
-                neck + 8.0 + reach * cosine(angle),
-            )
+            (shoulder + side * reach * sine(angle), neck + 8.0 + reach * cosine(angle))
         });
-        Self {
-            hip,
-            chest,
-            neck,
-            head,
-            hands,
-        }
+        Self { hip, chest, neck, head, hands }
     }
 }
 
@@ -343,62 +270,41 @@ fn torso_shape(identity: &Identity, frame: &Frame) -> Shape<'static> {
 }
 
 /// The body and its pattern, painted once; the chest's centre is the origin.
-fn paint_torso(
-    identity: &Identity,
-    paints: &Paints,
-    frame: &Frame,
-    grade: Grade,
-    scale: f32,
-) -> Texture {
+fn paint_torso(identity: &Identity, paints: &Paints, frame: &Frame, grade: Grade, scale: f32) -> Texture {
     let (hw, hh) = (frame.torso_half_width + 4.0, frame.torso_half_height + 4.0);
     let second = paints.second;
-    Texture::paint(
-        (-hw, -hh, 2.0 * hw, 2.0 * hh),
-        scale * 1.25,
-        grade,
-        |canvas| {
-            canvas.detail(Shape::Box(0.0, 0.0, hw + 4.0, hh + 4.0, 0.0), paints.body);
-            match identity.pattern {
-                Pattern::Plain => {}
-                Pattern::Stripes => {
-                    for y in [-13.0, 0.0, 13.0] {
-                        canvas.detail(Shape::Box(0.0, y, hw + 4.0, 3.2, 0.0), second);
-                    }
+    Texture::paint((-hw, -hh, 2.0 * hw, 2.0 * hh), scale * 1.25, grade, |canvas| {
+        canvas.detail(Shape::Box(0.0, 0.0, hw + 4.0, hh + 4.0, 0.0), paints.body);
+        match identity.pattern {
+            Pattern::Plain => {}
+            Pattern::Stripes => {
+                for y in [-13.0, 0.0, 13.0] {
+                    canvas.detail(Shape::Box(0.0, y, hw + 4.0, 3.2, 0.0), second);
                 }
-                Pattern::Spots => {
-                    for (x, y) in [
-                        (-9.0, -11.0),
-                        (8.0, -6.0),
-                        (-10.0, 4.0),
-                        (3.0, 10.0),
-                        (15.0, 8.0),
-                        (-18.0, 12.0),
-                    ] {
-                        canvas.detail(Shape::Ellipse(x, y, 4.2, 4.2), second);
-                    }
-                }
-                Pattern::Patch => {
-                    let (rx, ry) = (
-                        0.64 * frame.torso_half_width,
-                        0.72 * frame.torso_half_height,
-                    );
-                    canvas.detail(Shape::Ellipse(0.0, 3.5, rx, ry), second);
-                }
-                Pattern::Checks => {
-                    for (row, column) in
-                        (-3..3).flat_map(|row| (-3..3).map(move |column| (row, column)))
-                    {
-                        if (row + column) % 2 == 0 {
-                            let (x, y) = (8.0 * column as f32 + 4.0, 8.0 * row as f32 + 4.0);
-                            canvas.detail(Shape::Box(x, y, 4.0, 4.0, 0.0), second);
-                        }
-                    }
-                }
-                Pattern::Sash => canvas.detail(Shape::Limb((-hw, -hh), (hw, hh), 5.0), second),
-                Pattern::Halves => canvas.detail(Shape::Box(hw, 0.0, hw, hh + 4.0, 0.0), second),
             }
-        },
-    )
+            Pattern::Spots => {
+                for (x, y) in
+                    [(-9.0, -11.0), (8.0, -6.0), (-10.0, 4.0), (3.0, 10.0), (15.0, 8.0), (-18.0, 12.0)]
+                {
+                    canvas.detail(Shape::Ellipse(x, y, 4.2, 4.2), second);
+                }
+            }
+            Pattern::Patch => {
+                let (rx, ry) = (0.64 * frame.torso_half_width, 0.72 * frame.torso_half_height);
+                canvas.detail(Shape::Ellipse(0.0, 3.5, rx, ry), second);
+            }
+            Pattern::Checks => {
+                for (row, column) in (-3..3).flat_map(|row| (-3..3).map(move |column| (row, column))) {
+                    if (row + column) % 2 == 0 {
+                        let (x, y) = (8.0 * column as f32 + 4.0, 8.0 * row as f32 + 4.0);
+                        canvas.detail(Shape::Box(x, y, 4.0, 4.0, 0.0), second);
+                    }
+                }
+            }
+            Pattern::Sash => canvas.detail(Shape::Limb((-hw, -hh), (hw, hh), 5.0), second),
+            Pattern::Halves => canvas.detail(Shape::Box(hw, 0.0, hw, hh + 4.0, 0.0), second),
+        }
+    })
 }
 
 fn draw_emblem(canvas: &mut Canvas, emblem: Emblem, chest: f32) {
@@ -408,21 +314,13 @@ fn draw_emblem(canvas: &mut Canvas, emblem: Emblem, chest: f32) {
         EmblemShape::Circle => canvas.part(Shape::Ellipse(0.0, y, 8.5, 8.5), color),
         EmblemShape::Square => canvas.part(Shape::Box(0.0, y, 8.0, 8.0, 0.5), color),
         EmblemShape::Triangle => {
-            canvas.part(
-                Shape::Polygon(&[(0.0, y - 11.0), (11.0, y + 8.0), (-11.0, y + 8.0)]),
-                color,
-            );
+            canvas.part(Shape::Polygon(&[(0.0, y - 11.0), (11.0, y + 8.0), (-11.0, y + 8.0)]), color);
         }
         EmblemShape::Heart => {
             canvas.part(Shape::Ellipse(-4.6, y - 3.0, 5.4, 5.4), color);
             canvas.part(Shape::Ellipse(4.6, y - 3.0, 5.4, 5.4), color);
             canvas.detail(
-                Shape::Polygon(&[
-                    (-9.6, y - 0.6),
-                    (0.0, y - 4.0),
-                    (9.6, y - 0.6),
-                    (0.0, y + 11.0),
-                ]),
+                Shape::Polygon(&[(-9.6, y - 0.6), (0.0, y - 4.0), (9.6, y - 0.6), (0.0, y + 11.0)]),
                 color,
             );
         }

@@ -69,6 +69,5 @@ pub(crate) fn shade(color: Rgb) -> Rgb {
 
 /// Rec. 601 luma, 0 to 255.
 pub(crate) fn luma(color: Rgb) -> u8 {
-    ((77 * u32::from(color[0]) + 150 * u32::from(color[1]) + 29 * u32::from(color[2]) + 128) >> 8)
-        as u8
+    ((77 * u32::from(color[0]) + 150 * u32::from(color[1]) + 29 * u32::from(color[2]) + 128) >> 8) as u8
 }

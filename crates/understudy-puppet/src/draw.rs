@@ -1,8 +1,8 @@
 //! Painting shapes on a small pixel buffer.
 
 use tiny_skia::{
-    Color as SkColor, FillRule, FilterQuality, GradientStop, LinearGradient, Paint, Path,
-    PathBuilder, Pattern, PixmapMut, PixmapRef, Point, Rect, SpreadMode, Transform,
+    Color as SkColor, FillRule, FilterQuality, GradientStop, LinearGradient, Paint, Path, PathBuilder,
+    Pattern, PixmapMut, PixmapRef, Point, Rect, SpreadMode, Transform,
 };
 
 use crate::color::{Rgb, blend};
@@ -30,17 +30,9 @@ impl Shape<'_> {
     fn path(&self, margin: f32) -> Option<Path> {
         let mut path = PathBuilder::new();
         match *self {
-            Shape::Ellipse(x, y, rx, ry) => {
-                rounded(&mut path, x, y, (rx + margin, ry + margin), None)
-            }
+            Shape::Ellipse(x, y, rx, ry) => rounded(&mut path, x, y, (rx + margin, ry + margin), None),
             Shape::Box(x, y, hw, hh, corner) => {
-                rounded(
-                    &mut path,
-                    x,
-                    y,
-                    (hw + margin, hh + margin),
-                    Some(corner + margin),
-                );
+                rounded(&mut path, x, y, (hw + margin, hh + margin), Some(corner + margin));
             }
             Shape::Limb(from, to, radius) => limb(&mut path, from, to, radius + margin),
             Shape::Polygon(corners) => polygon(&mut path, corners, margin),
@@ -55,91 +47,39 @@ fn rounded(path: &mut PathBuilder, x: f32, y: f32, (hw, hh): (f32, f32), corner:
     let (kx, ky) = (rx * (1.0 - QUARTER), ry * (1.0 - QUARTER));
     path.move_to(x - hw + rx, y - hh);
     path.line_to(x + hw - rx, y - hh);
-    path.cubic_to(
-        x + hw - kx,
-        y - hh,
-        x + hw,
-        y - hh + ky,
-        x + hw,
-        y - hh + ry,
-    );
+    path.cubic_to(x + hw - kx, y - hh, x + hw, y - hh + ky, x + hw, y - hh + ry);
     path.line_to(x + hw, y + hh - ry);
-    path.cubic_to(
-        x + hw,
-        y + hh - ky,
-        x + hw - kx,
-        y + hh,
-        x + hw - rx,
-        y + hh,
-    );
+    path.cubic_to(x + hw, y + hh - ky, x + hw - kx, y + hh, x + hw - rx, y + hh);
     path.line_to(x - hw + rx, y + hh);
-    path.cubic_to(
-        x - hw + kx,
-        y + hh,
-        x - hw,
-        y + hh - ky,
-        x - hw,
-        y + hh - ry,
-    );
+    path.cubic_to(x - hw + kx, y + hh, x - hw, y + hh - ky, x - hw, y + hh - ry);
     path.line_to(x - hw, y - hh + ry);
-    path.cubic_to(
-        x - hw,
-        y - hh + ky,
-        x - hw + kx,
-        y - hh,
-        x - hw + rx,
-        y - hh,
-    );
+    path.cubic_to(x - hw, y - hh + ky, x - hw + kx, y - hh, x - hw + rx, y - hh);
     path.close();
 }
 
 /// A stroke with round ends.
 fn limb(path: &mut PathBuilder, (x0, y0): (f32, f32), (x1, y1): (f32, f32), radius: f32) {
     let length = ((x1 - x0) * (x1 - x0) + (y1 - y0) * (y1 - y0)).sqrt();
-    let (ux, uy) = if length > 1e-3 {
-        ((x1 - x0) / length, (y1 - y0) / length)
-    } else {
-        (0.0, 1.0)
-    };
+    let (ux, uy) = if length > 1e-3 { ((x1 - x0) / length, (y1 - y0) / length) } else { (0.0, 1.0) };
     // Half-circles are approximated by one cubic each: exact at both ends and at the tip.
     let (ax, ay) = (ux * radius * 4.0 / 3.0, uy * radius * 4.0 / 3.0);
     let (nx, ny) = (-uy * radius, ux * radius);
     path.move_to(x0 + nx, y0 + ny);
-    path.cubic_to(
-        x0 + nx - ax,
-        y0 + ny - ay,
-        x0 - nx - ax,
-        y0 - ny - ay,
-        x0 - nx,
-        y0 - ny,
-    );
+    path.cubic_to(x0 + nx - ax, y0 + ny - ay, x0 - nx - ax, y0 - ny - ay, x0 - nx, y0 - ny);
     path.line_to(x1 - nx, y1 - ny);
-    path.cubic_to(
-        x1 - nx + ax,
-        y1 - ny + ay,
-        x1 + nx + ax,
-        y1 + ny + ay,
-        x1 + nx,
-        y1 + ny,
-    );
+    path.cubic_to(x1 - nx + ax, y1 - ny + ay, x1 + nx + ax, y1 + ny + ay, x1 + nx, y1 + ny);
     path.close();
 }
 
 fn polygon(path: &mut PathBuilder, corners: &[(f32, f32)], margin: f32) {
     let count = corners.len().max(1) as f32;
-    let (sum_x, sum_y) = corners.iter().fold((0.0, 0.0), |sum, corner| {
-        (sum.0 + corner.0, sum.1 + corner.1)
-    });
+    let (sum_x, sum_y) = corners.iter().fold((0.0, 0.0), |sum, corner| (sum.0 + corner.0, sum.1 + corner.1));
     let (cx, cy) = (sum_x / count, sum_y / count);
     for (i, &(x, y)) in corners.iter().enumerate() {
         let distance = ((x - cx) * (x - cx) + (y - cy) * (y - cy)).sqrt().max(1e-3);
         let scale = 1.0 + margin * 1.4 / distance;
         let (x, y) = (cx + (x - cx) * scale, cy + (y - cy) * scale);
-        if i == 0 {
-            path.move_to(x, y)
-        } else {
-            path.line_to(x, y)
-        }
+        if i == 0 { path.move_to(x, y) } else { path.line_to(x, y) }
     }
     path.close();
 }
@@ -202,11 +142,7 @@ impl Canvas {
 
     /// Sets the width of outlines, drawn only if the style has any.
     pub(crate) fn set_ink_width(&mut self, width: f32) {
-        self.ink_width = if self.grade.ink().is_some() {
-            width
-        } else {
-            0.0
-        };
+        self.ink_width = if self.grade.ink().is_some() { width } else { 0.0 };
     }
 
     /// Paints with a transform applied before the current one.
@@ -248,18 +184,8 @@ impl Canvas {
         let Some(pixels) = PixmapRef::from_bytes(&canvas.data, canvas.width, canvas.height) else {
             return;
         };
-        let shader = Pattern::new(
-            pixels,
-            SpreadMode::Pad,
-            FilterQuality::Bilinear,
-            1.0,
-            texture.to_local,
-        );
-        let paint = Paint {
-            shader,
-            anti_alias: true,
-            ..Paint::default()
-        };
+        let shader = Pattern::new(pixels, SpreadMode::Pad, FilterQuality::Bilinear, 1.0, texture.to_local);
+        let paint = Paint { shader, anti_alias: true, ..Paint::default() };
         self.fill_path(shape.path(0.0), &paint);
     }
 
@@ -268,23 +194,13 @@ impl Canvas {
         let [top, bottom] = [top, bottom].map(|color| sk(self.grade.unlit().apply(color), 255));
         let stops = vec![GradientStop::new(0.0, top), GradientStop::new(1.0, bottom)];
         let ends = (Point::from_xy(0.0, 0.0), Point::from_xy(0.0, reach));
-        let Some(shader) = LinearGradient::new(
-            ends.0,
-            ends.1,
-            stops,
-            SpreadMode::Pad,
-            Transform::identity(),
-        ) else {
+        let Some(shader) = LinearGradient::new(ends.0, ends.1, stops, SpreadMode::Pad, Transform::identity())
+        else {
             return;
         };
-        let paint = Paint {
-            shader,
-            anti_alias: false,
-            ..Paint::default()
-        };
+        let paint = Paint { shader, anti_alias: false, ..Paint::default() };
         let bounds = Rect::from_xywh(0.0, 0.0, self.width as f32, self.height as f32);
-        let Some(mut pixmap) = PixmapMut::from_bytes(&mut self.data, self.width, self.height)
-        else {
+        let Some(mut pixmap) = PixmapMut::from_bytes(&mut self.data, self.width, self.height) else {
             return;
         };
         if let Some(bounds) = bounds {
@@ -303,8 +219,7 @@ impl Canvas {
     fn fill_path(&mut self, path: Option<Path>, paint: &Paint) {
         // A path without area is nothing to paint.
         let Some(path) = path else { return };
-        let Some(mut pixmap) = PixmapMut::from_bytes(&mut self.data, self.width, self.height)
-        else {
+        let Some(mut pixmap) = PixmapMut::from_bytes(&mut self.data, self.width, self.height) else {
             return;
         };
         pixmap.fill_path(&path, paint, FillRule::Winding, self.transform, None);
@@ -329,10 +244,7 @@ impl Texture {
         let mut canvas = Canvas::new(side(width), side(height), grade);
         canvas.transform = Transform::from_row(scale, 0.0, 0.0, scale, -left * scale, -top * scale);
         paint(&mut canvas);
-        Self {
-            canvas,
-            to_local: Transform::from_row(1.0 / scale, 0.0, 0.0, 1.0 / scale, left, top),
-        }
+        Self { canvas, to_local: Transform::from_row(1.0 / scale, 0.0, 0.0, 1.0 / scale, left, top) }
     }
 }
 
@@ -341,10 +253,7 @@ fn sk([red, green, blue]: Rgb, alpha: u8) -> SkColor {
 }
 
 fn solid<'a>(color: Rgb, alpha: u8) -> Paint<'a> {
-    let mut paint = Paint {
-        anti_alias: true,
-        ..Paint::default()
-    };
+    let mut paint = Paint { anti_alias: true, ..Paint::default() };
     paint.set_color(sk(color, alpha));
     paint
 }

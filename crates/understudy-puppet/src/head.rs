@@ -21,13 +21,8 @@ pub(crate) fn draw_front(canvas: &mut Canvas, puppet: &Puppet, joints: &Joints, 
         }
         skull(canvas, puppet);
         // The face slides over the head, which reads as a turned head.
-        let (gaze, nod) = (
-            0.3 * puppet.frame.head_half_width * pose.gaze,
-            8.0 * pose.nod,
-        );
-        canvas.within(placed(gaze, nod, 1.0, 1.0, 0.0), |canvas| {
-            face(canvas, puppet)
-        });
+        let (gaze, nod) = (0.3 * puppet.frame.head_half_width * pose.gaze, 8.0 * pose.nod);
+        canvas.within(placed(gaze, nod, 1.0, 1.0, 0.0), |canvas| face(canvas, puppet));
         if puppet.identity.class == Class::Person {
             hair_before(canvas, puppet);
         }
@@ -44,10 +39,7 @@ pub(crate) fn draw_back(canvas: &mut Canvas, puppet: &Puppet, joints: &Joints) {
             skull(canvas, puppet);
             hair_before(canvas, puppet);
             let (rx, ry) = (0.96 * frame.head_half_width, 0.8 * frame.head_half_height);
-            canvas.detail(
-                Shape::Ellipse(0.0, -0.15 * ry, rx, ry),
-                puppet.paints.accent,
-            );
+            canvas.detail(Shape::Ellipse(0.0, -0.15 * ry, rx, ry), puppet.paints.accent);
         } else {
             ears(canvas, puppet);
             skull(canvas, puppet);
@@ -94,33 +86,18 @@ fn ears(canvas: &mut Canvas, puppet: &Puppet) {
             Class::Rabbit => (0.42 * rx, -0.75 * ry),
             _ => (0.62 * rx, -0.62 * ry),
         };
-        canvas.within(
-            placed(side * x, y, side * size, size, side * turn),
-            |canvas| match puppet.identity.class {
+        canvas.within(placed(side * x, y, side * size, size, side * turn), |canvas| {
+            match puppet.identity.class {
                 Class::Cat => {
-                    canvas.part(
-                        Shape::Polygon(&[(-9.0, 6.0), (5.0, -19.0), (10.0, 8.0)]),
-                        paints.body,
-                    );
-                    canvas.detail(
-                        Shape::Polygon(&[(-3.0, 3.0), (4.0, -11.0), (6.5, 4.0)]),
-                        paints.accent,
-                    );
+                    canvas.part(Shape::Polygon(&[(-9.0, 6.0), (5.0, -19.0), (10.0, 8.0)]), paints.body);
+                    canvas.detail(Shape::Polygon(&[(-3.0, 3.0), (4.0, -11.0), (6.5, 4.0)]), paints.accent);
                 }
-                Class::Dog => canvas.part(
-                    Shape::Limb((2.0, 0.0), (9.0, 21.0), 7.0),
-                    shade(paints.second),
-                ),
+                Class::Dog => canvas.part(Shape::Limb((2.0, 0.0), (9.0, 21.0), 7.0), shade(paints.second)),
                 Class::Robot => {
-                    canvas.part(
-                        Shape::Limb((0.0, 0.0), (3.0, -14.0), 1.8),
-                        Color::Gray.rgb(),
-                    );
+                    canvas.part(Shape::Limb((0.0, 0.0), (3.0, -14.0), 1.8), Color::Gray.rgb());
                     canvas.part(Shape::Ellipse(3.0, -15.0, 4.5, 4.5), paints.accent);
                 }
-                Class::Bird => {
-                    canvas.part(Shape::Limb((0.0, 4.0), (6.0, -11.0), 3.6), paints.accent)
-                }
+                Class::Bird => canvas.part(Shape::Limb((0.0, 4.0), (6.0, -11.0), 3.6), paints.accent),
                 Class::Bear => {
                     canvas.part(Shape::Ellipse(3.0, -4.0, 9.5, 9.5), paints.body);
                     canvas.detail(Shape::Ellipse(3.0, -4.0, 5.0, 5.0), paints.accent);
@@ -131,19 +108,12 @@ fn ears(canvas: &mut Canvas, puppet: &Puppet) {
                 }
                 Class::Frog => canvas.part(Shape::Ellipse(0.0, 0.0, 10.0, 10.0), paints.body),
                 Class::Person => {}
-            },
-        );
+            }
+        });
     }
     if puppet.identity.crest == Crest::Tufted {
-        let tuft = [
-            (-8.0, 6.0),
-            (-9.0, -9.0),
-            (-2.0, -3.0),
-            (1.0, -13.0),
-            (4.0, -3.0),
-            (10.0, -8.0),
-            (8.0, 6.0),
-        ];
+        let tuft =
+            [(-8.0, 6.0), (-9.0, -9.0), (-2.0, -3.0), (1.0, -13.0), (4.0, -3.0), (10.0, -8.0), (8.0, 6.0)];
         canvas.within(placed(0.0, -ry + 1.0, 1.0, 1.0, 0.0), |canvas| {
             canvas.part(Shape::Polygon(&tuft), paints.accent);
         });
@@ -192,18 +162,9 @@ fn hair_before(canvas: &mut Canvas, puppet: &Puppet) {
             canvas.part(Shape::Polygon(&swoop), hair);
         }
         _ => {
-            canvas.part(
-                Shape::Box(0.0, -0.78 * ry, 0.9 * rx, 0.33 * ry, 0.3 * ry),
-                hair,
-            );
-            canvas.detail(
-                Shape::Limb((-0.86 * rx, -0.6 * ry), (-0.9 * rx, -0.15 * ry), 2.8),
-                hair,
-            );
-            canvas.detail(
-                Shape::Limb((0.86 * rx, -0.6 * ry), (0.9 * rx, -0.15 * ry), 2.8),
-                hair,
-            );
+            canvas.part(Shape::Box(0.0, -0.78 * ry, 0.9 * rx, 0.33 * ry, 0.3 * ry), hair);
+            canvas.detail(Shape::Limb((-0.86 * rx, -0.6 * ry), (-0.9 * rx, -0.15 * ry), 2.8), hair);
+            canvas.detail(Shape::Limb((0.86 * rx, -0.6 * ry), (0.9 * rx, -0.15 * ry), 2.8), hair);
         }
     }
 }
@@ -213,11 +174,7 @@ fn face(canvas: &mut Canvas, puppet: &Puppet) {
     let paints = &puppet.paints;
     let rx = puppet.frame.head_half_width;
     if identity.class == Class::Robot {
-        let screen = if identity.body == Color::Black {
-            shade(Color::Gray.rgb())
-        } else {
-            [30, 32, 52]
-        };
+        let screen = if identity.body == Color::Black { shade(Color::Gray.rgb()) } else { [30, 32, 52] };
         canvas.part(Shape::Box(0.0, 0.0, 0.72 * rx, 11.5, 4.0), screen);
     }
     marking(canvas, puppet);
@@ -225,36 +182,22 @@ fn face(canvas: &mut Canvas, puppet: &Puppet) {
     match identity.class {
         Class::Person => canvas.detail(Shape::Ellipse(0.0, 11.0, 5.0, 1.9), [170, 40, 50]),
         Class::Cat => {
-            canvas.detail(
-                Shape::Polygon(&[(-3.6, 5.0), (3.6, 5.0), (0.0, 9.5)]),
-                [236, 110, 140],
-            );
+            canvas.detail(Shape::Polygon(&[(-3.6, 5.0), (3.6, 5.0), (0.0, 9.5)]), [236, 110, 140]);
             for (side, slope) in [(-1.0, 1.0), (1.0, 1.0), (-1.0, 6.0), (1.0, 6.0)] {
                 let (near, far) = ((side * 8.0, 8.0), (side * 23.0, 5.0 + slope));
                 canvas.detail(Shape::Limb(near, far, 0.8), whisker(paints.skin));
             }
         }
         Class::Dog | Class::Bear => {
-            let muzzle = if identity.face == Face::Muzzle {
-                paints.second
-            } else {
-                tint(paints.skin)
-            };
+            let muzzle = if identity.face == Face::Muzzle { paints.second } else { tint(paints.skin) };
             canvas.detail(Shape::Ellipse(0.0, 9.0, 11.0, 8.0), muzzle);
             canvas.detail(Shape::Ellipse(0.0, 5.5, 5.0, 3.6), BLACK);
             canvas.detail(Shape::Limb((-3.0, 13.0), (3.0, 13.0), 1.1), BLACK);
         }
         Class::Robot => canvas.detail(Shape::Box(0.0, 7.0, 8.0, 1.5, 0.5), paints.accent),
         Class::Bird => {
-            let beak = if identity.accent == Color::Black {
-                [250, 160, 30]
-            } else {
-                paints.accent
-            };
-            canvas.part(
-                Shape::Polygon(&[(-8.5, 2.0), (8.5, 2.0), (0.0, 15.0)]),
-                beak,
-            );
+            let beak = if identity.accent == Color::Black { [250, 160, 30] } else { paints.accent };
+            canvas.part(Shape::Polygon(&[(-8.5, 2.0), (8.5, 2.0), (0.0, 15.0)]), beak);
             canvas.detail(Shape::Limb((-6.0, 6.0), (6.0, 6.0), 0.8), shade(beak));
         }
         Class::Rabbit => {
@@ -281,21 +224,11 @@ fn marking(canvas: &mut Canvas, puppet: &Puppet) {
         // Their dark screen, and their skin, tell the attribute otherwise.
         (Class::Person, _) | (_, Face::Plain) => {}
         (Class::Robot, face) => {
-            let y = if face == Face::Muzzle {
-                0.72 * ry
-            } else {
-                -0.74 * ry
-            };
-            let width = if face == Face::Mask {
-                0.25 * rx
-            } else {
-                0.7 * rx
-            };
+            let y = if face == Face::Muzzle { 0.72 * ry } else { -0.74 * ry };
+            let width = if face == Face::Mask { 0.25 * rx } else { 0.7 * rx };
             canvas.detail(Shape::Box(0.0, y, width, 1.8, 1.0), second);
         }
-        (_, Face::Muzzle) => {
-            canvas.detail(Shape::Ellipse(0.0, 0.46 * ry, 0.68 * rx, 0.46 * ry), second)
-        }
+        (_, Face::Muzzle) => canvas.detail(Shape::Ellipse(0.0, 0.46 * ry, 0.68 * rx, 0.46 * ry), second),
         (_, Face::Mask) => canvas.detail(Shape::Box(0.0, -3.0, 0.84 * rx, 7.5, 7.0), second),
         (_, Face::Blaze) => canvas.detail(Shape::Box(0.0, -0.36 * ry, 3.6, 0.55 * ry, 3.0), second),
     }
@@ -304,10 +237,7 @@ fn marking(canvas: &mut Canvas, puppet: &Puppet) {
 /// The middle of the right eye; the left one mirrors it.
 fn eye(puppet: &Puppet) -> (f32, f32) {
     match puppet.identity.class {
-        Class::Frog => (
-            0.55 * puppet.frame.head_half_width,
-            -0.74 * puppet.frame.head_half_height,
-        ),
+        Class::Frog => (0.55 * puppet.frame.head_half_width, -0.74 * puppet.frame.head_half_height),
         Class::Robot => (8.5, -2.5),
         Class::Bear | Class::Dog => (9.5, -5.0),
         _ => (9.0, -3.5),
@@ -317,9 +247,7 @@ fn eye(puppet: &Puppet) -> (f32, f32) {
 fn eyes(canvas: &mut Canvas, puppet: &Puppet) {
     let identity = &puppet.identity;
     let (x, y) = eye(puppet);
-    let glasses = identity
-        .accessory
-        .filter(|it| it.kind == AccessoryKind::Glasses);
+    let glasses = identity.accessory.filter(|it| it.kind == AccessoryKind::Glasses);
     if let Some(glasses) = glasses {
         wear::draw_glasses(canvas, glasses.color.rgb(), (x, y));
     }
@@ -342,10 +270,7 @@ fn eyes(canvas: &mut Canvas, puppet: &Puppet) {
             Eyes::Sleepy => {
                 canvas.detail(Shape::Ellipse(x, y, 6.0, 5.6), WHITE);
                 canvas.detail(Shape::Ellipse(x, y + 2.0, 3.0, 3.0), BLACK);
-                canvas.detail(
-                    Shape::Box(x, y - 3.6, 6.6, 3.0, 1.5),
-                    shade(puppet.paints.skin),
-                );
+                canvas.detail(Shape::Box(x, y - 3.6, 6.6, 3.0, 1.5), shade(puppet.paints.skin));
             }
             Eyes::Tall => {
                 canvas.detail(Shape::Ellipse(x, y, 4.4, 8.0), WHITE);

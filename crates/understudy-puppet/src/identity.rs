@@ -19,11 +19,7 @@ attribute! {
 impl Split {
     /// The half that a code belongs to: a hash of the code alone, one in ten held out.
     pub(crate) const fn of_code(salt: u64, code: u64) -> Self {
-        if mix(code ^ mix(salt)).is_multiple_of(10) {
-            Self::HeldOut
-        } else {
-            Self::Train
-        }
+        if mix(code ^ mix(salt)).is_multiple_of(10) { Self::HeldOut } else { Self::Train }
     }
 }
 
@@ -265,8 +261,7 @@ impl Identity {
     }
 
     fn draw(class: Option<Class>, split: Split, index: u64) -> Self {
-        let seed =
-            (split.index() + Split::COUNT * class.map_or(0, |class| 1 + class.index())) as u64;
+        let seed = (split.index() + Split::COUNT * class.map_or(0, |class| 1 + class.index())) as u64;
         let mut rng = Rng::new(Stream::Identity, seed, index);
         loop {
             let mut identity = Self::any(&mut rng);
@@ -295,10 +290,9 @@ impl Identity {
                 shape: rng.pick(&EmblemShape::ALL),
                 color: other_color(rng, &[body, second]),
             }),
-            accessory: rng.chance(85).then(|| Accessory {
-                kind: rng.pick(&AccessoryKind::ALL),
-                color: other_color(rng, &[body]),
-            }),
+            accessory: rng
+                .chance(85)
+                .then(|| Accessory { kind: rng.pick(&AccessoryKind::ALL), color: other_color(rng, &[body]) }),
             build: rng.pick(&Build::ALL),
         }
     }
@@ -316,12 +310,8 @@ impl Identity {
     /// The canonical code: the attributes as digits of one mixed-radix number. Equal codes mean equal identities.
     pub fn code(&self) -> u64 {
         let colors = Color::COUNT;
-        let emblem = self
-            .emblem
-            .map_or(0, |it| 1 + it.shape.index() * colors + it.color.index());
-        let accessory = self
-            .accessory
-            .map_or(0, |it| 1 + it.kind.index() * colors + it.color.index());
+        let emblem = self.emblem.map_or(0, |it| 1 + it.shape.index() * colors + it.color.index());
+        let accessory = self.accessory.map_or(0, |it| 1 + it.kind.index() * colors + it.color.index());
         let digits = [
             (self.class.index(), Class::COUNT),
             (self.body.index(), colors),
@@ -336,9 +326,7 @@ impl Identity {
             (accessory, 1 + AccessoryKind::COUNT * colors),
             (self.build.index(), Build::COUNT),
         ];
-        digits.iter().fold(0, |code, &(digit, radix)| {
-            code * radix as u64 + digit as u64
-        })
+        digits.iter().fold(0, |code, &(digit, radix)| code * radix as u64 + digit as u64)
     }
 
     /// The split that this identity belongs to, for good: a hash of its code.
@@ -351,10 +339,7 @@ impl Identity {
 fn other_color(rng: &mut Rng, taken: &[Color]) -> Color {
     let mut free = [Color::Red; Color::COUNT];
     let mut count = 0;
-    for color in Color::ALL
-        .into_iter()
-        .filter(|color| !taken.contains(color))
-    {
+    for color in Color::ALL.into_iter().filter(|color| !taken.contains(color)) {
         free[count] = color;
         count += 1;
     }

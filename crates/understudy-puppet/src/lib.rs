@@ -39,8 +39,8 @@ pub use caption::{Detail, MAX_WORDS, vocabulary};
 pub use color::Color;
 pub use error::Error;
 pub use identity::{
-    Accessory, AccessoryKind, Build, Class, Crest, Emblem, EmblemShape, Eyes, Face, HeadShape,
-    Identity, Pattern, Split,
+    Accessory, AccessoryKind, Build, Class, Crest, Emblem, EmblemShape, Eyes, Face, HeadShape, Identity,
+    Pattern, Split,
 };
 pub use motion::{Action, Motion, Quirk};
 pub use scenario::{Actor, Scenario};

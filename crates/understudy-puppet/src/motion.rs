@@ -120,14 +120,7 @@ impl Motion {
 
     /// An action with middling parameters.
     pub const fn new(action: Action) -> Self {
-        Self {
-            action,
-            speed: 3,
-            amplitude: 4,
-            sway: 2,
-            phase: 0,
-            quirk: None,
-        }
+        Self { action, speed: 3, amplitude: 4, sway: 2, phase: 0, quirk: None }
     }
 
     /// The `index`-th motion of a split. Actions are equally frequent.
@@ -141,8 +134,7 @@ impl Motion {
     }
 
     fn draw(action: Option<Action>, split: Split, index: u64) -> Self {
-        let seed =
-            (split.index() + Split::COUNT * action.map_or(0, |action| 1 + action.index())) as u64;
+        let seed = (split.index() + Split::COUNT * action.map_or(0, |action| 1 + action.index())) as u64;
         let mut rng = Rng::new(Stream::Motion, seed, index);
         loop {
             let any = rng.pick(&Action::ALL);
@@ -159,43 +151,29 @@ impl Motion {
         let mut rng = Rng::new(Stream::Idiosyncratic, 0, index);
         let quirk = Quirk::ALL[(index % Quirk::COUNT as u64) as usize];
         let action = quirk.action(rng.chance(50));
-        Self {
-            action,
-            quirk: Some(quirk),
-            ..Self::levels(&mut rng)
-        }
+        Self { action, quirk: Some(quirk), ..Self::levels(&mut rng) }
     }
 
     fn levels(rng: &mut Rng) -> Self {
         let mut level = || rng.below(u32::from(Self::LEVELS)) as u8;
         let (speed, amplitude, sway) = (level(), level(), level());
         let phase = rng.below(u32::from(Self::PHASES)) as u8;
-        Self {
-            speed,
-            amplitude,
-            sway,
-            phase,
-            ..Self::new(Action::Jump)
-        }
+        Self { speed, amplitude, sway, phase, ..Self::new(Action::Jump) }
     }
 
     /// The canonical code of the program, which leaves out the phase. Equal codes mean equal programs.
     pub fn code(&self) -> u64 {
         let levels = [self.speed, self.amplitude, self.sway];
-        let program = levels
-            .iter()
-            .fold(self.action.index() as u64, |code, &level| {
-                code * u64::from(Self::LEVELS) + u64::from(level.min(Self::LEVELS - 1))
-            });
+        let program = levels.iter().fold(self.action.index() as u64, |code, &level| {
+            code * u64::from(Self::LEVELS) + u64::from(level.min(Self::LEVELS - 1))
+        });
         program + Self::DISTINCT * self.quirk.map_or(0, |quirk| 1 + quirk.index() as u64)
     }
 
     /// The split that the program belongs to for good, by a hash of its code; `None` for idiosyncratic motions, which
     /// neither split shows.
     pub fn split(&self) -> Option<Split> {
-        self.quirk
-            .is_none()
-            .then(|| Split::of_code(SPLIT_SALT, self.code()))
+        self.quirk.is_none().then(|| Split::of_code(SPLIT_SALT, self.code()))
     }
 
     /// Periods in 16 frames, 1.5 to 3.

@@ -60,23 +60,14 @@ impl Place {
 
     /// A rectangle across the whole width from `top` to the bottom.
     fn floor(&self, canvas: &mut Canvas, top: f32, color: Rgb) {
-        let (middle, half) = (
-            0.5 * (self.left + self.right),
-            0.5 * (self.right - self.left) + 2.0,
-        );
+        let (middle, half) = (0.5 * (self.left + self.right), 0.5 * (self.right - self.left) + 2.0);
         let height = self.bottom + 2.0 - top;
-        canvas.detail(
-            Shape::Box(middle, top + 0.5 * height, half, 0.5 * height, 0.0),
-            color,
-        );
+        canvas.detail(Shape::Box(middle, top + 0.5 * height, half, 0.5 * height, 0.0), color);
     }
 
     /// A horizontal band across the whole width.
     fn band(&self, canvas: &mut Canvas, y: f32, half: f32, color: Rgb) {
-        canvas.detail(
-            Shape::Limb((self.left - 4.0, y), (self.right + 4.0, y), half),
-            color,
-        );
+        canvas.detail(Shape::Limb((self.left - 4.0, y), (self.right + 4.0, y), half), color);
     }
 
     /// Calls `paint` at positions across the whole width, about `step` apart.
@@ -101,10 +92,7 @@ impl Place {
         let x = spread(rng, 6.0, self.width - 6.0);
         match self.light {
             Light::Day => canvas.lamp(Shape::Ellipse(x, 8.0, 5.0, 5.0), [255, 236, 96]),
-            Light::Sunset => canvas.lamp(
-                Shape::Ellipse(x, self.ground - 8.0, 7.5, 7.5),
-                [255, 240, 150],
-            ),
+            Light::Sunset => canvas.lamp(Shape::Ellipse(x, self.ground - 8.0, 7.5, 7.5), [255, 240, 150]),
             Light::Dusk => {}
             Light::Night => {
                 self.stars(canvas, rng, 14);
@@ -128,10 +116,7 @@ impl Place {
 
     fn stars(&self, canvas: &mut Canvas, rng: &mut Rng, count: usize) {
         for _ in 0..count {
-            let (x, y) = (
-                spread(rng, self.left, self.right),
-                spread(rng, 1.0, self.ground - 8.0),
-            );
+            let (x, y) = (spread(rng, self.left, self.right), spread(rng, 1.0, self.ground - 8.0));
             canvas.lamp(Shape::Ellipse(x, y, 0.7, 0.7), [250, 248, 230]);
         }
     }
@@ -145,51 +130,26 @@ impl Place {
         self.band(far, self.ground - 5.5, 0.6, [120, 200, 236]);
         self.floor(near, self.ground, [250, 222, 146]);
         self.band(near, self.ground, 0.9, [252, 248, 236]);
-        let x = if rng.chance(50) {
-            spread(rng, 2.0, 10.0)
-        } else {
-            self.width - spread(rng, 2.0, 10.0)
-        };
-        near.part(
-            Shape::Limb((x, self.ground + 4.0), (x + 3.0, self.ground - 22.0), 1.4),
-            [140, 96, 56],
-        );
+        let x = if rng.chance(50) { spread(rng, 2.0, 10.0) } else { self.width - spread(rng, 2.0, 10.0) };
+        near.part(Shape::Limb((x, self.ground + 4.0), (x + 3.0, self.ground - 22.0), 1.4), [140, 96, 56]);
         for (dx, dy) in [(-9.0, 2.0), (9.0, 2.0), (-6.0, -5.0), (6.0, -5.0)] {
             let crown = (x + 3.0, self.ground - 22.0);
-            near.part(
-                Shape::Limb(crown, (crown.0 + dx, crown.1 + dy), 1.6),
-                [40, 150, 74],
-            );
+            near.part(Shape::Limb(crown, (crown.0 + dx, crown.1 + dy), 1.6), [40, 150, 74]);
         }
     }
 
     fn fir(&self, canvas: &mut Canvas, x: f32, base: f32, height: f32, color: Rgb) {
         let half = 0.3 * height;
         canvas.detail(Shape::Box(x, base, 1.0, 3.0, 0.0), [96, 66, 44]);
-        canvas.part(
-            Shape::Polygon(&[(x - half, base), (x, base - height), (x + half, base)]),
-            color,
-        );
+        canvas.part(Shape::Polygon(&[(x - half, base), (x, base - height), (x + half, base)]), color);
     }
 
     fn forest(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
         self.row(rng, 9.0, |rng, x| {
-            self.fir(
-                far,
-                x,
-                self.ground + 2.0,
-                spread(rng, 22.0, 30.0),
-                [74, 134, 92],
-            );
+            self.fir(far, x, self.ground + 2.0, spread(rng, 22.0, 30.0), [74, 134, 92]);
         });
         self.row(rng, 13.0, |rng, x| {
-            self.fir(
-                near,
-                x,
-                self.ground + 1.0,
-                spread(rng, 18.0, 34.0),
-                [24, 92, 56],
-            );
+            self.fir(near, x, self.ground + 1.0, spread(rng, 18.0, 34.0), [24, 92, 56]);
         });
         self.floor(near, self.ground, [66, 112, 54]);
     }
@@ -197,29 +157,17 @@ impl Place {
     fn city(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
         self.row(rng, 9.0, |rng, x| {
             let height = spread(rng, 14.0, 34.0);
-            far.part(
-                Shape::Box(x, self.ground - 0.5 * height, 4.8, 0.5 * height, 0.0),
-                [128, 136, 158],
-            );
+            far.part(Shape::Box(x, self.ground - 0.5 * height, 4.8, 0.5 * height, 0.0), [128, 136, 158]);
         });
-        let lit = if matches!(self.light, Light::Night | Light::Dusk) {
-            [255, 226, 120]
-        } else {
-            [176, 204, 226]
-        };
+        let lit =
+            if matches!(self.light, Light::Night | Light::Dusk) { [255, 226, 120] } else { [176, 204, 226] };
         self.row(rng, 15.0, |rng, x| {
             let height = spread(rng, 12.0, 26.0);
             let top = self.ground - height;
-            near.part(
-                Shape::Box(x, self.ground - 0.5 * height, 5.2, 0.5 * height, 0.0),
-                [82, 88, 112],
-            );
+            near.part(Shape::Box(x, self.ground - 0.5 * height, 5.2, 0.5 * height, 0.0), [82, 88, 112]);
             for row in 0..3 {
                 for dx in [-2.4, 2.4] {
-                    near.lamp(
-                        Shape::Box(x + dx, top + 3.0 + 4.0 * row as f32, 1.1, 1.2, 0.0),
-                        lit,
-                    );
+                    near.lamp(Shape::Box(x + dx, top + 3.0 + 4.0 * row as f32, 1.1, 1.2, 0.0), lit);
                 }
             }
         });
@@ -238,14 +186,8 @@ impl Place {
         self.stars(far, rng, 34);
         let (x, y) = (spread(rng, 8.0, self.width - 8.0), spread(rng, 8.0, 16.0));
         far.lamp(Shape::Ellipse(x, y, 6.0, 6.0), [226, 150, 92]);
-        far.lamp(
-            Shape::Limb((x - 9.0, y + 2.0), (x + 9.0, y - 2.0), 0.9),
-            [246, 220, 170],
-        );
-        far.lamp(
-            Shape::Ellipse(self.width - x, y + 14.0, 2.6, 2.6),
-            [110, 190, 220],
-        );
+        far.lamp(Shape::Limb((x - 9.0, y + 2.0), (x + 9.0, y - 2.0), 0.9), [246, 220, 170]);
+        far.lamp(Shape::Ellipse(self.width - x, y + 14.0, 2.6, 2.6), [110, 190, 220]);
         self.floor(near, self.ground + 2.0, [142, 138, 156]);
         self.row(rng, 16.0, |rng, x| {
             let y = self.ground + spread(rng, 5.0, 16.0);
@@ -254,9 +196,7 @@ impl Place {
     }
 
     fn snow(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
-        self.row(rng, 30.0, |rng, x| {
-            self.hill(far, x, spread(rng, 8.0, 16.0), 24.0, [206, 222, 240])
-        });
+        self.row(rng, 30.0, |rng, x| self.hill(far, x, spread(rng, 8.0, 16.0), 24.0, [206, 222, 240]));
         self.row(rng, 22.0, |rng, x| {
             let height = spread(rng, 14.0, 22.0);
             self.fir(near, x, self.ground + 1.0, height, [52, 104, 96]);
@@ -268,10 +208,7 @@ impl Place {
         });
         self.floor(near, self.ground, [236, 242, 252]);
         for _ in 0..26 {
-            let (x, y) = (
-                spread(rng, self.left, self.right),
-                spread(rng, 1.0, self.bottom),
-            );
+            let (x, y) = (spread(rng, self.left, self.right), spread(rng, 1.0, self.bottom));
             near.lamp(Shape::Ellipse(x, y, 0.9, 0.9), [255, 255, 255]);
         }
     }
@@ -281,47 +218,29 @@ impl Place {
         self.floor(far, horizon, [30, 108, 190]);
         for step in 0..5 {
             let y = horizon + 3.0 + 5.5 * step as f32;
-            self.row(rng, 14.0, |_, x| {
-                far.detail(Shape::Limb((x, y), (x + 5.0, y), 0.6), [104, 178, 232])
-            });
+            self.row(rng, 14.0, |_, x| far.detail(Shape::Limb((x, y), (x + 5.0, y), 0.6), [104, 178, 232]));
         }
         let deck = self.bottom - 8.0;
         self.floor(near, deck + 1.0, [154, 104, 60]);
         self.band(near, deck + 1.0, 1.4, [196, 144, 88]);
         self.row(rng, 12.0, |_, x| {
-            near.detail(
-                Shape::Box(x, self.bottom - 3.0, 0.5, 4.5, 0.0),
-                [112, 74, 42],
-            )
+            near.detail(Shape::Box(x, self.bottom - 3.0, 0.5, 4.5, 0.0), [112, 74, 42])
         });
     }
 
     fn desert(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
-        self.row(rng, 40.0, |rng, x| {
-            self.hill(far, x, spread(rng, 8.0, 14.0), 30.0, [224, 160, 86])
-        });
+        self.row(rng, 40.0, |rng, x| self.hill(far, x, spread(rng, 8.0, 14.0), 30.0, [224, 160, 86]));
         self.floor(near, self.ground, [238, 184, 106]);
         self.row(rng, 34.0, |rng, x| {
             let (green, top) = ([54, 128, 70], self.ground - spread(rng, 11.0, 17.0));
             near.part(Shape::Limb((x, self.ground + 2.0), (x, top), 1.8), green);
-            near.part(
-                Shape::Limb((x, top + 8.0), (x + 5.0, top + 7.0), 1.3),
-                green,
-            );
-            near.part(
-                Shape::Limb((x + 5.0, top + 7.0), (x + 5.0, top + 3.0), 1.3),
-                green,
-            );
+            near.part(Shape::Limb((x, top + 8.0), (x + 5.0, top + 7.0), 1.3), green);
+            near.part(Shape::Limb((x + 5.0, top + 7.0), (x + 5.0, top + 3.0), 1.3), green);
         });
     }
 
     fn room(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
-        const WALLS: [Rgb; 4] = [
-            [236, 214, 184],
-            [190, 214, 204],
-            [222, 192, 204],
-            [196, 202, 228],
-        ];
+        const WALLS: [Rgb; 4] = [[236, 214, 184], [190, 214, 204], [222, 192, 204], [196, 202, 228]];
         let wall = rng.pick(&WALLS);
         self.floor(far, -2.0, wall);
         let pane = match self.light {
@@ -336,33 +255,17 @@ impl Place {
         far.lamp(Shape::Box(x, 17.0, 7.4, 7.4, 0.0), pane);
         far.detail(Shape::Box(x, 17.0, 0.7, 8.0, 0.0), [250, 250, 246]);
         far.detail(Shape::Box(x, 17.0, 8.0, 0.7, 0.0), [250, 250, 246]);
-        let frame = if x > 0.5 * self.width {
-            x - 24.0
-        } else {
-            x + 24.0
-        };
+        let frame = if x > 0.5 * self.width { x - 24.0 } else { x + 24.0 };
         far.part(Shape::Box(frame, 15.0, 6.0, 5.0, 0.0), [132, 84, 48]);
         far.detail(Shape::Box(frame, 15.0, 4.6, 3.6, 0.0), [104, 168, 120]);
         self.floor(near, self.ground + 2.0, [168, 116, 72]);
-        self.band(
-            near,
-            self.ground + 2.0,
-            1.0,
-            blend(wall, [255, 255, 255], 140),
-        );
+        self.band(near, self.ground + 2.0, 1.0, blend(wall, [255, 255, 255], 140));
     }
 
     fn meadow(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
-        self.row(rng, 32.0, |rng, x| {
-            self.hill(far, x, spread(rng, 8.0, 16.0), 26.0, [132, 196, 108])
-        });
+        self.row(rng, 32.0, |rng, x| self.hill(far, x, spread(rng, 8.0, 16.0), 26.0, [132, 196, 108]));
         self.floor(near, self.ground, [98, 184, 76]);
-        const PETALS: [Rgb; 4] = [
-            [250, 240, 110],
-            [246, 120, 150],
-            [252, 252, 250],
-            [170, 110, 230],
-        ];
+        const PETALS: [Rgb; 4] = [[250, 240, 110], [246, 120, 150], [252, 252, 250], [170, 110, 230]];
         self.row(rng, 6.0, |rng, x| {
             let y = self.ground + spread(rng, 2.0, 17.0);
             near.detail(Shape::Ellipse(x, y, 1.2, 1.2), rng.pick(&PETALS));
@@ -373,10 +276,7 @@ impl Place {
         self.floor(far, -2.0, [120, 20, 38]);
         let mut x = self.left;
         while x < self.right {
-            far.detail(
-                Shape::Box(x, 0.5 * self.bottom, 1.5, 0.5 * self.bottom, 0.0),
-                [158, 30, 50],
-            );
+            far.detail(Shape::Box(x, 0.5 * self.bottom, 1.5, 0.5 * self.bottom, 0.0), [158, 30, 50]);
             x += 7.0;
         }
         let middle = 0.5 * self.width;
@@ -388,18 +288,9 @@ impl Place {
         ];
         far.glow(Shape::Polygon(&cone), [255, 240, 190], 70);
         self.floor(near, self.ground + 4.0, [178, 124, 74]);
-        near.detail(
-            Shape::Ellipse(middle, self.bottom - 6.0, 23.0, 6.0),
-            [232, 190, 128],
-        );
-        near.detail(
-            Shape::Polygon(&star(middle - 28.0, 6.0, 3.0)),
-            [250, 214, 90],
-        );
-        near.detail(
-            Shape::Polygon(&star(middle + 28.0, 6.0, 3.0)),
-            [250, 214, 90],
-        );
+        near.detail(Shape::Ellipse(middle, self.bottom - 6.0, 23.0, 6.0), [232, 190, 128]);
+        near.detail(Shape::Polygon(&star(middle - 28.0, 6.0, 3.0)), [250, 214, 90]);
+        near.detail(Shape::Polygon(&star(middle + 28.0, 6.0, 3.0)), [250, 214, 90]);
     }
 
     fn mountain(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
@@ -412,11 +303,7 @@ impl Place {
             );
             let cap = 0.3;
             let (dx, dy) = (half * cap, height * cap);
-            let snow = [
-                (x - dx, base - height + dy),
-                (x, base - height),
-                (x + dx, base - height + dy),
-            ];
+            let snow = [(x - dx, base - height + dy), (x, base - height), (x + dx, base - height + dy)];
             far.detail(Shape::Polygon(&snow), [246, 250, 255]);
         });
         self.floor(near, self.ground, [124, 132, 96]);
@@ -427,43 +314,23 @@ impl Place {
     }
 
     fn street(&self, far: &mut Canvas, near: &mut Canvas, rng: &mut Rng) {
-        const WALLS: [Rgb; 5] = [
-            [222, 120, 96],
-            [238, 206, 130],
-            [126, 172, 200],
-            [214, 166, 190],
-            [160, 190, 140],
-        ];
-        let lit = if matches!(self.light, Light::Night | Light::Dusk) {
-            [255, 230, 130]
-        } else {
-            [236, 244, 250]
-        };
+        const WALLS: [Rgb; 5] =
+            [[222, 120, 96], [238, 206, 130], [126, 172, 200], [214, 166, 190], [160, 190, 140]];
+        let lit =
+            if matches!(self.light, Light::Night | Light::Dusk) { [255, 230, 130] } else { [236, 244, 250] };
         self.row(rng, 17.0, |rng, x| {
             let top = self.ground - spread(rng, 16.0, 21.0);
             let half = 0.5 * (self.ground - top);
-            far.part(
-                Shape::Box(x, self.ground - half, 7.4, half, 0.0),
-                rng.pick(&WALLS),
-            );
-            far.part(
-                Shape::Polygon(&[(x - 9.0, top), (x, top - 9.0), (x + 9.0, top)]),
-                [150, 66, 54],
-            );
+            far.part(Shape::Box(x, self.ground - half, 7.4, half, 0.0), rng.pick(&WALLS));
+            far.part(Shape::Polygon(&[(x - 9.0, top), (x, top - 9.0), (x + 9.0, top)]), [150, 66, 54]);
             far.lamp(Shape::Box(x - 3.4, top + 5.0, 1.8, 2.0, 0.0), lit);
             far.lamp(Shape::Box(x + 3.4, top + 5.0, 1.8, 2.0, 0.0), lit);
-            far.detail(
-                Shape::Box(x, self.ground - 3.0, 1.9, 4.0, 0.0),
-                [96, 62, 44],
-            );
+            far.detail(Shape::Box(x, self.ground - 3.0, 1.9, 4.0, 0.0), [96, 62, 44]);
         });
         self.floor(near, self.ground - 1.0, [190, 188, 184]);
         self.floor(near, self.ground + 4.0, [84, 84, 92]);
         self.row(rng, 14.0, |_, x| {
-            near.detail(
-                Shape::Box(x, self.bottom - 4.0, 4.0, 0.9, 0.0),
-                [240, 238, 220],
-            );
+            near.detail(Shape::Box(x, self.bottom - 4.0, 4.0, 0.9, 0.0), [240, 238, 220]);
         });
     }
 }

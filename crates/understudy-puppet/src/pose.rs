@@ -94,11 +94,7 @@ impl Pose {
         let start = f32::from(motion.phase) / f32::from(Motion::PHASES);
         let turns = start + time * motion.periods();
         // A clip of one frame shows the middle of a journey.
-        let progress = if frames > 1 {
-            frame as f32 / (frames - 1) as f32
-        } else {
-            0.5
-        };
+        let progress = if frames > 1 { frame as f32 / (frames - 1) as f32 } else { 0.5 };
         let mut pose = Self::of_action(motion, turns, progress);
         pose.lean += motion.sway_angle() / std::f32::consts::TAU * sine(turns * 0.5 + 0.125);
         if let Some(quirk) = motion.quirk {
@@ -118,33 +114,14 @@ impl Pose {
                 let height = hop(turns);
                 let crouch = if height == 0.0 { 6.0 } else { 0.0 };
                 let arm = 0.08 + 0.22 * height;
-                Self {
-                    lift: 21.0 * size * height,
-                    crouch,
-                    arms: [arm, arm],
-                    ..rest
-                }
+                Self { lift: 21.0 * size * height, crouch, arms: [arm, arm], ..rest }
             }
-            Action::Wave => Self {
-                arms: [0.06, 0.36 + 0.10 * size * wave],
-                lean: 0.01 * size * wave,
-                ..rest
-            },
-            Action::Spin => Self {
-                turn: cosine(turns * 0.75),
-                arms: [0.2 * size; 2],
-                ..rest
-            },
-            Action::Nod => Self {
-                nod: size * (0.5 - 0.5 * cosine(turns)),
-                arms: [0.05, 0.05],
-                ..rest
-            },
-            Action::ShakeHead => Self {
-                gaze: size * wave,
-                head_shift: 3.0 * size * wave,
-                ..rest
-            },
+            Action::Wave => {
+                Self { arms: [0.06, 0.36 + 0.10 * size * wave], lean: 0.01 * size * wave, ..rest }
+            }
+            Action::Spin => Self { turn: cosine(turns * 0.75), arms: [0.2 * size; 2], ..rest },
+            Action::Nod => Self { nod: size * (0.5 - 0.5 * cosine(turns)), arms: [0.05, 0.05], ..rest },
+            Action::ShakeHead => Self { gaze: size * wave, head_shift: 3.0 * size * wave, ..rest },
             Action::Dance => Self {
                 shift: 9.0 * size * wave,
                 lean: 0.03 * size * wave,
@@ -155,30 +132,16 @@ impl Pose {
             },
             Action::Sit => {
                 let down = hold(turns * 0.75);
-                Self {
-                    crouch: 15.0 * down,
-                    arms: [0.07 + 0.08 * down; 2],
-                    nod: 0.15 * down,
-                    ..rest
-                }
+                Self { crouch: 15.0 * down, arms: [0.07 + 0.08 * down; 2], nod: 0.15 * down, ..rest }
             }
             Action::Fly => {
                 let beat = 0.25 + 0.15 * size * sine(turns * 1.5);
                 let lift = 17.0 + 7.0 * size * cosine(turns * 0.75);
-                Self {
-                    lift,
-                    arms: [beat, beat],
-                    legs: [-0.04, 0.04],
-                    ..rest
-                }
+                Self { lift, arms: [beat, beat], legs: [-0.04, 0.04], ..rest }
             }
             Action::Cheer => {
                 let up = 0.38 + 0.1 * size * wave;
-                Self {
-                    lift: 7.0 * size * wave.max(0.0),
-                    arms: [up, up],
-                    ..rest
-                }
+                Self { lift: 7.0 * size * wave.max(0.0), arms: [up, up], ..rest }
             }
             Action::Flip => {
                 let cycle = turns * 0.66;
@@ -203,10 +166,7 @@ impl Pose {
             gaze: 0.8 * direction,
             arms: [0.07 - 0.08 * swing, 0.07 - 0.08 * swing],
             legs: [0.10 * swing, -0.10 * swing],
-            feet: [
-                4.0 * (swing * direction).max(0.0),
-                4.0 * (-swing * direction).max(0.0),
-            ],
+            feet: [4.0 * (swing * direction).max(0.0), 4.0 * (-swing * direction).max(0.0)],
             ..Self::default()
         }
     }
@@ -221,10 +181,7 @@ impl Pose {
             gaze: direction,
             arms: [0.16 - 0.14 * swing, 0.16 + 0.14 * swing],
             legs: [0.16 * swing, -0.16 * swing],
-            feet: [
-                7.0 * (swing * direction).max(0.0),
-                7.0 * (-swing * direction).max(0.0),
-            ],
+            feet: [7.0 * (swing * direction).max(0.0), 7.0 * (-swing * direction).max(0.0)],
             ..Self::default()
         }
     }
@@ -242,11 +199,7 @@ impl Pose {
                 self.arms[1] = 0.22;
             }
             Quirk::HopAndTilt => {
-                let side = if (turns.floor() as i64).rem_euclid(2) == 0 {
-                    1.0
-                } else {
-                    -1.0
-                };
+                let side = if (turns.floor() as i64).rem_euclid(2) == 0 { 1.0 } else { -1.0 };
                 self.lean += 0.07 * size * side * hop(turns);
             }
             Quirk::DoubleWaveWithLean => {

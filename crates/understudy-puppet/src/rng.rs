@@ -33,9 +33,7 @@ pub(crate) struct Rng {
 impl Rng {
     pub(crate) fn new(stream: Stream, seed: u64, index: u64) -> Self {
         let start = mix(GOLDEN.wrapping_mul(stream as u64) ^ mix(seed));
-        Self {
-            state: mix(start.wrapping_add(mix(index ^ GOLDEN))),
-        }
+        Self { state: mix(start.wrapping_add(mix(index ^ GOLDEN))) }
     }
 
     pub(crate) fn word(&mut self) -> u64 {

@@ -56,9 +56,7 @@ impl Scenario {
                 actor
             })
             .collect();
-        let travels = actors
-            .iter()
-            .any(|actor| actor.motion.action.direction() != 0);
+        let travels = actors.iter().any(|actor| actor.motion.action.direction() != 0);
         Self {
             seed,
             actors,
@@ -81,18 +79,9 @@ impl Scenario {
         let actors = cast
             .iter()
             .enumerate()
-            .map(|(place, &(identity, motion))| {
-                Actor::placed(&mut rng, identity, motion, place, cast.len())
-            })
+            .map(|(place, &(identity, motion))| Actor::placed(&mut rng, identity, motion, place, cast.len()))
             .collect();
-        Self {
-            seed,
-            actors,
-            scene,
-            light: Light::Day,
-            camera: Camera::Static,
-            style: Style::Flat,
-        }
+        Self { seed, actors, scene, light: Light::Day, camera: Camera::Static, style: Style::Flat }
     }
 
     /// One character performing a motion in a place, light and style drawn by the seed, under a static camera.
@@ -119,12 +108,8 @@ impl Scenario {
         ];
         let mut rng = Rng::new(Stream::Portrait, 0, seed);
         let motion = Motion::of_action(rng.pick(&POSES), Split::Train, rng.word());
-        let light = rng.weighted(&[
-            (Light::Day, 4),
-            (Light::Sunset, 1),
-            (Light::Overcast, 1),
-            (Light::Dusk, 1),
-        ]);
+        let light =
+            rng.weighted(&[(Light::Day, 4), (Light::Sunset, 1), (Light::Overcast, 1), (Light::Dusk, 1)]);
         Self::solo(identity, motion, rng.pick(&Scene::ALL), rng.word()).with_light(light)
     }
 
@@ -154,13 +139,7 @@ impl Scenario {
 
 impl Actor {
     /// Chooses where the `place`-th of `count` characters stands, and how tall it is.
-    fn placed(
-        rng: &mut Rng,
-        identity: Identity,
-        motion: Motion,
-        place: usize,
-        count: usize,
-    ) -> Self {
+    fn placed(rng: &mut Rng, identity: Identity, motion: Motion, place: usize, count: usize) -> Self {
         let (low, high) = if count == 1 { (650, 730) } else { (500, 560) };
         let height = rng.between(low, high) as u16;
         let room = match (count, motion.action.direction()) {
@@ -170,22 +149,13 @@ impl Actor {
         };
         let middle = (1000 * (2 * place + 1) / (2 * count.max(1))) as u32;
         let x = (middle + rng.between(0, 2 * room)).saturating_sub(room) as u16;
-        Self {
-            identity,
-            motion,
-            object: None,
-            x,
-            height,
-        }
+        Self { identity, motion, object: None, x, height }
     }
 }
 
 impl Object {
     fn any(rng: &mut Rng) -> Self {
-        Self {
-            kind: rng.pick(&ObjectKind::ALL),
-            color: rng.pick(&Color::ALL),
-        }
+        Self { kind: rng.pick(&ObjectKind::ALL), color: rng.pick(&Color::ALL) }
     }
 }
 
@@ -206,12 +176,7 @@ fn any_camera(rng: &mut Rng, travels: bool) -> Camera {
     } else if travels {
         rng.pick(&[Camera::ZoomIn, Camera::ZoomOut])
     } else {
-        rng.pick(&[
-            Camera::PanLeft,
-            Camera::PanRight,
-            Camera::ZoomIn,
-            Camera::ZoomOut,
-        ])
+        rng.pick(&[Camera::PanLeft, Camera::PanRight, Camera::ZoomIn, Camera::ZoomOut])
     }
 }
 

@@ -145,18 +145,12 @@ impl Grade {
     /// The grade of characters: a third of the backdrop's change, so that an identity is told in any light.
     pub(crate) fn character(light: Light, style: Style) -> Self {
         let Self { gain, style } = Self::backdrop(light, style);
-        Self {
-            gain: gain.map(|gain| (gain + 2 * 256) / 3),
-            style,
-        }
+        Self { gain: gain.map(|gain| (gain + 2 * 256) / 3), style }
     }
 
     /// The style alone.
     pub(crate) fn unlit(&self) -> Self {
-        Self {
-            gain: [256; 3],
-            style: self.style,
-        }
+        Self { gain: [256; 3], style: self.style }
     }
 
     pub(crate) fn apply(&self, color: Rgb) -> Rgb {

@@ -33,11 +33,7 @@ impl Size {
 
     /// A size of `frames` frames of `height` by `width` pixels.
     pub const fn new(frames: usize, height: usize, width: usize) -> Self {
-        Self {
-            frames,
-            height,
-            width,
-        }
+        Self { frames, height, width }
     }
 
     /// Pixels per 64th of the short side, the unit of scenes.
@@ -105,25 +101,13 @@ impl World {
     ///
     /// [`Error::FrameSize`] or [`Error::FrameCount`] if the size is outside the supported range.
     pub fn new(size: Size) -> Result<Self, Error> {
-        let Size {
-            frames,
-            height,
-            width,
-        } = size;
+        let Size { frames, height, width } = size;
         let (min, max) = (Size::MIN_SIDE, Size::MAX_SIDE);
         if !(min..=max).contains(&height) || !(min..=max).contains(&width) {
-            return Err(Error::FrameSize {
-                height,
-                width,
-                min,
-                max,
-            });
+            return Err(Error::FrameSize { height, width, min, max });
         }
         if !(1..=Size::MAX_FRAMES).contains(&frames) {
-            return Err(Error::FrameCount {
-                frames,
-                max: Size::MAX_FRAMES,
-            });
+            return Err(Error::FrameCount { frames, max: Size::MAX_FRAMES });
         }
         Ok(Self { size })
     }
@@ -140,18 +124,11 @@ impl World {
 
     /// Draws a scenario.
     pub fn render(&self, scenario: &Scenario) -> Clip {
-        let Size {
-            frames,
-            height,
-            width,
-        } = self.size;
+        let Size { frames, height, width } = self.size;
         let area = height * width;
         let mut backdrop = Backdrop::paint(scenario, self.size);
-        let mut troupe: Vec<_> = scenario
-            .actors
-            .iter()
-            .map(|actor| Player::new(actor, scenario, self.size))
-            .collect();
+        let mut troupe: Vec<_> =
+            scenario.actors.iter().map(|actor| Player::new(actor, scenario, self.size)).collect();
         let mut clip = Clip {
             size: self.size,
             frames: vec![0; frames * area * 3],
@@ -193,11 +170,7 @@ impl View {
     const ZOOM: f32 = 0.2;
 
     fn at(camera: Camera, frame: usize, size: Size) -> Self {
-        let progress = if size.frames > 1 {
-            frame as f32 / (size.frames - 1) as f32
-        } else {
-            0.5
-        };
+        let progress = if size.frames > 1 { frame as f32 / (size.frames - 1) as f32 } else { 0.5 };
         let reach = Self::REACH * size.unit();
         let (zoom, pan) = match camera {
             Camera::Static => (1.0, 0.0),
@@ -206,11 +179,7 @@ impl View {
             Camera::ZoomIn => (1.0 + Self::ZOOM * progress, 0.0),
             Camera::ZoomOut => (1.0 + Self::ZOOM * (1.0 - progress), 0.0),
         };
-        Self {
-            zoom,
-            anchor: (0.5 * size.width as f32, 0.8 * size.height as f32),
-            pan,
-        }
+        Self { zoom, anchor: (0.5 * size.width as f32, 0.8 * size.height as f32), pan }
     }
 
     pub(crate) fn is_static(&self) -> bool {
@@ -219,14 +188,7 @@ impl View {
 
     fn transform(&self) -> Transform {
         let (x, y) = self.anchor;
-        Transform::from_row(
-            self.zoom,
-            0.0,
-            0.0,
-            self.zoom,
-            x - self.zoom * (x + self.pan),
-            y - self.zoom * y,
-        )
+        Transform::from_row(self.zoom, 0.0, 0.0, self.zoom, x - self.zoom * (x + self.pan), y - self.zoom * y)
     }
 }
 
@@ -260,8 +222,7 @@ impl<'a> Player<'a> {
         let travel = pose.travel * size.unit() * f32::from(self.actor.height) / 710.0;
         self.layer.clear();
         let feet = (self.feet.0 + travel, self.feet.1);
-        self.puppet
-            .draw(&mut self.layer, view.transform(), feet, self.scale, &pose);
+        self.puppet.draw(&mut self.layer, view.transform(), feet, self.scale, &pose);
     }
 }
 
@@ -273,12 +234,7 @@ pub(crate) fn feet(actor: &Actor, size: Size) -> (f32, f32) {
 }
 
 /// Objects on the ground are part of the backdrop.
-pub(crate) fn paint_standing_objects(
-    canvas: &mut Canvas,
-    scenario: &Scenario,
-    size: Size,
-    margin: f32,
-) {
+pub(crate) fn paint_standing_objects(canvas: &mut Canvas, scenario: &Scenario, size: Size, margin: f32) {
     for actor in &scenario.actors {
         let Some(object) = actor.object.filter(|object| !object.kind.is_carried()) else {
             continue;
@@ -287,13 +243,7 @@ pub(crate) fn paint_standing_objects(
         let (x, y) = feet(actor, size);
         // On the side with more room.
         let side = if actor.x > 500 { -1.0 } else { 1.0 };
-        canvas.set_transform(placed(
-            x + margin + side * 38.0 * scale,
-            y,
-            scale,
-            scale,
-            0.0,
-        ));
+        canvas.set_transform(placed(x + margin + side * 38.0 * scale, y, scale, scale, 0.0));
         canvas.set_ink_width(2.0);
         prop::draw_standing(canvas, object);
     }
@@ -339,12 +289,7 @@ fn bounds(mask: &[u8], width: usize) -> Option<PixelBox> {
             continue;
         };
         let right = row.iter().rposition(|&value| value != 0).unwrap_or(left) + 1;
-        let area = found.get_or_insert(PixelBox {
-            left,
-            top: y,
-            right,
-            bottom: y,
-        });
+        let area = found.get_or_insert(PixelBox { left, top: y, right, bottom: y });
         area.left = area.left.min(left);
         area.right = area.right.max(right);
         area.bottom = y + 1;

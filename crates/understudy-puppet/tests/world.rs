@@ -5,14 +5,13 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use understudy_puppet::{
-    Action, Class, Detail, Error, Identity, Light, MAX_WORDS, Motion, Quirk, Scenario, Scene, Size,
-    Split, World, vocabulary,
+    Action, Class, Detail, Error, Identity, Light, MAX_WORDS, Motion, Quirk, Scenario, Scene, Size, Split,
+    World, vocabulary,
 };
 
 fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3)
-    })
+    text.bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
 }
 
 fn world() -> World {
@@ -22,25 +21,16 @@ fn world() -> World {
 #[test]
 fn scenarios_are_the_same_on_every_machine() {
     let hash = |split| {
-        let scenarios: Vec<_> = (0..200)
-            .map(|index| Scenario::from_index(split, index))
-            .collect();
+        let scenarios: Vec<_> = (0..200).map(|index| Scenario::from_index(split, index)).collect();
         fnv(&serde_json::to_string(&scenarios).unwrap())
     };
-    let captions: String = (0..200)
-        .map(|index| Scenario::from_index(Split::Train, index).caption())
-        .collect();
-    assert_eq!(
-        [hash(Split::Train), hash(Split::HeldOut), fnv(&captions)],
-        GOLDEN_SCENARIOS
-    );
+    let captions: String =
+        (0..200).map(|index| Scenario::from_index(Split::Train, index).caption()).collect();
+    assert_eq!([hash(Split::Train), hash(Split::HeldOut), fnv(&captions)], GOLDEN_SCENARIOS);
 }
 
-const GOLDEN_SCENARIOS: [u64; 3] = [
-    9_891_485_359_696_829_555,
-    11_009_743_570_166_810_865,
-    4_513_956_684_791_037_327,
-];
+const GOLDEN_SCENARIOS: [u64; 3] =
+    [9_891_485_359_696_829_555, 11_009_743_570_166_810_865, 4_513_956_684_791_037_327];
 
 /// Per clip the mean of each channel and the share of masked pixels, in thousandths. Rasterizers may differ in the last
 /// bit between instruction sets; means hardly do.
@@ -49,26 +39,12 @@ fn pixels_stay_as_they_are() {
     for (index, golden) in GOLDEN_PIXELS.into_iter().enumerate() {
         let clip = world().render(&Scenario::from_index(Split::Train, index as u64));
         let channel = |c: usize| {
-            let sum: u64 = clip
-                .frames
-                .iter()
-                .skip(c)
-                .step_by(3)
-                .map(|&value| u64::from(value))
-                .sum();
+            let sum: u64 = clip.frames.iter().skip(c).step_by(3).map(|&value| u64::from(value)).sum();
             sum as f64 * 1000.0 / 255.0 / (clip.frames.len() / 3) as f64
         };
         let masked = clip.masks[0].iter().filter(|&&value| value != 0).count() as f64 * 1000.0;
-        let found = [
-            channel(0),
-            channel(1),
-            channel(2),
-            masked / clip.masks[0].len() as f64,
-        ];
-        let differs = found
-            .iter()
-            .zip(golden)
-            .any(|(found, golden)| (found - golden).abs() > 1.0);
+        let found = [channel(0), channel(1), channel(2), masked / clip.masks[0].len() as f64];
+        let differs = found.iter().zip(golden).any(|(found, golden)| (found - golden).abs() > 1.0);
         assert!(!differs, "clip {index}: {found:.1?} is not {golden:.1?}");
     }
 }
@@ -87,9 +63,7 @@ fn rendering_again_gives_the_same_bytes() {
         assert_eq!(scenario, Scenario::from_index(Split::HeldOut, index));
         let text = serde_json::to_string(&scenario).unwrap();
         let read: Scenario = serde_json::from_str(&text).unwrap();
-        let rendered = std::thread::spawn(move || world().render(&read))
-            .join()
-            .unwrap();
+        let rendered = std::thread::spawn(move || world().render(&read)).join().unwrap();
         assert!(rendered == world().render(&scenario));
     }
 }
@@ -97,37 +71,24 @@ fn rendering_again_gives_the_same_bytes() {
 #[test]
 fn there_are_a_billion_identities() {
     const { assert!(Identity::DISTINCT >= 1_000_000_000) };
-    let (codes, identities): (HashSet<_>, HashSet<_>) = (0..50_000)
-        .map(|index| Identity::from_index(Split::Train, index))
-        .map(|it| (it.code(), it))
-        .unzip();
+    let (codes, identities): (HashSet<_>, HashSet<_>) =
+        (0..50_000).map(|index| Identity::from_index(Split::Train, index)).map(|it| (it.code(), it)).unzip();
     assert_eq!(codes.len(), identities.len());
-    assert!(
-        identities.len() >= 49_990,
-        "{} distinct of 50000",
-        identities.len()
-    );
+    assert!(identities.len() >= 49_990, "{} distinct of 50000", identities.len());
 }
 
 #[test]
 fn splits_never_share_an_identity_or_a_motion() {
     let identities = |split| (0..100_000).map(move |index| Identity::from_index(split, index));
     let train: HashSet<_> = identities(Split::Train).map(|it| it.code()).collect();
-    assert!(
-        identities(Split::HeldOut)
-            .all(|it| it.split() == Split::HeldOut && !train.contains(&it.code()))
-    );
+    assert!(identities(Split::HeldOut).all(|it| it.split() == Split::HeldOut && !train.contains(&it.code())));
 
     let programs = |split| (0..20_000).map(move |index| Motion::from_index(split, index).code());
     let train: HashSet<_> = programs(Split::Train).collect();
     let held_out: HashSet<_> = programs(Split::HeldOut).collect();
     assert!(train.is_disjoint(&held_out));
     assert!((train.len() + held_out.len()) as u64 <= Motion::DISTINCT);
-    assert!(
-        held_out.len() as u64 > Motion::DISTINCT / 20,
-        "only {} held-out programs",
-        held_out.len()
-    );
+    assert!(held_out.len() as u64 > Motion::DISTINCT / 20, "only {} held-out programs", held_out.len());
 }
 
 #[test]
@@ -143,11 +104,7 @@ fn scenarios_keep_to_their_split() {
 #[test]
 fn idiosyncratic_motions_belong_to_no_split() {
     let motions: Vec<_> = (0..500).map(Motion::idiosyncratic).collect();
-    assert!(
-        motions
-            .iter()
-            .all(|motion| motion.split().is_none() && motion.code() >= Motion::DISTINCT)
-    );
+    assert!(motions.iter().all(|motion| motion.split().is_none() && motion.code() >= Motion::DISTINCT));
     let quirks: HashSet<_> = motions.iter().filter_map(|motion| motion.quirk).collect();
     assert_eq!(quirks.len(), Quirk::COUNT);
     // Nor do they look like the action that they change.
@@ -156,55 +113,27 @@ fn idiosyncratic_motions_belong_to_no_split() {
             let hero = Identity::of_class(Class::Bear, Split::Train, 1);
             world().render(&Scenario::solo(hero, motion, Scene::Room, 2))
         };
-        let (odd, plain) = (
-            clip(motion),
-            clip(Motion {
-                quirk: None,
-                ..motion
-            }),
-        );
-        let different = odd.masks[0]
-            .iter()
-            .zip(&plain.masks[0])
-            .filter(|(a, b)| a != b)
-            .count();
-        assert!(
-            different > 17 * 40,
-            "{:?} differs by {different} pixels",
-            motion.quirk
-        );
+        let (odd, plain) = (clip(motion), clip(Motion { quirk: None, ..motion }));
+        let different = odd.masks[0].iter().zip(&plain.masks[0]).filter(|(a, b)| a != b).count();
+        assert!(different > 17 * 40, "{:?} differs by {different} pixels", motion.quirk);
     }
 }
 
 #[test]
 fn every_class_action_and_scene_occurs() {
-    let scenarios: Vec<_> = (0..2_000)
-        .map(|index| Scenario::from_index(Split::Train, index))
-        .collect();
+    let scenarios: Vec<_> = (0..2_000).map(|index| Scenario::from_index(Split::Train, index)).collect();
     let mut actions: HashMap<Action, usize> = HashMap::new();
     let mut classes: HashMap<Class, usize> = HashMap::new();
     for actor in scenarios.iter().flat_map(|scenario| &scenario.actors) {
         *actions.entry(actor.motion.action).or_default() += 1;
         *classes.entry(actor.identity.class()).or_default() += 1;
     }
-    assert!(
-        Action::ALL.iter().all(|action| actions[action] > 90),
-        "{actions:?}"
-    );
-    assert!(
-        Class::ALL.iter().all(|class| classes[class] > 180),
-        "{classes:?}"
-    );
+    assert!(Action::ALL.iter().all(|action| actions[action] > 90), "{actions:?}");
+    assert!(Class::ALL.iter().all(|class| classes[class] > 180), "{classes:?}");
     let scenes: HashSet<_> = scenarios.iter().map(|scenario| scenario.scene).collect();
     assert_eq!(scenes.len(), Scene::COUNT);
-    let pairs = scenarios
-        .iter()
-        .filter(|scenario| scenario.actors.len() == 2)
-        .count();
-    assert!(
-        (200..400).contains(&pairs),
-        "{pairs} of 2000 have two actors"
-    );
+    let pairs = scenarios.iter().filter(|scenario| scenario.actors.len() == 2).count();
+    assert!((200..400).contains(&pairs), "{pairs} of 2000 have two actors");
 }
 
 #[test]
@@ -212,22 +141,12 @@ fn captions_keep_to_the_vocabulary_and_the_length() {
     let vocabulary: BTreeSet<_> = vocabulary().into_iter().collect();
     let mut said = BTreeSet::new();
     for index in 0..20_000 {
-        let split = if index % 2 == 0 {
-            Split::Train
-        } else {
-            Split::HeldOut
-        };
+        let split = if index % 2 == 0 { Split::Train } else { Split::HeldOut };
         let scenario = Scenario::from_index(split, index);
-        for caption in [
-            scenario.caption(),
-            scenario.caption_with(index, Detail::Full),
-        ] {
+        for caption in [scenario.caption(), scenario.caption_with(index, Detail::Full)] {
             let words: Vec<_> = caption.split(' ').map(str::to_owned).collect();
             assert!(words.len() <= MAX_WORDS, "{caption}");
-            assert!(
-                words.iter().all(|word| vocabulary.contains(word)),
-                "{caption}"
-            );
+            assert!(words.iter().all(|word| vocabulary.contains(word)), "{caption}");
             said.extend(words);
         }
     }
@@ -237,15 +156,11 @@ fn captions_keep_to_the_vocabulary_and_the_length() {
 #[test]
 fn a_subject_phrase_replaces_the_description() {
     let cat = Identity::of_class(Class::Cat, Split::HeldOut, 3);
-    let scenario =
-        Scenario::solo(cat, Motion::new(Action::Jump), Scene::Beach, 9).with_light(Light::Sunset);
+    let scenario = Scenario::solo(cat, Motion::new(Action::Jump), Scene::Beach, 9).with_light(Light::Sunset);
     for seed in 0..20 {
         let caption = scenario.caption_with_subject("<s> cat", seed, Detail::Full);
         assert!(caption.starts_with("<s> cat "), "{caption}");
-        assert!(
-            caption.contains("beach") && !caption.contains(cat.body.word()),
-            "{caption}"
-        );
+        assert!(caption.contains("beach") && !caption.contains(cat.body.word()), "{caption}");
     }
     assert_eq!(cat.describe(Detail::Brief), "cat");
     assert!(cat.describe(Detail::Full).contains(cat.body.word()));
@@ -271,11 +186,7 @@ fn masks_cover_the_characters_and_nothing_else() {
                 assert!(area <= (bounds.right - bounds.left) * (bounds.bottom - bounds.top));
             }
         }
-        if scenario
-            .actors
-            .iter()
-            .any(|actor| actor.object.is_some_and(|object| !object.kind.is_carried()))
-        {
+        if scenario.actors.iter().any(|actor| actor.object.is_some_and(|object| !object.kind.is_carried())) {
             continue;
         }
         for at in 0..17 * 64 * 64 {
@@ -285,14 +196,9 @@ fn masks_cover_the_characters_and_nothing_else() {
         // Away from edges, what no mask covers is the empty scene.
         let differ = (0..17 * 64 * 64)
             .filter(|&at| clip.masks.iter().all(|mask| mask[at] == 0))
-            .filter(|&at| {
-                (0..3).any(|c| clip.frames[at * 3 + c].abs_diff(empty.frames[at * 3 + c]) > 140)
-            })
+            .filter(|&at| (0..3).any(|c| clip.frames[at * 3 + c].abs_diff(empty.frames[at * 3 + c]) > 140))
             .count();
-        assert!(
-            differ < 17 * 8,
-            "clip {index}: {differ} pixels outside the masks"
-        );
+        assert!(differ < 17 * 8, "clip {index}: {differ} pixels outside the masks");
     }
 }
 
@@ -304,32 +210,17 @@ fn motion_is_visible_in_every_action() {
         let frame = |index: usize| &clip.frames[index * 64 * 64 * 3..(index + 1) * 64 * 64 * 3];
         let changed = (1..17)
             .map(|index| {
-                frame(index)
-                    .iter()
-                    .zip(frame(index - 1))
-                    .filter(|(a, b)| a.abs_diff(**b) > 40)
-                    .count()
-                    / 3
+                frame(index).iter().zip(frame(index - 1)).filter(|(a, b)| a.abs_diff(**b) > 40).count() / 3
             })
             .max()
             .unwrap();
-        assert!(
-            changed > 40,
-            "{action}: at most {changed} pixels change between frames"
-        );
+        assert!(changed > 40, "{action}: at most {changed} pixels change between frames");
     }
 }
 
 #[test]
 fn every_size_is_rendered() {
-    for size in [
-        (1, 64, 64),
-        (5, 48, 80),
-        (9, 128, 96),
-        (2, 16, 16),
-        (3, 33, 71),
-        (33, 64, 64),
-    ] {
+    for size in [(1, 64, 64), (5, 48, 80), (9, 128, 96), (2, 16, 16), (3, 33, 71), (33, 64, 64)] {
         let (frames, height, width) = size;
         let world = World::new(Size::new(frames, height, width)).unwrap();
         for index in 0..8 {
@@ -337,10 +228,7 @@ fn every_size_is_rendered() {
             assert_eq!(clip.frames.len(), frames * height * width * 3);
             for mask in &clip.masks {
                 assert_eq!(mask.len(), frames * height * width);
-                assert!(
-                    mask.iter().any(|&value| value != 0),
-                    "{size:?}, clip {index}"
-                );
+                assert!(mask.iter().any(|&value| value != 0), "{size:?}, clip {index}");
             }
         }
     }
@@ -348,35 +236,19 @@ fn every_size_is_rendered() {
 
 #[test]
 fn impossible_sizes_are_errors() {
-    assert!(matches!(
-        World::new(Size::new(0, 64, 64)),
-        Err(Error::FrameCount { frames: 0, .. })
-    ));
-    assert!(matches!(
-        World::new(Size::new(17, 8, 64)),
-        Err(Error::FrameSize { height: 8, .. })
-    ));
-    assert!(matches!(
-        World::new(Size::new(17, 64, usize::MAX)),
-        Err(Error::FrameSize { .. })
-    ));
+    assert!(matches!(World::new(Size::new(0, 64, 64)), Err(Error::FrameCount { frames: 0, .. })));
+    assert!(matches!(World::new(Size::new(17, 8, 64)), Err(Error::FrameSize { height: 8, .. })));
+    assert!(matches!(World::new(Size::new(17, 64, usize::MAX)), Err(Error::FrameSize { .. })));
 }
 
 #[test]
 fn portraits_vary_but_keep_the_subject() {
     let subject = Identity::from_index(Split::HeldOut, 11);
-    let portraits: Vec<_> = (0..12)
-        .map(|seed| Scenario::portrait(subject, seed))
-        .collect();
+    let portraits: Vec<_> = (0..12).map(|seed| Scenario::portrait(subject, seed)).collect();
     assert!(
-        portraits
-            .iter()
-            .all(|portrait| portrait.actors.len() == 1 && portrait.actors[0].identity == subject)
+        portraits.iter().all(|portrait| portrait.actors.len() == 1 && portrait.actors[0].identity == subject)
     );
     let scenes: HashSet<_> = portraits.iter().map(|portrait| portrait.scene).collect();
-    let poses: HashSet<_> = portraits
-        .iter()
-        .map(|portrait| portrait.actors[0].motion)
-        .collect();
+    let poses: HashSet<_> = portraits.iter().map(|portrait| portrait.actors[0].motion).collect();
     assert!(scenes.len() >= 5 && poses.len() >= 10);
 }

@@ -28,7 +28,9 @@ pub enum TrainError {
         reason: String,
     },
     /// The loss or a gradient stopped being a number.
-    #[error("step {step}: the loss is {loss} and the gradient's length {norm}; lower the learning rate and resume from the last checkpoint")]
+    #[error(
+        "step {step}: the loss is {loss} and the gradient's length {norm}; lower the learning rate and resume from the last checkpoint"
+    )]
     Diverged {
         /// The step.
         step: u64,

@@ -55,7 +55,12 @@ impl State {
     ///
     /// # Errors
     /// When the file is damaged or belongs to another run.
-    pub fn load(path: &Path, name: &str, config: AdamWConfig, device: &Device) -> Result<Option<Self>, TrainError> {
+    pub fn load(
+        path: &Path,
+        name: &str,
+        config: AdamWConfig,
+        device: &Device,
+    ) -> Result<Option<Self>, TrainError> {
         if !path.exists() {
             return Ok(None);
         }

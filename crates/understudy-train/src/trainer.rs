@@ -118,7 +118,8 @@ pub fn train<O: Objective>(
         Some(state) => state,
         None => State::new(objective.initialize(device)?, config.optimizer),
     };
-    let log = OpenOptions::new().create(true).append(true).open(folder.join(LOG)).map_err(io("open the log in"))?;
+    let log =
+        OpenOptions::new().create(true).append(true).open(folder.join(LOG)).map_err(io("open the log in"))?;
     let mut run = Run { objective, config, folder, path, name, state, log, emit };
     // Stopping is looked at after steps only.
     let _ = run.tell(Event::Plan {
@@ -186,7 +187,11 @@ impl<O: Objective> Run<'_, O> {
         }
         // The average forgets the start quickly: early on it follows closely.
         let decay = self.config.ema_decay.min((1.0 + step as f32) / (10.0 + step as f32));
-        ema_step(&mut self.state.ema, &self.state.parameters, if self.config.ema_decay > 0.0 { decay } else { 0.0 });
+        ema_step(
+            &mut self.state.ema,
+            &self.state.parameters,
+            if self.config.ema_decay > 0.0 { decay } else { 0.0 },
+        );
         self.state.step = step + 1;
         let flow = self.tell(Event::Step {
             step: self.state.step,

@@ -76,7 +76,8 @@ fn resuming_is_exact_from_a_stop_and_from_a_crash() {
     let device = Device::flex();
     let folder = tempfile::tempdir().unwrap();
     let never_stopped =
-        train(&Toy, &config(), &folder.path().join("a"), &device, &mut |_| ControlFlow::Continue(())).unwrap();
+        train(&Toy, &config(), &folder.path().join("a"), &device, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
     assert_eq!(never_stopped.step, 12);
 
     // Stopped by the listener: the state is written after the step.
@@ -104,7 +105,8 @@ fn resuming_is_exact_from_a_stop_and_from_a_crash() {
     train(&Toy, &config(), &killed, &device, &mut crash).unwrap();
     assert!(copied);
     let resumed =
-        train(&Toy, &config(), &folder.path().join("d"), &device, &mut |_| ControlFlow::Continue(())).unwrap();
+        train(&Toy, &config(), &folder.path().join("d"), &device, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
     assert_eq!(fingerprint(&never_stopped), fingerprint(&resumed));
 }
 

@@ -8,10 +8,10 @@
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use serde_json::{Value, json};
+use understudy_engine::weights::Weights;
 use understudy_evaluate::{Judges, bootstrap, frechet_distance, retrieval_accuracy};
 use understudy_media::{Image, Picture, Range, Video};
 use understudy_models::iresnet::{IResNet, IResNetConfig};
-use understudy_engine::weights::Weights;
 use understudy_personalize::{Adapter, DEFAULT_TOKEN, Job, LoraConfig, Subject, combine, lora};
 use understudy_pipeline::{Base, Files, Request, decode_video, encode_video, generate};
 use understudy_puppet::{Action, Identity, Scenario, Scene, Size, Split, World};
@@ -23,7 +23,8 @@ const GUIDANCE: f32 = 4.0;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let count = arguments.iter().position(|a| a == "--count").and_then(|at| arguments.get(at + 1)?.parse().ok());
+    let count =
+        arguments.iter().position(|a| a == "--count").and_then(|at| arguments.get(at + 1)?.parse().ok());
     let measure = Measure::load()?;
     let figures = match arguments.first().map(String::as_str) {
         Some("autoencoder") => measure.autoencoder(count.unwrap_or(64))?,
@@ -76,7 +77,8 @@ impl Measure {
         let mut figures = serde_json::Map::new();
         for name in ["identity", "identity-reward"] {
             let folder = format!("judges/{name}");
-            let config: IResNetConfig = serde_json::from_slice(&self.files.read(&format!("{folder}/config.json"))?)?;
+            let config: IResNetConfig =
+                serde_json::from_slice(&self.files.read(&format!("{folder}/config.json"))?)?;
             let checkpoint = self.files.checkpoint(&format!("{folder}/model.safetensors"), &self.device)?;
             let weights = Weights::new(&checkpoint, &self.device);
             let network = IResNet::new(&weights, &config);
@@ -120,7 +122,11 @@ impl Measure {
         let [mut real, mut generated] = [Vec::new(), Vec::new()];
         for (index, (scenario, caption)) in scenarios.iter().zip(&captions).enumerate() {
             real.push(self.judges.clip_video_embedding(&self.real(scenario)?)?);
-            generated.push(self.judges.clip_video_embedding(&self.generated(caption, index as u64, &[])?)?);
+            generated.push(self.judges.clip_video_embedding(&self.generated(
+                caption,
+                index as u64,
+                &[],
+            )?)?);
         }
         let [real, generated] = [retrieval_accuracy(&real, &texts)?, retrieval_accuracy(&generated, &texts)?];
         Ok(json!({"real": real, "generated": generated, "ratio": generated / real, "prompts": count}))
@@ -128,10 +134,11 @@ impl Measure {
 
     /// Frechet distance of the video features of generated and real clips, beside that of two real sets.
     fn frechet(&self, count: u64) -> Result<Value> {
-        let embed = |first: u64| -> Result<Vec<Vec<f32>>> {
-            let real = |index| self.judges.clip_video_embedding(&self.real(&self.clips.scenario(Split::HeldOut, index))?);
-            (first..first + count).map(|index| Ok(real(index)?)).collect()
+        let real = |index: u64| -> Result<Vec<f32>> {
+            let frames = self.real(&self.clips.scenario(Split::HeldOut, index))?;
+            Ok(self.judges.clip_video_embedding(&frames)?)
         };
+        let embed = |first: u64| (first..first + count).map(real).collect::<Result<Vec<_>>>();
         let [one, two] = [embed(0)?, embed(count)?];
         let mut generated = Vec::new();
         for index in 0..count {
@@ -150,7 +157,10 @@ impl Measure {
         let mut scores = [const { Vec::new() }; 4];
         for index in 0..subjects {
             let found = self.lora_subject(index)?;
-            eprintln!("subject {index}: identity {:.3} to {:.3}, text {:.3} to {:.3}", found[0], found[1], found[2], found[3]);
+            eprintln!(
+                "subject {index}: identity {:.3} to {:.3}, text {:.3} to {:.3}",
+                found[0], found[1], found[2], found[3]
+            );
             for (all, value) in scores.iter_mut().zip(found) {
                 all.push(value);
             }
@@ -173,7 +183,9 @@ impl Measure {
         let identity = Identity::from_index(Split::HeldOut, 100 + index);
         let world = World::new(Size::new(1, SIZE[1], SIZE[2]))?;
         let pictures: Vec<Image> = (0..6)
-            .map(|seed| Image::new(SIZE[2], SIZE[1], world.render(&Scenario::portrait(identity, seed)).frames))
+            .map(|seed| {
+                Image::new(SIZE[2], SIZE[1], world.render(&Scenario::portrait(identity, seed)).frames)
+            })
             .collect::<Result<_, _>>()?;
         let subject_pictures: Vec<Picture> =
             pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();

@@ -28,7 +28,8 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
     let [batch, heads, q_tokens, dim] = query.dims();
     let k_tokens = key.dims()[2];
     if !options.causal
-        && let (Some(q), Some(k), Some(v)) = (Primitive::of(&query), Primitive::of(&key), Primitive::of(&value))
+        && let (Some(q), Some(k), Some(v)) =
+            (Primitive::of(&query), Primitive::of(&key), Primitive::of(&value))
     {
         let seen = |&length: &usize| (0..k_tokens).map(move |k| k < length);
         let op = Attention {
@@ -203,9 +204,11 @@ mod tests {
             AttentionOptions { scale: Some(0.7), key_lengths: Some(vec![4, 11]), causal: false },
         ];
         for options in cases {
-            check(&cross.each_ref(), |t| attention(t.get(0), t.get(1), t.get(2), options.clone()), |t| {
-                composed(t.get(0), t.get(1), t.get(2), &options)
-            });
+            check(
+                &cross.each_ref(),
+                |t| attention(t.get(0), t.get(1), t.get(2), options.clone()),
+                |t| composed(t.get(0), t.get(1), t.get(2), &options),
+            );
         }
     }
 
@@ -216,9 +219,13 @@ mod tests {
             let tokens = x.dims()[1];
             x.reshape([2, tokens, 3, 8]).swap_dims(1, 2)
         };
-        check(&inputs.each_ref(), |t| multi_head_attention(t.get(0), t.get(1), t.get(2), 3), |t| {
-            let [q, k, v] = [t.get(0), t.get(1), t.get(2)].map(split);
-            composed(q, k, v, &AttentionOptions::default()).swap_dims(1, 2).reshape([2, 7, 24])
-        });
+        check(
+            &inputs.each_ref(),
+            |t| multi_head_attention(t.get(0), t.get(1), t.get(2), 3),
+            |t| {
+                let [q, k, v] = [t.get(0), t.get(1), t.get(2)].map(split);
+                composed(q, k, v, &AttentionOptions::default()).swap_dims(1, 2).reshape([2, 7, 24])
+            },
+        );
     }
 }

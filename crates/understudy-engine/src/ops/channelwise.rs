@@ -19,7 +19,9 @@ pub struct BatchNormTrain {
 /// Normalizes every channel of `x (batch, channels, frames, rows, columns)` by the batch's own statistics,
 /// times `weight (channels)`, plus `bias (channels)`.
 pub fn batch_norm_train(x: Tensor<5>, weight: Tensor<1>, bias: Tensor<1>, eps: f32) -> BatchNormTrain {
-    if let (Some(x), Some(weight), Some(bias)) = (Primitive::of(&x), Primitive::of(&weight), Primitive::of(&bias)) {
+    if let (Some(x), Some(weight), Some(bias)) =
+        (Primitive::of(&x), Primitive::of(&weight), Primitive::of(&bias))
+    {
         let (output, statistics) = apply_with_extra(BatchNorm { eps }, [x, weight, bias]);
         let [mean, variance] = [0, 1].map(|index| Primitive::from_array(&statistics[index]).into_tensor());
         return BatchNormTrain { output: output.into_tensor(), mean, variance };
@@ -50,7 +52,11 @@ fn extents(shape: &[usize]) -> [usize; 3] {
 }
 
 /// The planes of one channel, in order of batch items.
-fn planes(data: &[f32], [batch, channels, positions]: [usize; 3], channel: usize) -> impl Iterator<Item = &[f32]> {
+fn planes(
+    data: &[f32],
+    [batch, channels, positions]: [usize; 3],
+    channel: usize,
+) -> impl Iterator<Item = &[f32]> {
     (0..batch).map(move |item| {
         let start = (item * channels + channel) * positions;
         &data[start..start + positions]
@@ -109,15 +115,17 @@ impl CpuOp<3> for BatchNorm {
             })
             .collect();
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(positions).zip(x.data().par_chunks(positions)).enumerate().for_each(|(plane, (y, x))| {
-            let channel = plane % channels;
-            let [mean, variance] = statistics[channel];
-            let gain = weight.data()[channel] / (variance + self.eps).sqrt();
-            let offset = bias.data()[channel] - mean * gain;
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = x * gain + offset;
-            }
-        });
+        y.par_chunks_mut(positions).zip(x.data().par_chunks(positions)).enumerate().for_each(
+            |(plane, (y, x))| {
+                let channel = plane % channels;
+                let [mean, variance] = statistics[channel];
+                let gain = weight.data()[channel] / (variance + self.eps).sqrt();
+                let offset = bias.data()[channel] - mean * gain;
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = x * gain + offset;
+                }
+            },
+        );
         let part = |index: usize| Array::new(statistics.iter().map(|s| s[index]).collect(), [channels]);
         (Array::new(y, x.shape()), vec![part(0), part(1)])
     }
@@ -170,12 +178,14 @@ impl CpuOp<2> for Prelu {
     fn forward(&self, [x, slope]: [&Array; 2]) -> (Array, Vec<Array>) {
         let [_, channels, positions] = extents(&x.shape());
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(positions).zip(x.data().par_chunks(positions)).enumerate().for_each(|(plane, (y, x))| {
-            let slope = slope.data()[plane % channels];
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = x.max(0.0) + slope * x.min(0.0);
-            }
-        });
+        y.par_chunks_mut(positions).zip(x.data().par_chunks(positions)).enumerate().for_each(
+            |(plane, (y, x))| {
+                let slope = slope.data()[plane % channels];
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = x.max(0.0) + slope * x.min(0.0);
+                }
+            },
+        );
         (Array::new(y, x.shape()), Vec::new())
     }
 
@@ -200,7 +210,8 @@ impl CpuOp<2> for Prelu {
                 .into_par_iter()
                 .map(|channel| {
                     let term = |x: f32, g: f32| [x.min(0.0) * g, 0.0];
-                    channel_sums(planes(x, shape, channel), planes(grad.data(), shape, channel), term)[0] as f32
+                    channel_sums(planes(x, shape, channel), planes(grad.data(), shape, channel), term)[0]
+                        as f32
                 })
                 .collect()
         };
@@ -219,14 +230,18 @@ mod tests {
     #[test]
     fn kernels_agree_with_the_composed_forms() {
         let [x, weight, bias] = [random([3, 5, 1, 4, 6], 1), random([5], 2), random([5], 3)];
-        check(&[&x, &weight, &bias], |t| batch_norm_train(t.get(0), t.get(1), t.get(2), 1e-5).output, |t| {
-            let x: Tensor<5> = t.get(0);
-            let mean = |x: Tensor<5>| x.mean_dim(0).mean_dim(3).mean_dim(4);
-            let centred = x.clone() - mean(x);
-            let variance = mean(centred.clone().powi_scalar(2));
-            let shaped = |v: Tensor<1>| v.reshape([1, 5, 1, 1, 1]);
-            centred / (variance + 1e-5).sqrt() * shaped(t.get(1)) + shaped(t.get(2))
-        });
+        check(
+            &[&x, &weight, &bias],
+            |t| batch_norm_train(t.get(0), t.get(1), t.get(2), 1e-5).output,
+            |t| {
+                let x: Tensor<5> = t.get(0);
+                let mean = |x: Tensor<5>| x.mean_dim(0).mean_dim(3).mean_dim(4);
+                let centred = x.clone() - mean(x);
+                let variance = mean(centred.clone().powi_scalar(2));
+                let shaped = |v: Tensor<1>| v.reshape([1, 5, 1, 1, 1]);
+                centred / (variance + 1e-5).sqrt() * shaped(t.get(1)) + shaped(t.get(2))
+            },
+        );
         check(&[&x, &weight], |t| prelu(t.get(0), t.get(1)), |t| composed_prelu(t.get(0), t.get(1)));
     }
 }

@@ -75,7 +75,12 @@ impl Conv3d {
         (Array::new(y, [shape.batch, shape.out_channels, frames, rows, columns]), Vec::new())
     }
 
-    fn gradients<const N: usize>(&self, kept: &Kept<N>, grad: &Array, wanted: [bool; N]) -> [Option<Array>; N] {
+    fn gradients<const N: usize>(
+        &self,
+        kept: &Kept<N>,
+        grad: &Array,
+        wanted: [bool; N],
+    ) -> [Option<Array>; N] {
         let shape = self.shape(kept.shape(0), kept.shape(1));
         let mut result = [const { None }; N];
         if wanted[0] {
@@ -132,9 +137,13 @@ pub fn upsample_nearest_2x(x: Tensor<5>) -> Tensor<5> {
 fn composed_upsample(x: Tensor<5>) -> Tensor<5> {
     let [batch, channels, frames, rows, columns] = x.dims();
     let outer = batch * channels * frames;
-    x.reshape([outer, rows, 1, columns, 1])
-        .expand([outer, rows, 2, columns, 2])
-        .reshape([batch, channels, frames, 2 * rows, 2 * columns])
+    x.reshape([outer, rows, 1, columns, 1]).expand([outer, rows, 2, columns, 2]).reshape([
+        batch,
+        channels,
+        frames,
+        2 * rows,
+        2 * columns,
+    ])
 }
 
 #[derive(Clone, Debug)]
@@ -187,12 +196,16 @@ mod tests {
         let [x, bias] = [random([2, 3, 4, 6, 8], 1), random([5], 2)];
         for (kernel, options) in [([3, 3, 3], causal), ([1, 3, 3], down)] {
             let weight = random([5, 3, kernel[0], kernel[1], kernel[2]], 3);
-            check(&[&x, &weight, &bias], |t| conv3d(t.get(0), t.get(1), Some(t.get(2)), options), |t| {
-                composed(t.get(0), t.get(1), Some(t.get(2)), options)
-            });
-            check(&[&x, &weight], |t| conv3d(t.get(0), t.get(1), None, options), |t| {
-                composed(t.get(0), t.get(1), None, options)
-            });
+            check(
+                &[&x, &weight, &bias],
+                |t| conv3d(t.get(0), t.get(1), Some(t.get(2)), options),
+                |t| composed(t.get(0), t.get(1), Some(t.get(2)), options),
+            );
+            check(
+                &[&x, &weight],
+                |t| conv3d(t.get(0), t.get(1), None, options),
+                |t| composed(t.get(0), t.get(1), None, options),
+            );
         }
         check(&[&x], |t| upsample_nearest_2x(t.get(0)), |t| composed_upsample(t.get(0)));
     }

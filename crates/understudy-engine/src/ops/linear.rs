@@ -160,15 +160,21 @@ mod tests {
     #[test]
     fn kernels_agree_with_the_composed_forms() {
         let [x, weight, bias] = [random([2, 5, 7], 1), random([9, 7], 2), random([9], 3)];
-        check(&[&x, &weight, &bias], |t| linear::<3>(t.get(0), t.get(1), Some(t.get(2))), |t| {
-            composed_linear(t.get(0), t.get(1), Some(t.get(2)))
-        });
-        check(&[&x, &weight], |t| linear::<3>(t.get(0), t.get(1), None), |t| {
-            composed_linear(t.get(0), t.get(1), None)
-        });
+        check(
+            &[&x, &weight, &bias],
+            |t| linear::<3>(t.get(0), t.get(1), Some(t.get(2))),
+            |t| composed_linear(t.get(0), t.get(1), Some(t.get(2))),
+        );
+        check(
+            &[&x, &weight],
+            |t| linear::<3>(t.get(0), t.get(1), None),
+            |t| composed_linear(t.get(0), t.get(1), None),
+        );
         let [y, gate] = [random([2, 5, 7], 4), random([2, 7], 5)];
-        check(&[&x, &y, &gate], |t| gated_add(t.get(0), t.get(1), t.get(2)), |t| {
-            composed_gated_add(t.get(0), t.get(1), t.get(2))
-        });
+        check(
+            &[&x, &y, &gate],
+            |t| gated_add(t.get(0), t.get(1), t.get(2)),
+            |t| composed_gated_add(t.get(0), t.get(1), t.get(2)),
+        );
     }
 }

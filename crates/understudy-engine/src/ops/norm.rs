@@ -146,10 +146,7 @@ impl CpuOp<2> for RmsNorm {
 
     fn backward(&self, kept: &Kept<2>, grad: &Array, wanted: [bool; 2]) -> [Option<Array>; 2] {
         let (dx, dw) = kernels::rms_norm_backward(kept.input(0), kept.input(1), self.eps, grad.data());
-        [
-            wanted[0].then(|| Array::new(dx, kept.shape(0))),
-            wanted[1].then(|| Array::new(dw, kept.shape(1))),
-        ]
+        [wanted[0].then(|| Array::new(dx, kept.shape(0))), wanted[1].then(|| Array::new(dw, kept.shape(1)))]
     }
 }
 
@@ -202,19 +199,27 @@ mod tests {
     #[test]
     fn kernels_agree_with_the_composed_forms() {
         let [x, scale, shift] = [random([2, 5, 19], 1), random([2, 19], 2), random([2, 19], 3)];
-        check(&[&x, &scale, &shift], |t| layer_norm_modulate(t.get(0), t.get(1), t.get(2), 1e-6), |t| {
-            composed_modulate(t.get(0), t.get(1), t.get(2), 1e-6)
-        });
+        check(
+            &[&x, &scale, &shift],
+            |t| layer_norm_modulate(t.get(0), t.get(1), t.get(2), 1e-6),
+            |t| composed_modulate(t.get(0), t.get(1), t.get(2), 1e-6),
+        );
         let [weight, bias] = [random([19], 4), random([19], 5)];
-        check(&[&x, &weight, &bias], |t| layer_norm::<3>(t.get(0), Some(t.get(1)), Some(t.get(2)), 1e-5), |t| {
-            composed_layer_norm(t.get(0), Some(t.get(1)), Some(t.get(2)), 1e-5)
-        });
-        check(&[&x, &weight], |t| rms_norm::<3>(t.get(0), t.get(1), 1e-6), |t| {
-            composed_rms_norm(t.get(0), t.get(1), 1e-6)
-        });
+        check(
+            &[&x, &weight, &bias],
+            |t| layer_norm::<3>(t.get(0), Some(t.get(1)), Some(t.get(2)), 1e-5),
+            |t| composed_layer_norm(t.get(0), Some(t.get(1)), Some(t.get(2)), 1e-5),
+        );
+        check(
+            &[&x, &weight],
+            |t| rms_norm::<3>(t.get(0), t.get(1), 1e-6),
+            |t| composed_rms_norm(t.get(0), t.get(1), 1e-6),
+        );
         let [x, gamma] = [random([2, 7, 3, 4, 5], 6), random([7], 7)];
-        check(&[&x, &gamma], |t| channel_rms_norm(t.get(0), t.get(1)), |t| {
-            composed_channel_norm(t.get(0), t.get(1))
-        });
+        check(
+            &[&x, &gamma],
+            |t| channel_rms_norm(t.get(0), t.get(1)),
+            |t| composed_channel_norm(t.get(0), t.get(1)),
+        );
     }
 }

@@ -70,8 +70,10 @@ mod tests {
     fn kernel_agrees_with_the_composed_form() {
         let angles: Tensor<2> = Random::new(3, 0).normal_tensor([5, 4], &Device::flex());
         let [cos, sin] = [angles.clone().cos(), angles.sin()];
-        check(&[&random([2, 5, 24], 1)], |t| rope_heads(t.get(0), cos.clone(), sin.clone()), |t| {
-            composed(t.get(0), cos.clone(), sin.clone())
-        });
+        check(
+            &[&random([2, 5, 24], 1)],
+            |t| rope_heads(t.get(0), cos.clone(), sin.clone()),
+            |t| composed(t.get(0), cos.clone(), sin.clone()),
+        );
     }
 }

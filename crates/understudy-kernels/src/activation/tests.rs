@@ -1,13 +1,8 @@
 use super::*;
 use crate::testing::{bits, close, random, same_for_any_thread_count, to_f64};
 
-const ALL: [Activation; 5] = [
-    Activation::GeluTanh,
-    Activation::GeluErf,
-    Activation::Silu,
-    Activation::Sigmoid,
-    Activation::Tanh,
-];
+const ALL: [Activation; 5] =
+    [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::Sigmoid, Activation::Tanh];
 
 /// Standard normal distribution function by series near 0 and continued fraction in the tail.
 fn cdf(x: f64) -> f64 {
@@ -47,9 +42,7 @@ fn reference(kind: Activation, x: f64) -> f64 {
 fn points() -> Vec<f32> {
     let mut x: Vec<f32> = (-500..=500).map(|i| i as f32 * 0.0101).collect();
     x.extend(random(1, 2000).iter().map(|v| 0.2 * v));
-    x.extend([
-        0.0, 1e-6, -1e-6, 1e-20, 8.0, 20.0, 60.0, 100.0, 1e4, -20.0, -60.0, -100.0, -1e4,
-    ]);
+    x.extend([0.0, 1e-6, -1e-6, 1e-20, 8.0, 20.0, 60.0, 100.0, 1e4, -20.0, -60.0, -100.0, -1e4]);
     x
 }
 
@@ -64,10 +57,7 @@ fn relative_error_is_below_two_millionths() {
                 let want = reference(kind, x as f64);
                 // Far in the tail the rounding of the exponent itself is larger; the values there are tiny.
                 let bound = 2e-6 * want.abs().max(1e-4 * x.abs().min(1.0) as f64) + 1e-37;
-                assert!(
-                    (y as f64 - want).abs() <= bound,
-                    "{kind:?} {isa:?} at {x}: {y}, want {want}"
-                );
+                assert!((y as f64 - want).abs() <= bound, "{kind:?} {isa:?} at {x}: {y}, want {want}");
             }
         }
     }
@@ -83,14 +73,10 @@ fn gradients_agree_with_differences() {
             backward(isa, kind, &x, &g, &mut dx);
             for ((&x, &g), &d) in x.iter().zip(&g).zip(&dx) {
                 let h = 1e-5;
-                let slope =
-                    (reference(kind, x as f64 + h) - reference(kind, x as f64 - h)) / (2.0 * h);
+                let slope = (reference(kind, x as f64 + h) - reference(kind, x as f64 - h)) / (2.0 * h);
                 let want = slope * g as f64;
                 let bound = 2e-6 * want.abs() + 1e-6 * g.abs() as f64;
-                assert!(
-                    (d as f64 - want).abs() <= bound,
-                    "{kind:?} {isa:?} at {x}: {d}, want {want}"
-                );
+                assert!((d as f64 - want).abs() <= bound, "{kind:?} {isa:?} at {x}: {d}, want {want}");
             }
         }
     }
@@ -114,16 +100,10 @@ fn gated_gelu_both_ways() {
     gated_gelu_backward(&a, &b, &g, &mut da, &mut db);
     let gelu = |x: f64| reference(Activation::GeluTanh, x);
     let want = |f: &dyn Fn(f64, f64, f64) -> f64| -> Vec<f64> {
-        (0..n)
-            .map(|i| f(a[i] as f64, b[i] as f64, g[i] as f64))
-            .collect()
+        (0..n).map(|i| f(a[i] as f64, b[i] as f64, g[i] as f64)).collect()
     };
     close(&out, &want(&|a, b, _| gelu(a) * b), 2e-6);
-    close(
-        &da,
-        &want(&|a, b, g| (gelu(a + 1e-5) - gelu(a - 1e-5)) / 2e-5 * b * g),
-        2e-6,
-    );
+    close(&da, &want(&|a, b, g| (gelu(a + 1e-5) - gelu(a - 1e-5)) / 2e-5 * b * g), 2e-6);
     close(&db, &want(&|a, _, g| gelu(a) * g), 2e-6);
     let run = |isa| {
         let (mut out, mut da, mut db) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
@@ -132,9 +112,7 @@ fn gated_gelu_both_ways() {
         [out, da, db].concat()
     };
     let want = to_f64(&run(Isa::Scalar));
-    Isa::available()
-        .into_iter()
-        .for_each(|isa| close(&run(isa), &want, 2e-6));
+    Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 2e-6));
 }
 
 fn softmax_reference(x: &[f64], cols: usize) -> Vec<f64> {
@@ -177,8 +155,7 @@ fn thread_count_does_not_matter() {
     let (x, g) = (random(1, 100_000), random(2, 100_000));
     same_for_any_thread_count(
         || {
-            let (mut y, mut dx, mut s) =
-                (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; x.len()]);
+            let (mut y, mut dx, mut s) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; x.len()]);
             activation_forward(Activation::GeluTanh, &x, &mut y);
             activation_backward(Activation::GeluErf, &x, &g, &mut dx);
             softmax_forward(&x, 1000, &mut s);

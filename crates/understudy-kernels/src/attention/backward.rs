@@ -58,27 +58,14 @@ pub fn attention_backward(
     assert_eq!(out.len(), q.len(), "attention: length of out");
     assert_eq!(dout.len(), q.len(), "attention: length of dout");
     let heads = shape.batch * shape.heads;
-    assert_eq!(
-        lse.len(),
-        heads * shape.q_tokens,
-        "attention: length of lse"
-    );
-    let AttentionShape {
-        q_tokens,
-        k_tokens,
-        dim,
-        ..
-    } = shape;
+    assert_eq!(lse.len(), heads * shape.q_tokens, "attention: length of lse");
+    let AttentionShape { q_tokens, k_tokens, dim, .. } = shape;
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
     if q.is_empty() || k.is_empty() {
         return (dq, dk, dv);
     }
     let isa = Isa::best();
-    let (dq_all, dk_all, dv_all) = (
-        Shared::new(&mut dq),
-        Shared::new(&mut dk),
-        Shared::new(&mut dv),
-    );
+    let (dq_all, dk_all, dv_all) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
     par::for_each(heads, |head| {
         let (q_at, k_at) = (head * q_tokens * dim, head * k_tokens * dim);
         // SAFETY: each task writes its own head.
@@ -94,17 +81,7 @@ pub fn attention_backward(
         row_dots(isa, &out[all.clone()], &dout[all.clone()], dim, &mut delta);
         if precision == Precision::Bf16 {
             let path = Bf16Path::best();
-            let inputs = Inputs {
-                isa,
-                path,
-                q,
-                k,
-                v,
-                shape,
-                scale,
-                mask,
-                bias,
-            };
+            let inputs = Inputs { isa, path, q, k, v, shape, scale, mask, bias };
             let lse = &lse[head * q_tokens..(head + 1) * q_tokens];
             bf16::backward_head(&inputs, head, (&dout[all], lse, &delta), dq, dk, dv);
             return;
@@ -115,31 +92,17 @@ pub fn attention_backward(
         for key in (0..k_tokens).step_by(KEYS) {
             let cols = KEYS.min(k_tokens - key);
             let from = k_at + key * dim;
-            let (k, v) = (
-                MatRef::new(&k[from..], cols, dim),
-                MatRef::new(&v[from..], cols, dim),
-            );
-            let (dk, dv) = (
-                &mut dk[key * dim..][..cols * dim],
-                &mut dv[key * dim..][..cols * dim],
-            );
+            let (k, v) = (MatRef::new(&k[from..], cols, dim), MatRef::new(&v[from..], cols, dim));
+            let (dk, dv) = (&mut dk[key * dim..][..cols * dim], &mut dv[key * dim..][..cols * dim]);
             for first in (0..q_tokens).step_by(QUERIES) {
                 let rows = QUERIES.min(q_tokens - first);
                 let from = q_at + first * dim;
-                let (q, g) = (
-                    MatRef::new(&q[from..], rows, dim),
-                    MatRef::new(&dout[from..], rows, dim),
-                );
+                let (q, g) = (MatRef::new(&q[from..], rows, dim), MatRef::new(&dout[from..], rows, dim));
                 let (p, dp) = (&mut p[..rows * cols], &mut dp[..rows * cols]);
-                let times =
-                    |a, b, c: &mut [f32], add| matmul_with(a, b, c, add, precision, Threads::One);
+                let times = |a, b, c: &mut [f32], add| matmul_with(a, b, c, add, precision, Threads::One);
                 times(q, k.t(), p, false);
                 times(g, v.t(), dp, false);
-                for (r, (p, dp)) in p
-                    .chunks_exact_mut(cols)
-                    .zip(dp.chunks_exact_mut(cols))
-                    .enumerate()
-                {
+                for (r, (p, dp)) in p.chunks_exact_mut(cols).zip(dp.chunks_exact_mut(cols)).enumerate() {
                     let bias = bias.map(|b| &b[(first + r) * k_tokens + key..][..cols]);
                     let mask = mask.map(|m| &m[key..key + cols]);
                     let lse = lse[head * q_tokens + first + r];

@@ -94,12 +94,7 @@ pub(super) struct Inputs<'a> {
 /// See [`super::attention_forward`]; lengths are checked and nothing is empty.
 pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
     let (isa, path) = (x.isa, x.path);
-    let AttentionShape {
-        q_tokens,
-        k_tokens,
-        dim,
-        ..
-    } = x.shape;
+    let AttentionShape { q_tokens, k_tokens, dim, .. } = x.shape;
     let heads = x.shape.batch * x.shape.heads;
     let (keys_len, values_len) = (panels_len(k_tokens, dim), panels_len(dim, k_tokens));
     let mut keys = Buffer::<u16>::new(heads * keys_len);
@@ -110,17 +105,10 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
             let at = head * k_tokens * dim;
             // SAFETY: each task packs its own head.
             let (keys, values) = unsafe {
-                (
-                    keys.slice(head * keys_len, keys_len),
-                    values.slice(head * values_len, values_len),
-                )
+                (keys.slice(head * keys_len, keys_len), values.slice(head * values_len, values_len))
             };
             pack_all(Side::Right, MatRef::new(&x.k[at..], k_tokens, dim), keys);
-            pack_all(
-                Side::Right,
-                MatRef::new(&x.v[at..], k_tokens, dim).t(),
-                values,
-            );
+            pack_all(Side::Right, MatRef::new(&x.v[at..], k_tokens, dim).t(), values);
         });
     }
     let (queries, block) = FORWARD;
@@ -137,19 +125,9 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
         let (out, lse) = unsafe { (out_all.slice(at * dim, rows * dim), lse_all.slice(at, rows)) };
         let (mask, bias) = (x.shape.mask(x.mask, head), x.shape.bias(x.bias, head));
         let mut query = Buffer::<u16>::new(panels_len(rows, dim));
-        pack_all(
-            Side::Left,
-            MatRef::new(&x.q[at * dim..], rows, dim),
-            &mut query,
-        );
-        let query = Panels {
-            data: &query,
-            stride: panels_len(1, dim),
-        };
-        let keys = Panels {
-            data: &keys[head * keys_len..(head + 1) * keys_len],
-            stride: panels_len(1, dim),
-        };
+        pack_all(Side::Left, MatRef::new(&x.q[at * dim..], rows, dim), &mut query);
+        let query = Panels { data: &query, stride: panels_len(1, dim) };
+        let keys = Panels { data: &keys[head * keys_len..(head + 1) * keys_len], stride: panels_len(1, dim) };
         let values = Panels {
             data: &values[head * values_len..(head + 1) * values_len],
             stride: panels_len(1, k_tokens),
@@ -182,27 +160,19 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
                 let highest = row_max(isa, row, x.scale, bias, mask);
                 let new = if highest > top[r] { highest } else { top[r] };
                 // A row without any key so far: an offset of infinity makes every weight 0.
-                let offset = if new == f32::NEG_INFINITY {
-                    f32::INFINITY
-                } else {
-                    new * std::f32::consts::LOG2_E
-                };
+                let offset =
+                    if new == f32::NEG_INFINITY { f32::INFINITY } else { new * std::f32::consts::LOG2_E };
                 let panel = &mut weights[r / LANES * stride..][..stride];
                 let added = row_weights(isa, row, factor, offset, r % LANES, panel);
                 if key > 0 && new > top[r] {
                     let shrink = (top[r] - new).exp();
                     sum[r] *= shrink;
-                    out[r * dim..(r + 1) * dim]
-                        .iter_mut()
-                        .for_each(|o| *o *= shrink);
+                    out[r * dim..(r + 1) * dim].iter_mut().for_each(|o| *o *= shrink);
                 }
                 sum[r] += added;
                 top[r] = new;
             }
-            let weights = Panels {
-                data: &weights,
-                stride,
-            };
+            let weights = Panels { data: &weights, stride };
             // SAFETY: `out` has `rows` rows of `dim`.
             unsafe {
                 let values = values.skip(0, key / DEPTH);
@@ -287,12 +257,7 @@ pub(super) fn backward_head(
     dv: &mut [f32],
 ) {
     let (isa, path) = (x.isa, x.path);
-    let AttentionShape {
-        q_tokens,
-        k_tokens,
-        dim,
-        ..
-    } = x.shape;
+    let AttentionShape { q_tokens, k_tokens, dim, .. } = x.shape;
     let q = MatRef::new(&x.q[head * q_tokens * dim..], q_tokens, dim);
     let k = MatRef::new(&x.k[head * k_tokens * dim..], k_tokens, dim);
     let v = MatRef::new(&x.v[head * k_tokens * dim..], k_tokens, dim);
@@ -304,10 +269,7 @@ pub(super) fn backward_head(
         (data, panels_len(1, m.cols))
     };
     fn view(packed: &(Buffer<u16>, usize)) -> Panels<'_> {
-        Panels {
-            data: &packed.0,
-            stride: packed.1,
-        }
+        Panels { data: &packed.0, stride: packed.1 }
     }
     let (keys, values) = (packed(Side::Left, k), packed(Side::Left, v));
     let (queries, slopes_out) = (packed(Side::Right, q), packed(Side::Right, g));
@@ -321,23 +283,13 @@ pub(super) fn backward_head(
     delta_padded.fill(0.0);
     delta_padded[..q_tokens].copy_from_slice(delta);
     for (l2, &l) in lse2.iter_mut().zip(lse) {
-        *l2 = if l == f32::NEG_INFINITY {
-            f32::INFINITY
-        } else {
-            l * std::f32::consts::LOG2_E
-        };
+        *l2 = if l == f32::NEG_INFINITY { f32::INFINITY } else { l * std::f32::consts::LOG2_E };
     }
 
-    let (wide, tall) = (
-        BACKWARD.0.min(padded),
-        BACKWARD.1.min(k_tokens.next_multiple_of(DEPTH)),
-    );
+    let (wide, tall) = (BACKWARD.0.min(padded), BACKWARD.1.min(k_tokens.next_multiple_of(DEPTH)));
     let mut s = Buffer::<f32>::new(tall * wide);
     let mut dp = Buffer::<f32>::new(tall * wide);
-    let (mut weights, mut left) = (
-        Buffer::<u16>::new(tall * wide),
-        Buffer::<u16>::new(tall * wide),
-    );
+    let (mut weights, mut left) = (Buffer::<u16>::new(tall * wide), Buffer::<u16>::new(tall * wide));
     let mut right = Buffer::<u16>::new(tall * wide);
     let mut dq_t = Buffer::<f32>::new(dim * padded);
     let depth = dim.div_ceil(DEPTH);
@@ -350,34 +302,10 @@ pub(super) fn backward_head(
             let rows = wide.min(q_tokens - first);
             // SAFETY: `s` and `dp` hold `tall` rows of `wide`.
             unsafe {
-                let (a, b) = (
-                    view(&keys).skip(key / LANES, 0),
-                    view(&queries).skip(first / LANES, 0),
-                );
-                multiply(
-                    path,
-                    a,
-                    b,
-                    depth,
-                    s.as_mut_ptr(),
-                    wide,
-                    (keys_here, rows),
-                    false,
-                );
-                let (a, b) = (
-                    view(&values).skip(key / LANES, 0),
-                    view(&slopes_out).skip(first / LANES, 0),
-                );
-                multiply(
-                    path,
-                    a,
-                    b,
-                    depth,
-                    dp.as_mut_ptr(),
-                    wide,
-                    (keys_here, rows),
-                    false,
-                );
+                let (a, b) = (view(&keys).skip(key / LANES, 0), view(&queries).skip(first / LANES, 0));
+                multiply(path, a, b, depth, s.as_mut_ptr(), wide, (keys_here, rows), false);
+                let (a, b) = (view(&values).skip(key / LANES, 0), view(&slopes_out).skip(first / LANES, 0));
+                multiply(path, a, b, depth, dp.as_mut_ptr(), wide, (keys_here, rows), false);
             }
             clear_padding(&mut s, (keys_here, tall), (rows, wide));
             clear_padding(&mut dp, (keys_here, tall), (rows, wide));
@@ -397,9 +325,8 @@ pub(super) fn backward_head(
             let (left_stride, right_stride) = (panels_len(1, wide), panels_len(1, tall));
             for pair in 0..tall / 2 {
                 let at = |i: usize| (2 * pair + i) * wide..(2 * pair + i + 1) * wide;
-                let wanted = [0, 1].map(|i| {
-                    2 * pair + i < keys_here && mask.is_none_or(|m| m[key + 2 * pair + i])
-                });
+                let wanted =
+                    [0, 1].map(|i| 2 * pair + i < keys_here && mask.is_none_or(|m| m[key + 2 * pair + i]));
                 let panel = 2 * pair / LANES * left_stride;
                 slopes(
                     isa,
@@ -415,20 +342,9 @@ pub(super) fn backward_head(
                 );
             }
             let tiles = wide / DEPTH;
-            let (weights, left) = (
-                Panels {
-                    data: &weights,
-                    stride: left_stride,
-                },
-                Panels {
-                    data: &left,
-                    stride: left_stride,
-                },
-            );
-            let right = Panels {
-                data: &right,
-                stride: right_stride,
-            };
+            let (weights, left) =
+                (Panels { data: &weights, stride: left_stride }, Panels { data: &left, stride: left_stride });
+            let right = Panels { data: &right, stride: right_stride };
             // SAFETY: `dv` and `dk` hold `keys_here` rows of `dim` from here, `dq_t` `dim` rows of `padded`.
             unsafe {
                 let c = dv[key * dim..(key + keys_here) * dim].as_mut_ptr();
@@ -439,16 +355,7 @@ pub(super) fn backward_head(
                 multiply(path, left, b, tiles, c, dim, (keys_here, dim), first > 0);
                 let c = dq_t[first..].as_mut_ptr();
                 let a = view(&keys_t).skip(0, key / DEPTH);
-                multiply(
-                    path,
-                    a,
-                    right,
-                    tall / DEPTH,
-                    c,
-                    padded,
-                    (dim, wide),
-                    key > 0,
-                );
+                multiply(path, a, right, tall / DEPTH, c, padded, (dim, wide), key > 0);
             }
         }
     }
@@ -462,9 +369,7 @@ pub(super) fn backward_head(
 /// Zeros what lies beyond `(rows, cols)` in a block of `(tall, wide)`, so that no old scratch is read as a number.
 fn clear_padding(m: &mut [f32], (rows, tall): (usize, usize), (cols, wide): (usize, usize)) {
     if cols < wide {
-        m.chunks_exact_mut(wide)
-            .take(rows)
-            .for_each(|row| row[cols..].fill(0.0));
+        m.chunks_exact_mut(wide).take(rows).for_each(|row| row[cols..].fill(0.0));
     }
     m[rows * wide..tall * wide].fill(0.0);
 }

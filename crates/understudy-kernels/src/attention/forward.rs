@@ -54,38 +54,16 @@ pub fn attention_forward(
     precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
     shape.check(q, k, v, mask, bias);
-    let AttentionShape {
-        q_tokens,
-        k_tokens,
-        dim,
-        ..
-    } = shape;
+    let AttentionShape { q_tokens, k_tokens, dim, .. } = shape;
     let heads = shape.batch * shape.heads;
-    let (mut out, mut lse) = (
-        vec![0.0; q.len()],
-        vec![f32::NEG_INFINITY; heads * q_tokens],
-    );
+    let (mut out, mut lse) = (vec![0.0; q.len()], vec![f32::NEG_INFINITY; heads * q_tokens]);
     if out.is_empty() || k_tokens == 0 {
         return (out, lse);
     }
     let isa = Isa::best();
     if precision == Precision::Bf16 {
         let path = Bf16Path::best();
-        bf16::forward(
-            &Inputs {
-                isa,
-                path,
-                q,
-                k,
-                v,
-                shape,
-                scale,
-                mask,
-                bias,
-            },
-            &mut out,
-            &mut lse,
-        );
+        bf16::forward(&Inputs { isa, path, q, k, v, shape, scale, mask, bias }, &mut out, &mut lse);
         return (out, lse);
     }
     let chunks = q_tokens.div_ceil(QUERIES);
@@ -104,29 +82,17 @@ pub fn attention_forward(
             let cols = KEYS.min(k_tokens - key);
             let from = (head * k_tokens + key) * dim;
             let weights = &mut weights[..rows * cols];
-            let (k, v) = (
-                MatRef::new(&k[from..], cols, dim),
-                MatRef::new(&v[from..], cols, dim),
-            );
+            let (k, v) = (MatRef::new(&k[from..], cols, dim), MatRef::new(&v[from..], cols, dim));
             matmul_with(q, k.t(), weights, false, precision, Threads::One);
             for (r, row) in weights.chunks_exact_mut(cols).enumerate() {
                 let bias = bias.map(|b| &b[(first + r) * k_tokens + key..][..cols]);
                 let mask = mask.map(|m| &m[key..key + cols]);
                 let shrink = weigh(isa, row, scale, bias, mask, &mut top[r], &mut sum[r]);
                 if key > 0 {
-                    out[r * dim..(r + 1) * dim]
-                        .iter_mut()
-                        .for_each(|o| *o *= shrink);
+                    out[r * dim..(r + 1) * dim].iter_mut().for_each(|o| *o *= shrink);
                 }
             }
-            matmul_with(
-                MatRef::new(weights, rows, cols),
-                v,
-                out,
-                key > 0,
-                precision,
-                Threads::One,
-            );
+            matmul_with(MatRef::new(weights, rows, cols), v, out, key > 0, precision, Threads::One);
         }
         for (r, out) in out.chunks_exact_mut(dim).enumerate() {
             let inverse = if sum[r] > 0.0 { 1.0 / sum[r] } else { 0.0 };

@@ -60,11 +60,7 @@ impl AttentionShape {
     fn bias<'a>(&self, bias: Option<&'a [f32]>, head: usize) -> Option<&'a [f32]> {
         let table = self.q_tokens * self.k_tokens;
         bias.map(|b| {
-            let head = if b.len() == self.heads * table {
-                head % self.heads
-            } else {
-                head
-            };
+            let head = if b.len() == self.heads * table { head % self.heads } else { head };
             &b[head * table..(head + 1) * table]
         })
     }
@@ -80,15 +76,10 @@ impl AttentionShape {
 #[inline(always)]
 fn scores(row: &mut [f32], scale: f32, bias: Option<&[f32]>, mask: Option<&[bool]>) {
     match bias {
-        Some(bias) => row
-            .iter_mut()
-            .zip(bias)
-            .for_each(|(s, b)| *s = *s * scale + b),
+        Some(bias) => row.iter_mut().zip(bias).for_each(|(s, b)| *s = *s * scale + b),
         None => row.iter_mut().for_each(|s| *s *= scale),
     }
     if let Some(mask) = mask {
-        row.iter_mut()
-            .zip(mask)
-            .for_each(|(s, m)| *s = if *m { *s } else { f32::NEG_INFINITY });
+        row.iter_mut().zip(mask).for_each(|(s, m)| *s = if *m { *s } else { f32::NEG_INFINITY });
     }
 }

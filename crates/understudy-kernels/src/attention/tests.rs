@@ -1,9 +1,7 @@
 use super::*;
 use crate::cpu::{Bf16Path, Isa};
 use crate::matmul::Precision;
-use crate::testing::{
-    bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64,
-};
+use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
 struct Case {
     shape: AttentionShape,
@@ -18,10 +16,7 @@ struct Case {
 
 /// Inputs that bf16 holds exactly.
 fn exact(seed: u64, len: usize) -> Vec<f32> {
-    random(seed, len)
-        .iter()
-        .map(|x| half::bf16::from_f32(*x).to_f32())
-        .collect()
+    random(seed, len).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect()
 }
 
 fn case(
@@ -29,13 +24,7 @@ fn case(
     mask: u8,
     bias: u8,
 ) -> Case {
-    let shape = AttentionShape {
-        batch,
-        heads,
-        q_tokens,
-        k_tokens,
-        dim,
-    };
+    let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim };
     let coin = random(9, batch * k_tokens);
     Case {
         shape,
@@ -44,11 +33,8 @@ fn case(
         v: exact(3, shape.k_len()),
         dout: exact(4, shape.q_len()),
         // 1: some keys left out; 2: the first item has no key at all.
-        mask: (mask > 0).then(|| {
-            (0..coin.len())
-                .map(|i| coin[i] > -0.3 && !(mask == 2 && i < k_tokens))
-                .collect()
-        }),
+        mask: (mask > 0)
+            .then(|| (0..coin.len()).map(|i| coin[i] > -0.3 && !(mask == 2 && i < k_tokens)).collect()),
         bias: (bias > 0).then(|| {
             let tables = if bias == 2 { batch * heads } else { heads };
             random(5, tables * q_tokens * k_tokens)
@@ -92,17 +78,14 @@ impl Case {
 
     fn forward(&self, precision: Precision) -> (Vec<f32>, Vec<f32>) {
         let (mask, bias) = (self.mask.as_deref(), self.bias.as_deref());
-        attention_forward(
-            &self.q, &self.k, &self.v, self.shape, self.scale, mask, bias, precision,
-        )
+        attention_forward(&self.q, &self.k, &self.v, self.shape, self.scale, mask, bias, precision)
     }
 
     fn backward(&self, precision: Precision) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let (out, lse) = self.forward(precision);
         let (mask, bias) = (self.mask.as_deref(), self.bias.as_deref());
         attention_backward(
-            &self.q, &self.k, &self.v, &out, &lse, &self.dout, self.shape, self.scale, mask, bias,
-            precision,
+            &self.q, &self.k, &self.v, &out, &lse, &self.dout, self.shape, self.scale, mask, bias, precision,
         )
     }
 }
@@ -111,26 +94,17 @@ const PRECISIONS: [(Precision, f64); 2] = [(Precision::F32, 1e-5), (Precision::B
 
 #[test]
 fn forward_agrees_with_the_formula() {
-    let shapes = [
-        (1, 1, 1, 1, 1),
-        (2, 3, 5, 7, 4),
-        (1, 2, 130, 33, 20),
-        (2, 1, 70, 1100, 33),
-        (1, 2, 260, 515, 64),
-    ];
+    let shapes =
+        [(1, 1, 1, 1, 1), (2, 3, 5, 7, 4), (1, 2, 130, 33, 20), (2, 1, 70, 1100, 33), (1, 2, 260, 515, 64)];
     for shape in shapes {
         for (mask, bias) in [(0, 0), (1, 0), (2, 1), (0, 2), (1, 2)] {
             let case = case(shape, mask, bias);
-            let (want, want_lse) =
-                case.reference(&to_f64(&case.q), &to_f64(&case.k), &to_f64(&case.v));
+            let (want, want_lse) = case.reference(&to_f64(&case.q), &to_f64(&case.k), &to_f64(&case.v));
             for (precision, tolerance) in PRECISIONS {
                 let (out, lse) = case.forward(precision);
                 close(&out, &want, tolerance);
                 for (&got, &want) in lse.iter().zip(&want_lse) {
-                    assert!(
-                        got as f64 == want
-                            || (got as f64 - want).abs() < tolerance * (1.0 + want.abs())
-                    );
+                    assert!(got as f64 == want || (got as f64 - want).abs() < tolerance * (1.0 + want.abs()));
                 }
             }
         }
@@ -143,8 +117,7 @@ fn backward_agrees_with_differences() {
         for (mask, bias) in [(0, 0), (1, 1), (2, 2)] {
             let case = case(shape, mask, bias);
             let (q, k, v) = (to_f64(&case.q), to_f64(&case.k), to_f64(&case.v));
-            let loss =
-                |q: &[f64], k: &[f64], v: &[f64]| dot(&case.reference(q, k, v).0, &case.dout);
+            let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&case.reference(q, k, v).0, &case.dout);
             let want = [
                 finite_difference(&q, |q| loss(q, &k, &v)),
                 finite_difference(&k, |k| loss(&q, k, &v)),
@@ -195,11 +168,9 @@ fn closed_form(case: &Case) -> [Vec<f64>; 3] {
 
 #[test]
 fn backward_over_several_blocks() {
-    for (shape, mask, bias) in [
-        ((1, 2, 300, 530, 40), 0, 0),
-        ((2, 1, 140, 1050, 32), 2, 1),
-        ((1, 1, 257, 33, 64), 1, 2),
-    ] {
+    for (shape, mask, bias) in
+        [((1, 2, 300, 530, 40), 0, 0), ((2, 1, 140, 1050, 32), 2, 1), ((1, 1, 257, 33, 64), 1, 2)]
+    {
         let case = case(shape, mask, bias);
         let want = closed_form(&case);
         for (precision, tolerance) in PRECISIONS {
@@ -261,11 +232,7 @@ fn every_path_agrees_in_bf16() {
         };
         let (mut out, mut lse) = (vec![0.0; s.q_len()], vec![0.0; 2 * s.q_tokens]);
         bf16::forward(&inputs, &mut out, &mut lse);
-        let (mut dq, mut dk, mut dv) = (
-            vec![0.0; s.q_len()],
-            vec![0.0; s.k_len()],
-            vec![0.0; s.k_len()],
-        );
+        let (mut dq, mut dk, mut dv) = (vec![0.0; s.q_len()], vec![0.0; s.k_len()], vec![0.0; s.k_len()]);
         for head in 0..2 {
             let (q, k) = (head * s.q_tokens * s.dim, head * s.k_tokens * s.dim);
             let q = q..q + s.q_tokens * s.dim;
@@ -297,30 +264,11 @@ fn every_path_agrees_in_f32() {
     let run = |isa| {
         let (mut row, mut weights, mut slopes, mut dot) = (p.clone(), p.clone(), dp.clone(), [0.0]);
         let (mut top, mut sum) = (-1.0, 2.0);
-        let shrink = forward::weigh(
-            isa,
-            &mut row,
-            0.5,
-            Some(&bias),
-            Some(&mask),
-            &mut top,
-            &mut sum,
-        );
-        backward::slopes(
-            isa,
-            &mut weights,
-            &mut slopes,
-            0.5,
-            Some(&bias),
-            Some(&mask),
-            1.2,
-            0.3,
-        );
+        let shrink = forward::weigh(isa, &mut row, 0.5, Some(&bias), Some(&mask), &mut top, &mut sum);
+        backward::slopes(isa, &mut weights, &mut slopes, 0.5, Some(&bias), Some(&mask), 1.2, 0.3);
         backward::row_dots(isa, &p, &dp, 77, &mut dot);
         [row, weights, slopes, vec![top, sum, shrink, dot[0]]].concat()
     };
     let want = to_f64(&run(Isa::Scalar));
-    Isa::available()
-        .into_iter()
-        .for_each(|isa| close(&run(isa), &want, 2e-6));
+    Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 2e-6));
 }

@@ -54,9 +54,7 @@ impl Tiles {
             unsafe { full(block, edge.as_mut_ptr(), 2 * LANES, false, PACKED) };
             for (r, edge) in edge.chunks_exact(2 * LANES).enumerate().take(block.rows) {
                 // SAFETY: row `r` and `cols` columns lie inside the output.
-                let c = unsafe {
-                    std::slice::from_raw_parts_mut(block.c.add(r * block.ld), block.cols)
-                };
+                let c = unsafe { std::slice::from_raw_parts_mut(block.c.add(r * block.ld), block.cols) };
                 for (c, e) in c.iter_mut().zip(edge) {
                     *c = if block.accumulate { *c + e } else { *e };
                 }
@@ -181,15 +179,7 @@ impl Tiles {
     /// The rows of both operands must hold `block.tiles` tiles, and the output must be valid and unique.
     pub(super) unsafe fn shifted(&self, block: &Block, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe {
-            full(
-                block,
-                block.c,
-                block.ld,
-                block.accumulate,
-                (2 * stride, ROW),
-            )
-        };
+        unsafe { full(block, block.c, block.ld, block.accumulate, (2 * stride, ROW)) };
     }
 }
 
@@ -205,13 +195,7 @@ impl Drop for Tiles {
 /// # Safety
 ///
 /// The tile registers must be configured, the panels hold `block.tiles` tiles, and `c` 32 rows of 32, `ld` apart.
-unsafe fn full(
-    block: &Block,
-    c: *mut f32,
-    ld: usize,
-    accumulate: bool,
-    (left, next): (usize, usize),
-) {
+unsafe fn full(block: &Block, c: *mut f32, ld: usize, accumulate: bool, (left, next): (usize, usize)) {
     let c_low = c.wrapping_add(LANES * ld);
     // SAFETY: the caller's promise; the registers named are declared as clobbered.
     unsafe {

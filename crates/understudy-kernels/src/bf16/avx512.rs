@@ -18,17 +18,7 @@ pub(super) unsafe fn block(block: &Block) {
             }
             let c = block.c.wrapping_add(i * LANES * block.ld + j * LANES);
             // SAFETY: the caller's promise, for one tile of the block.
-            unsafe {
-                tile(
-                    a,
-                    b,
-                    block.tiles,
-                    c,
-                    block.ld,
-                    (rows, cols),
-                    block.accumulate,
-                )
-            };
+            unsafe { tile(a, b, block.tiles, c, block.ld, (rows, cols), block.accumulate) };
         }
     }
 }
@@ -71,11 +61,7 @@ unsafe fn tile(
         // SAFETY: row `r` and the masked columns lie inside the output.
         unsafe {
             let at = c.add(r * ld);
-            let old = if accumulate {
-                _mm512_maskz_loadu_ps(mask, at)
-            } else {
-                _mm512_setzero_ps()
-            };
+            let old = if accumulate { _mm512_maskz_loadu_ps(mask, at) } else { _mm512_setzero_ps() };
             _mm512_mask_storeu_ps(at, mask, _mm512_add_ps(old, *sum));
         }
     }

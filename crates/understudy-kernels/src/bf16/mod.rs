@@ -34,10 +34,7 @@ pub(crate) struct Panels<'a> {
 impl<'a> Panels<'a> {
     /// From panel `panel` and tile `tile` of each panel on.
     pub(crate) fn skip(self, panel: usize, tile: usize) -> Self {
-        Panels {
-            data: &self.data[panel * self.stride + tile * TILE..],
-            ..self
-        }
+        Panels { data: &self.data[panel * self.stride + tile * TILE..], ..self }
     }
 
     /// Asserts that `lanes` lanes of `tiles` tiles are there.
@@ -142,14 +139,8 @@ pub(crate) fn multiply_gathered(
     sums: &mut [f32; 4 * LANES * LANES],
 ) {
     left.check(lanes, offsets.len());
-    let reach = offsets
-        .iter()
-        .max()
-        .map_or(0, |o| o + (LANES - 1) * stride + 2 * LANES);
-    assert!(
-        starts.iter().all(|s| s + reach <= right.len()),
-        "gathered tiles out of range"
-    );
+    let reach = offsets.iter().max().map_or(0, |o| o + (LANES - 1) * stride + 2 * LANES);
+    assert!(starts.iter().all(|s| s + reach <= right.len()), "gathered tiles out of range");
     let second = if lanes > LANES { left.stride } else { 0 };
     match path {
         #[cfg(target_arch = "x86_64")]
@@ -169,23 +160,11 @@ pub(crate) fn multiply_gathered(
                     }
                 }
             }
-            let packed = Panels {
-                data: &packed,
-                stride: len,
-            };
+            let packed = Panels { data: &packed, stride: len };
             // SAFETY: `sums` holds 32 rows of 32.
             unsafe {
                 let c = sums.as_mut_ptr();
-                multiply(
-                    path,
-                    left,
-                    packed,
-                    offsets.len(),
-                    c,
-                    2 * LANES,
-                    (lanes, 2 * LANES),
-                    false,
-                );
+                multiply(path, left, packed, offsets.len(), c, 2 * LANES, (lanes, 2 * LANES), false);
             }
         }
     }
@@ -211,14 +190,8 @@ pub(crate) fn multiply_shifted(
     accumulate: bool,
 ) {
     let (data, stride, rows) = left;
-    assert!(
-        (rows - 1) * stride + tiles * DEPTH <= data.len(),
-        "left rows too short"
-    );
-    assert!(
-        (2 * LANES - 1) * ld + 2 * LANES <= c.len(),
-        "block of c too short"
-    );
+    assert!((rows - 1) * stride + tiles * DEPTH <= data.len(), "left rows too short");
+    assert!((2 * LANES - 1) * ld + 2 * LANES <= c.len(), "block of c too short");
     right.check(cols.min(2 * LANES), tiles);
     let low = if rows > LANES { LANES * stride } else { 0 };
     let second = if cols > LANES { right.stride } else { 0 };
@@ -248,23 +221,11 @@ pub(crate) fn multiply_shifted(
                     }
                 }
             }
-            let packed = Panels {
-                data: &packed,
-                stride: len,
-            };
+            let packed = Panels { data: &packed, stride: len };
             // SAFETY: `c` holds the block.
             unsafe {
                 let cols = cols.min(2 * LANES);
-                multiply(
-                    path,
-                    packed,
-                    right,
-                    tiles,
-                    c.as_mut_ptr(),
-                    ld,
-                    (2 * LANES, cols),
-                    accumulate,
-                );
+                multiply(path, packed, right, tiles, c.as_mut_ptr(), ld, (2 * LANES, cols), accumulate);
             }
         }
     }

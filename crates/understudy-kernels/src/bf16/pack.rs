@@ -16,11 +16,7 @@ pub(crate) enum Side {
 pub(crate) fn round(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() {
-        (bits >> 16) | 0x40
-    } else {
-        rounded
-    }
+    if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
 }
 
 /// Bits of the nearest bf16 for numbers that arithmetic produced: as [`round`], but a NaN only the kind that arithmetic
@@ -41,10 +37,7 @@ pub(crate) fn pack_tile(
     depth: usize,
     tile: &mut [u16],
 ) {
-    assert!(
-        lanes <= LANES && depth <= DEPTH && tile.len() == TILE,
-        "tile shape"
-    );
+    assert!(lanes <= LANES && depth <= DEPTH && tile.len() == TILE, "tile shape");
     // Packing by lanes gives a left tile, by depth a right tile; transposing the 16 by 16 pairs gives the other.
     let by_depth = strides.0 == 1 && strides.1 != 1;
     if by_depth {
@@ -112,12 +105,8 @@ fn transpose_pairs_avx512(tile: &mut [u16]) {
         let lower: [i32; 16] =
             std::array::from_fn(|l| if l & block == 0 { l + block } else { 16 + l } as i32);
         // SAFETY: both arrays are 64 bytes.
-        let (upper, lower) = unsafe {
-            (
-                _mm512_loadu_si512(upper.as_ptr().cast()),
-                _mm512_loadu_si512(lower.as_ptr().cast()),
-            )
-        };
+        let (upper, lower) =
+            unsafe { (_mm512_loadu_si512(upper.as_ptr().cast()), _mm512_loadu_si512(lower.as_ptr().cast())) };
         for i in (0..16).filter(|i| i & block == 0) {
             let (a, b) = (rows[i], rows[i + block]);
             rows[i] = _mm512_permutex2var_epi32(a, upper, b);

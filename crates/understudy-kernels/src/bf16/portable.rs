@@ -28,10 +28,7 @@ pub(super) unsafe fn block(block: &Block) {
             for (r, sums) in sums.iter().enumerate().take(rows) {
                 // SAFETY: the caller's promise; row and columns lie inside the block.
                 let c = unsafe {
-                    std::slice::from_raw_parts_mut(
-                        block.c.add((i * LANES + r) * block.ld + j * LANES),
-                        cols,
-                    )
+                    std::slice::from_raw_parts_mut(block.c.add((i * LANES + r) * block.ld + j * LANES), cols)
                 };
                 for (c, s) in c.iter_mut().zip(sums) {
                     *c = if block.accumulate { *c + s } else { *s };

@@ -15,14 +15,7 @@ fn naive(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f64> {
 
 #[test]
 fn every_path_multiplies_odd_shapes() {
-    for (m, k, n) in [
-        (1, 1, 1),
-        (16, 32, 16),
-        (32, 64, 32),
-        (33, 70, 47),
-        (5, 31, 18),
-        (40, 33, 64),
-    ] {
+    for (m, k, n) in [(1, 1, 1), (16, 32, 16), (32, 64, 32), (33, 70, 47), (5, 31, 18), (40, 33, 64)] {
         let (a, b) = (random(1, m * k), random(2, k * n));
         let want = naive(&a, &b, m, k, n);
         let tiles = k.div_ceil(DEPTH);
@@ -32,15 +25,7 @@ fn every_path_multiplies_odd_shapes() {
                 for (i, tile) in out.chunks_exact_mut(TILE).enumerate() {
                     let (l, d) = (i / tiles * LANES, i % tiles * DEPTH);
                     let src = &src[l * strides.0 + d * strides.1..];
-                    pack_tile(
-                        isa,
-                        side,
-                        src,
-                        strides,
-                        LANES.min(lanes - l),
-                        DEPTH.min(k - d),
-                        tile,
-                    );
+                    pack_tile(isa, side, src, strides, LANES.min(lanes - l), DEPTH.min(k - d), tile);
                 }
                 out
             };
@@ -51,10 +36,7 @@ fn every_path_multiplies_odd_shapes() {
             let right = pack(Side::Right, &b, n, (1, n));
             let bt: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
             assert_eq!(right, pack(Side::Right, &bt, n, (k, 1)));
-            let panels = |data| Panels {
-                data,
-                stride: tiles * TILE,
-            };
+            let panels = |data| Panels { data, stride: tiles * TILE };
             for path in Bf16Path::available() {
                 let mut c = vec![1.0; m * n];
                 for accumulate in [false, true] {
@@ -81,24 +63,11 @@ fn every_path_multiplies_odd_shapes() {
 
 #[test]
 fn rounding_is_to_nearest_even_and_keeps_nan() {
-    for x in [
-        0.0,
-        -0.0,
-        1.0,
-        1.003_906_2,
-        1.011_718_8,
-        3e38,
-        f32::MAX,
-        f32::INFINITY,
-        1e-40,
-        f32::NAN,
-        -f32::NAN,
-    ] {
+    for x in
+        [0.0, -0.0, 1.0, 1.003_906_2, 1.011_718_8, 3e38, f32::MAX, f32::INFINITY, 1e-40, f32::NAN, -f32::NAN]
+    {
         let want = half::bf16::from_f32(x);
         let got = half::bf16::from_bits(round(x) as u16);
-        assert!(
-            got == want || got.is_nan() && want.is_nan(),
-            "{x}: {got} {want}"
-        );
+        assert!(got == want || got.is_nan() && want.is_nan(), "{x}: {got} {want}");
     }
 }

@@ -41,10 +41,7 @@ fn fill_run(x: &[f32], offset: isize, step: usize, out: &mut [f32]) {
     if step == 1 {
         out[start..end].copy_from_slice(&x[from..from + end - start]);
     } else {
-        for (out, x) in out[start..end]
-            .iter_mut()
-            .zip(x[from..].iter().step_by(step))
-        {
+        for (out, x) in out[start..end].iter_mut().zip(x[from..].iter().step_by(step)) {
             *out = *x;
         }
     }

@@ -34,11 +34,7 @@ impl Plan {
         let taps = gather.tap_extent();
         let channels = gather.from.channels;
         let unrolled = !channels.is_multiple_of(DEPTH) && taps[2] > 1;
-        let depth = if unrolled {
-            channels * taps[2]
-        } else {
-            channels
-        };
+        let depth = if unrolled { channels * taps[2] } else { channels };
         Plan {
             planes: gather.count[0] + taps[0] - 1,
             rows: gather.count[1] + taps[1] - 1,
@@ -88,11 +84,8 @@ impl Plan {
             for (&(_, tap, first), out) in steps.iter().zip(row.chunks_exact_mut(DEPTH)) {
                 for (i, out) in out.iter_mut().enumerate() {
                     let index = first + i;
-                    let (tap, channel) = if self.unrolled {
-                        (tap + index / channels, index % channels)
-                    } else {
-                        (tap, index)
-                    };
+                    let (tap, channel) =
+                        if self.unrolled { (tap + index / channels, index % channels) } else { (tap, index) };
                     if channel < channels && (!self.unrolled || index / channels < self.taps[2]) {
                         *out = weight[(o * channels + channel) * taps + tap];
                     }
@@ -102,14 +95,7 @@ impl Plan {
         let stride = panels_len(1, depth);
         let mut packed = vec![0; panels_len(outputs, depth)];
         for (panel, out) in packed.chunks_exact_mut(stride).enumerate() {
-            pack_lanes(
-                Side::Left,
-                MatRef::new(&ordered, outputs, depth),
-                panel * LANES,
-                0,
-                depth,
-                out,
-            );
+            pack_lanes(Side::Left, MatRef::new(&ordered, outputs, depth), panel * LANES, 0, depth, out);
         }
         packed
     }
@@ -132,18 +118,11 @@ fn pack_plane(isa: Isa, gather: &Gather, plan: &Plan, x: &[f32], z: usize, out: 
     let [d, h, w] = gather.from.extent;
     let low = gather.offsets[0];
     let channels = gather.from.channels;
-    let depth = if plan.unrolled {
-        channels * plan.taps[2]
-    } else {
-        channels
-    };
+    let depth = if plan.unrolled { channels * plan.taps[2] } else { channels };
     let zeros = vec![0f32; plan.width];
     let (mut even, mut odd) = (vec![0f32; plan.width], vec![0f32; plan.width]);
     let from_z = z as isize + low[0];
-    for (y, out) in out
-        .chunks_exact_mut(plan.pairs * plan.width * 2)
-        .enumerate()
-    {
+    for (y, out) in out.chunks_exact_mut(plan.pairs * plan.width * 2).enumerate() {
         let from_y = y as isize + low[1];
         if from_z < 0 || from_z >= d as isize || from_y < 0 || from_y >= h as isize {
             out.fill(0);
@@ -155,11 +134,8 @@ fn pack_plane(isa: Isa, gather: &Gather, plan: &Plan, x: &[f32], z: usize, out: 
             if index >= depth {
                 return line.fill(0.0);
             }
-            let (channel, shift) = if plan.unrolled {
-                (index % channels, (index / channels) as isize)
-            } else {
-                (index, 0)
-            };
+            let (channel, shift) =
+                if plan.unrolled { (index % channels, (index / channels) as isize) } else { (index, 0) };
             let offset = low[2] + shift;
             let x = &x[channel * d * h * w + row..][..w];
             let start = (-offset).clamp(0, plan.width as isize) as usize;
@@ -195,10 +171,7 @@ pub(super) fn run(
     let (outputs, channels) = (gather.to.channels, gather.from.channels);
     let steps = plan.steps();
     let weight = plan.pack_weight(weight, outputs, channels, &steps);
-    let weight = Panels {
-        data: &weight,
-        stride: panels_len(1, steps.len() * DEPTH),
-    };
+    let weight = Panels { data: &weight, stride: panels_len(1, steps.len() * DEPTH) };
     let offsets: Vec<usize> = steps.iter().map(|s| s.0).collect();
     let plane = plan.plane_len();
     let mut input = Buffer::<u16>::new(plan.planes * plane);
@@ -212,9 +185,7 @@ pub(super) fn run(
             let input = Shared::new(&mut input);
             par::for_each(plan.planes, |z| {
                 // SAFETY: each task packs its own plane.
-                pack_plane(isa, gather, &plan, x, z, unsafe {
-                    input.slice(z * plane, plane)
-                });
+                pack_plane(isa, gather, &plan, x, z, unsafe { input.slice(z * plane, plane) });
             });
         }
         let out = Shared::new(y);
@@ -252,10 +223,7 @@ pub(super) fn run(
                             if step == 1 {
                                 y.iter_mut().zip(sums).for_each(|(y, s)| *y = s + bias);
                             } else {
-                                y.iter_mut()
-                                    .step_by(step)
-                                    .zip(sums)
-                                    .for_each(|(y, s)| *y = s + bias);
+                                y.iter_mut().step_by(step).zip(sums).for_each(|(y, s)| *y = s + bias);
                             }
                         }
                     }

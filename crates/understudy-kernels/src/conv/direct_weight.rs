@@ -33,13 +33,7 @@ impl Plan {
         let width = gather.count[2] + taps[2] - 1;
         let tiles = (gather.count[1] * width).div_ceil(DEPTH);
         let line = (tiles * DEPTH + (taps[1] - 1) * width + taps[2] - 1).next_multiple_of(DEPTH);
-        Plan {
-            taps,
-            width,
-            tiles,
-            line,
-            lanes: gather.from.channels.next_multiple_of(LANES),
-        }
+        Plan { taps, width, tiles, line, lanes: gather.from.channels.next_multiple_of(LANES) }
     }
 }
 
@@ -63,35 +57,20 @@ fn pack_input(isa: Isa, gather: &Gather, plan: &Plan, x: &[f32], z: usize, out: 
     let start = (-low[2]).clamp(0, plan.width as isize) as usize;
     let end = (w as isize - low[2]).clamp(start as isize, plan.width as isize) as usize;
     let from = ((start as isize + low[2]) as usize).min(w);
-    for (channel, out) in out
-        .chunks_exact_mut(plan.line)
-        .enumerate()
-        .take(gather.from.channels)
-    {
+    for (channel, out) in out.chunks_exact_mut(plan.line).enumerate().take(gather.from.channels) {
         for y in 0..gather.count[1] + plan.taps[1] - 1 {
             let from_y = y as isize + low[1];
             if from_y >= 0 && from_y < h as isize {
                 let row = ((channel * d + from_z as usize) * h + from_y as usize) * w + from;
                 let at = y * plan.width;
-                round_row(
-                    isa,
-                    &x[row..row + end - start],
-                    &mut out[at + start..at + end],
-                );
+                round_row(isa, &x[row..row + end - start], &mut out[at + start..at + end]);
             }
         }
     }
 }
 
 /// One panel of output channels of plane `z` of the gradient, along the run of positions.
-fn pack_gradient(
-    gather: &Gather,
-    plan: &Plan,
-    dy: &[f32],
-    z: usize,
-    panel: usize,
-    out: &mut [u16],
-) {
+fn pack_gradient(gather: &Gather, plan: &Plan, dy: &[f32], z: usize, panel: usize, out: &mut [u16]) {
     let [_, height, width] = gather.count;
     let run = plan.tiles * DEPTH;
     let mut padded = Buffer::<f32>::new(LANES * run);
@@ -103,14 +82,7 @@ fn pack_gradient(
             line[y * plan.width..][..width].copy_from_slice(&dy[from + y * width..][..width]);
         }
     }
-    pack_lanes(
-        Side::Right,
-        MatRef::new(&padded, LANES, run),
-        0,
-        0,
-        run,
-        out,
-    );
+    pack_lanes(Side::Right, MatRef::new(&padded, LANES, run), 0, 0, run, out);
 }
 
 /// Sum over positions and batch of input times gradient, (to.channels, from.channels, taps). At most `partial` elements
@@ -149,14 +121,7 @@ pub(super) fn run(
                 // SAFETY: each task packs its own plane or panel.
                 unsafe {
                     match task.checked_sub(planes) {
-                        None => pack_input(
-                            isa,
-                            gather,
-                            &plan,
-                            x,
-                            task,
-                            input.slice(task * plane, plane),
-                        ),
+                        None => pack_input(isa, gather, &plan, x, task, input.slice(task * plane, plane)),
                         Some(i) => {
                             let out = gradient.slice(i * stride, stride);
                             pack_gradient(gather, &plan, dy, i / panels, i % panels, out);
@@ -174,10 +139,7 @@ pub(super) fn run(
             for (n, unit) in units.enumerate() {
                 let (z, tile) = (unit / runs, unit % runs * RUN);
                 let tiles = RUN.min(plan.tiles - tile);
-                let gradient = Panels {
-                    data: &gradient[z * panels * stride..],
-                    stride,
-                };
+                let gradient = Panels { data: &gradient[z * panels * stride..], stride };
                 for col in (0..cols).step_by(BLOCK) {
                     let right = gradient.skip(col / LANES, tile);
                     for tap in 0..taps {

@@ -46,15 +46,8 @@ impl Conv3dShape {
     pub fn output(&self) -> [usize; 3] {
         std::array::from_fn(|i| {
             let padded = self.input[i] + self.pad_front[i] + self.pad_back[i];
-            assert!(
-                self.kernel[i] > 0 && self.stride[i] > 0,
-                "conv3d: kernel and stride are at least 1"
-            );
-            assert!(
-                padded >= self.kernel[i],
-                "conv3d: kernel {:?} exceeds the padded input",
-                self.kernel
-            );
+            assert!(self.kernel[i] > 0 && self.stride[i] > 0, "conv3d: kernel and stride are at least 1");
+            assert!(padded >= self.kernel[i], "conv3d: kernel {:?} exceeds the padded input", self.kernel);
             (padded - self.kernel[i]) / self.stride[i] + 1
         })
     }
@@ -88,14 +81,8 @@ impl Conv3dShape {
             .collect();
         Gather {
             batch: self.batch,
-            from: Grid {
-                channels: self.in_channels,
-                extent: self.input,
-            },
-            to: Grid {
-                channels: self.out_channels,
-                extent: self.output(),
-            },
+            from: Grid { channels: self.in_channels, extent: self.input },
+            to: Grid { channels: self.out_channels, extent: self.output() },
             count: self.output(),
             step_from: self.stride,
             step_to: [1; 3],
@@ -120,14 +107,9 @@ pub fn conv3d_forward(
 ) -> Vec<f32> {
     assert_eq!(x.len(), shape.input_len(), "conv3d: length of x");
     assert_eq!(weight.len(), shape.weight_len(), "conv3d: length of weight");
-    assert!(
-        bias.is_none_or(|b| b.len() == shape.out_channels),
-        "conv3d: length of bias"
-    );
+    assert!(bias.is_none_or(|b| b.len() == shape.out_channels), "conv3d: length of bias");
     let mut y = vec![0.0; shape.output_len()];
-    shape
-        .forward_gather()
-        .run(x, weight, bias, &mut y, precision);
+    shape.forward_gather().run(x, weight, bias, &mut y, precision);
     y
 }
 
@@ -150,24 +132,17 @@ pub fn conv3d_backward_data(
         // Inputs at `first + stride * j` get `dy[(first + pad - tap) / stride + j]` from the taps that divide.
         let [_, sh, sw] = stride;
         let first = [phase / (sh * sw), phase / sw % sh, phase % sw];
-        let count =
-            std::array::from_fn(|i| (shape.input[i] + stride[i] - 1 - first[i]) / stride[i]);
-        let shift = |t: usize, i: usize| {
-            (first[i] + shape.pad_front[i]) as isize - shape.tap(t)[i] as isize
-        };
+        let count = std::array::from_fn(|i| (shape.input[i] + stride[i] - 1 - first[i]) / stride[i]);
+        let shift = |t: usize, i: usize| (first[i] + shape.pad_front[i]) as isize - shape.tap(t)[i] as isize;
         // From the last tap to the first, so that offsets ascend.
-        let used: Vec<usize> = (0..taps)
-            .rev()
-            .filter(|&t| (0..3).all(|i| shift(t, i) % stride[i] as isize == 0))
-            .collect();
+        let used: Vec<usize> =
+            (0..taps).rev().filter(|&t| (0..3).all(|i| shift(t, i) % stride[i] as isize == 0)).collect();
         if used.is_empty() {
             // No tap reaches these inputs: their gradient stays zero.
             continue;
         }
-        let offsets = used
-            .iter()
-            .map(|&t| std::array::from_fn(|i| shift(t, i) / stride[i] as isize))
-            .collect();
+        let offsets =
+            used.iter().map(|&t| std::array::from_fn(|i| shift(t, i) / stride[i] as isize)).collect();
         let (ci, co) = (shape.in_channels, shape.out_channels);
         let mut swapped = Vec::with_capacity(ci * co * used.len());
         for i in 0..ci {
@@ -177,14 +152,8 @@ pub fn conv3d_backward_data(
         }
         let gather = Gather {
             batch: shape.batch,
-            from: Grid {
-                channels: co,
-                extent: shape.output(),
-            },
-            to: Grid {
-                channels: ci,
-                extent: shape.input,
-            },
+            from: Grid { channels: co, extent: shape.output() },
+            to: Grid { channels: ci, extent: shape.input },
             count,
             step_from: [1; 3],
             step_to: stride,

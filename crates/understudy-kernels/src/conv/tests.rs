@@ -4,10 +4,7 @@ use crate::testing::{bits, close, random, same_for_any_thread_count};
 
 /// Values bf16 holds exactly, so that both precisions have the same reference.
 fn exact(seed: u64, len: usize) -> Vec<f32> {
-    random(seed, len)
-        .iter()
-        .map(|x| half::bf16::from_f32(*x).to_f32())
-        .collect()
+    random(seed, len).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect()
 }
 
 /// Calls `f(x index, weight index, y index)` for every product of the convolution.
@@ -50,18 +47,8 @@ fn shapes() -> Vec<Conv3dShape> {
     };
     vec![
         base,
-        Conv3dShape {
-            in_channels: 16,
-            out_channels: 16,
-            input: [3, 9, 33],
-            ..base
-        },
-        Conv3dShape {
-            in_channels: 33,
-            out_channels: 18,
-            input: [2, 8, 16],
-            ..base
-        },
+        Conv3dShape { in_channels: 16, out_channels: 16, input: [3, 9, 33], ..base },
+        Conv3dShape { in_channels: 33, out_channels: 18, input: [2, 8, 16], ..base },
         Conv3dShape {
             in_channels: 32,
             out_channels: 48,
@@ -71,10 +58,7 @@ fn shapes() -> Vec<Conv3dShape> {
             pad_back: [1; 3],
             ..base
         },
-        Conv3dShape {
-            stride: [2, 2, 2],
-            ..base
-        },
+        Conv3dShape { stride: [2, 2, 2], ..base },
         Conv3dShape {
             stride: [1, 2, 3],
             kernel: [1, 3, 2],
@@ -82,27 +66,9 @@ fn shapes() -> Vec<Conv3dShape> {
             pad_back: [0, 1, 0],
             ..base
         },
-        Conv3dShape {
-            kernel: [1, 1, 1],
-            pad_front: [0; 3],
-            pad_back: [0; 3],
-            in_channels: 20,
-            ..base
-        },
-        Conv3dShape {
-            kernel: [1, 1, 1],
-            stride: [1, 2, 2],
-            pad_front: [0; 3],
-            pad_back: [0; 3],
-            ..base
-        },
-        Conv3dShape {
-            kernel: [3, 1, 1],
-            pad_front: [2, 0, 0],
-            pad_back: [0; 3],
-            in_channels: 17,
-            ..base
-        },
+        Conv3dShape { kernel: [1, 1, 1], pad_front: [0; 3], pad_back: [0; 3], in_channels: 20, ..base },
+        Conv3dShape { kernel: [1, 1, 1], stride: [1, 2, 2], pad_front: [0; 3], pad_back: [0; 3], ..base },
+        Conv3dShape { kernel: [3, 1, 1], pad_front: [2, 0, 0], pad_back: [0; 3], in_channels: 17, ..base },
         Conv3dShape {
             input: [1, 13, 40],
             kernel: [1, 3, 3],
@@ -152,9 +118,8 @@ fn forward_and_gradients_agree_with_the_sums() {
         let (x, w) = (exact(1, s.input_len()), exact(2, s.weight_len()));
         let (bias, dy) = (random(3, s.out_channels), exact(4, s.output_len()));
         let positions: usize = s.output().iter().product();
-        let mut want_y: Vec<f64> = (0..dy.len())
-            .map(|i| bias[i / positions % s.out_channels] as f64)
-            .collect();
+        let mut want_y: Vec<f64> =
+            (0..dy.len()).map(|i| bias[i / positions % s.out_channels] as f64).collect();
         let (mut want_dx, mut want_dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
         for_each_product(&s, |xi, wi, yi| {
             want_y[yi] += x[xi] as f64 * w[wi] as f64;
@@ -162,20 +127,10 @@ fn forward_and_gradients_agree_with_the_sums() {
             want_dw[wi] += dy[yi] as f64 * x[xi] as f64;
         });
         let mut want_db = vec![0.0; s.out_channels];
-        dy.iter()
-            .enumerate()
-            .for_each(|(i, g)| want_db[i / positions % s.out_channels] += *g as f64);
+        dy.iter().enumerate().for_each(|(i, g)| want_db[i / positions % s.out_channels] += *g as f64);
         for precision in [Precision::F32, Precision::Bf16] {
-            close(
-                &conv3d_forward(&x, &w, Some(&bias), &s, precision),
-                &want_y,
-                1e-5,
-            );
-            close(
-                &conv3d_backward_data(&dy, &w, &s, precision),
-                &want_dx,
-                1e-5,
-            );
+            close(&conv3d_forward(&x, &w, Some(&bias), &s, precision), &want_y, 1e-5);
+            close(&conv3d_backward_data(&dy, &w, &s, precision), &want_dx, 1e-5);
             let (dw, db) = conv3d_backward_weight(&x, &dy, &s, precision);
             close(&dw, &want_dw, 2e-5);
             close(&db, &want_db, 2e-5);
@@ -195,18 +150,8 @@ fn thread_count_does_not_matter() {
         pad_front: [2, 1, 1],
         pad_back: [0, 1, 1],
     };
-    for s in [
-        s,
-        Conv3dShape {
-            stride: [1, 2, 2],
-            ..s
-        },
-    ] {
-        let (x, w, dy) = (
-            random(1, s.input_len()),
-            random(2, s.weight_len()),
-            random(3, s.output_len()),
-        );
+    for s in [s, Conv3dShape { stride: [1, 2, 2], ..s }] {
+        let (x, w, dy) = (random(1, s.input_len()), random(2, s.weight_len()), random(3, s.output_len()));
         for precision in [Precision::F32, Precision::Bf16] {
             same_for_any_thread_count(
                 || {
@@ -230,11 +175,7 @@ fn wrong_lengths_panic() {
 #[test]
 fn every_bf16_path_agrees() {
     for s in shapes().into_iter().filter(|s| s.stride == [1; 3]) {
-        let (x, w, dy) = (
-            exact(1, s.input_len()),
-            exact(2, s.weight_len()),
-            exact(4, s.output_len()),
-        );
+        let (x, w, dy) = (exact(1, s.input_len()), exact(2, s.weight_len()), exact(4, s.output_len()));
         let (mut want_y, mut want_dw) = (vec![0.0; dy.len()], vec![0.0; w.len()]);
         for_each_product(&s, |xi, wi, yi| {
             want_y[yi] += x[xi] as f64 * w[wi] as f64;

@@ -67,18 +67,8 @@ pub fn conv3d_backward_weight(
                 row_stride: positions,
                 col_stride: 1,
             };
-            let threads = if groups == 1 {
-                Threads::Pool
-            } else {
-                Threads::One
-            };
-            matmul_into(
-                dy,
-                MatRef::new(&matrix, depth, rows * width).t(),
-                &out,
-                precision,
-                threads,
-            );
+            let threads = if groups == 1 { Threads::Pool } else { Threads::One };
+            matmul_into(dy, MatRef::new(&matrix, depth, rows * width).t(), &out, precision, threads);
         }
     });
     par::sum_parts(&parts, &mut dweight);

@@ -42,13 +42,7 @@ impl<'a> MatRef<'a> {
     ///
     /// If `data` is shorter than `rows * cols`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        let matrix = MatRef {
-            data,
-            rows,
-            cols,
-            row_stride: cols,
-            col_stride: 1,
-        };
+        let matrix = MatRef { data, rows, cols, row_stride: cols, col_stride: 1 };
         matrix.check();
         matrix
     }
@@ -108,19 +102,8 @@ impl<'a> BatchRef<'a> {
     ///
     /// If `data` is shorter than `batch * rows * cols`.
     pub fn new(data: &'a [f32], batch: usize, rows: usize, cols: usize) -> Self {
-        assert!(
-            data.len() >= batch * rows * cols,
-            "batched matrix: too few elements"
-        );
-        BatchRef {
-            data,
-            batch,
-            rows,
-            cols,
-            batch_stride: rows * cols,
-            row_stride: cols,
-            col_stride: 1,
-        }
+        assert!(data.len() >= batch * rows * cols, "batched matrix: too few elements");
+        BatchRef { data, batch, rows, cols, batch_stride: rows * cols, row_stride: cols, col_stride: 1 }
     }
 
     /// Each matrix transposed, without a copy.
@@ -187,20 +170,11 @@ pub(crate) fn matmul_with(
 }
 
 /// The product of non-empty operands into rows that may lie apart.
-pub(crate) fn matmul_into(
-    a: MatRef,
-    b: MatRef,
-    out: &Output,
-    precision: Precision,
-    threads: Threads,
-) {
+pub(crate) fn matmul_into(a: MatRef, b: MatRef, out: &Output, precision: Precision, threads: Threads) {
     a.check();
     b.check();
     assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
-    assert!(
-        a.rows > 0 && a.cols > 0 && b.cols > 0,
-        "matmul: empty operand"
-    );
+    assert!(a.rows > 0 && a.cols > 0 && b.cols > 0, "matmul: empty operand");
     // The last element written, which `at` checks.
     out.c.at((a.rows - 1) * out.ld + b.cols);
     match precision {
@@ -220,11 +194,7 @@ pub(crate) struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(crate) fn new(c: &'a mut [f32], ld: usize, accumulate: bool) -> Self {
-        Output {
-            c: Shared::new(c),
-            ld,
-            accumulate,
-        }
+        Output { c: Shared::new(c), ld, accumulate }
     }
 }
 
@@ -280,13 +250,7 @@ pub fn matmul_packed(a: MatRef, b: &PackedB, c: &mut [f32], accumulate: bool) {
         return;
     }
     let out = Output::new(c, b.cols(), accumulate);
-    panels::matmul_bf16(
-        Bf16Path::best(),
-        a,
-        panels::Right::Packed(b),
-        &out,
-        Threads::Pool,
-    );
+    panels::matmul_bf16(Bf16Path::best(), a, panels::Right::Packed(b), &out, Threads::Pool);
 }
 
 /// `c[i] = a[i] b[i]` (or `+=`) for every matrix of a batch; `c` (batch, m, n) contiguous.
@@ -294,13 +258,7 @@ pub fn matmul_packed(a: MatRef, b: &PackedB, c: &mut [f32], accumulate: bool) {
 /// # Panics
 ///
 /// If the shapes do not fit.
-pub fn matmul_batched(
-    a: BatchRef,
-    b: BatchRef,
-    c: &mut [f32],
-    accumulate: bool,
-    precision: Precision,
-) {
+pub fn matmul_batched(a: BatchRef, b: BatchRef, c: &mut [f32], accumulate: bool, precision: Precision) {
     assert_eq!(a.batch, b.batch, "matmul: batch sizes");
     assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
     let size = a.rows * b.cols;

@@ -42,11 +42,7 @@ impl PackedB {
             let out = unsafe { out.slice(panel * stride, stride) };
             pack_lanes(Side::Right, b.t(), panel * LANES, 0, b.rows, out);
         });
-        PackedB {
-            data,
-            rows: b.rows,
-            cols: b.cols,
-        }
+        PackedB { data, rows: b.rows, cols: b.cols }
     }
 
     /// Rows of the matrix, k.
@@ -64,29 +60,14 @@ pub(crate) use bf16::Side;
 
 /// Packs one panel: lanes `lane0..lane0 + 16` of `m` (rows are lanes, columns the inner dimension), columns
 /// `depth0..depth0 + depth`, zeros beyond the edges. `out` holds `panels_len(1, depth)`.
-pub(crate) fn pack_lanes(
-    side: Side,
-    m: MatRef,
-    lane0: usize,
-    depth0: usize,
-    depth: usize,
-    out: &mut [u16],
-) {
+pub(crate) fn pack_lanes(side: Side, m: MatRef, lane0: usize, depth0: usize, depth: usize, out: &mut [u16]) {
     let isa = Isa::best();
     let lanes = LANES.min(m.rows - lane0);
     for (block, tile) in out.chunks_exact_mut(TILE).enumerate() {
         let k0 = depth0 + block * DEPTH;
         let ks = DEPTH.min(depth0 + depth - k0);
         let src = &m.data[lane0 * m.row_stride + k0 * m.col_stride..];
-        bf16::pack_tile(
-            isa,
-            side,
-            src,
-            (m.row_stride, m.col_stride),
-            lanes,
-            ks,
-            tile,
-        );
+        bf16::pack_tile(isa, side, src, (m.row_stride, m.col_stride), lanes, ks, tile);
     }
 }
 
@@ -104,22 +85,13 @@ fn pack_part(
     let pack = |panel: usize, first: usize, depth: usize| {
         // SAFETY: each task packs its own panels and depths.
         let out = unsafe { out.slice(panel * stride + first / DEPTH * TILE, panels_len(1, depth)) };
-        pack_lanes(
-            side,
-            m,
-            origin.0 + panel * LANES,
-            origin.1 + first,
-            depth,
-            out,
-        );
+        pack_lanes(side, m, origin.0 + panel * LANES, origin.1 + first, depth, out);
     };
     let (first, depth) = part;
     if m.row_stride < m.col_stride {
         // Neighbouring panels share the lines of memory that a tile reads, so they are packed together.
         for tile in (first..first + depth).step_by(DEPTH) {
-            panels
-                .clone()
-                .for_each(|panel| pack(panel, tile, DEPTH.min(first + depth - tile)));
+            panels.clone().for_each(|panel| pack(panel, tile, DEPTH.min(first + depth - tile)));
         }
     } else {
         panels.for_each(|panel| pack(panel, first, depth));
@@ -163,47 +135,29 @@ pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, thr
         for m0 in (0..m).step_by(tall) {
             let rows = tall.min(m - m0);
             let a_panels = rows.div_ceil(LANES);
-            let b_panels = if b_len > 0 && m0 == 0 {
-                n.div_ceil(LANES)
-            } else {
-                0
-            };
+            let b_panels = if b_len > 0 && m0 == 0 { n.div_ceil(LANES) } else { 0 };
             let a_out = Shared::new(&mut a_packed);
             let b_out = Shared::new(&mut b_packed);
             let depths = depth.div_ceil(PACK_DEPTH);
             let a_groups = a_panels.div_ceil(PACK_PANELS);
-            run(
-                (a_groups + b_panels.div_ceil(PACK_PANELS)) * depths,
-                &|task| {
-                    let (group, first_k) = (task / depths, task % depths * PACK_DEPTH);
-                    let part = (first_k, PACK_DEPTH.min(depth - first_k));
-                    match (group.checked_sub(a_groups), &b) {
-                        (Some(group), Right::Plain(b)) => {
-                            let panels =
-                                group * PACK_PANELS..b_panels.min((group + 1) * PACK_PANELS);
-                            pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, stride);
-                        }
-                        _ => {
-                            let panels =
-                                group * PACK_PANELS..a_panels.min((group + 1) * PACK_PANELS);
-                            pack_part(Side::Left, a, (m0, k0), panels, part, &a_out, stride);
-                        }
+            run((a_groups + b_panels.div_ceil(PACK_PANELS)) * depths, &|task| {
+                let (group, first_k) = (task / depths, task % depths * PACK_DEPTH);
+                let part = (first_k, PACK_DEPTH.min(depth - first_k));
+                match (group.checked_sub(a_groups), &b) {
+                    (Some(group), Right::Plain(b)) => {
+                        let panels = group * PACK_PANELS..b_panels.min((group + 1) * PACK_PANELS);
+                        pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, stride);
                     }
-                },
-            );
-            let left = Panels {
-                data: &a_packed,
-                stride,
-            };
+                    _ => {
+                        let panels = group * PACK_PANELS..a_panels.min((group + 1) * PACK_PANELS);
+                        pack_part(Side::Left, a, (m0, k0), panels, part, &a_out, stride);
+                    }
+                }
+            });
+            let left = Panels { data: &a_packed, stride };
             let right = match b {
-                Right::Plain(_) => Panels {
-                    data: &b_packed,
-                    stride,
-                },
-                Right::Packed(b) => Panels {
-                    data: &b.data[k0 / DEPTH * TILE..],
-                    stride: panels_len(1, k),
-                },
+                Right::Plain(_) => Panels { data: &b_packed, stride },
+                Right::Packed(b) => Panels { data: &b.data[k0 / DEPTH * TILE..], stride: panels_len(1, k) },
             };
             let accumulate = out.accumulate || k0 > 0;
             let (mb, nb) = block_size(rows, n);
@@ -218,18 +172,7 @@ pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, thr
                     let c = out.c.at((m0 + i) * out.ld + j);
                     let more = accumulate || p > 0;
                     // SAFETY: the block lies inside the output and belongs to this task alone.
-                    unsafe {
-                        multiply(
-                            path,
-                            left,
-                            right,
-                            PASS.min(blocks - p),
-                            c,
-                            out.ld,
-                            (h, w),
-                            more,
-                        )
-                    };
+                    unsafe { multiply(path, left, right, PASS.min(blocks - p), c, out.ld, (h, w), more) };
                 }
             });
         }

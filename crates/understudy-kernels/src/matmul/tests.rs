@@ -18,10 +18,7 @@ fn naive(a: MatRef, b: MatRef) -> Vec<f64> {
 
 /// Values bf16 holds exactly, so that both precisions have the same reference.
 fn exact(seed: u64, len: usize) -> Vec<f32> {
-    random(seed, len)
-        .iter()
-        .map(|x| half::bf16::from_f32(*x).to_f32())
-        .collect()
+    random(seed, len).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect()
 }
 
 #[test]
@@ -39,16 +36,8 @@ fn all_shapes_transposes_and_precisions() {
     for (m, k, n) in shapes {
         let (a, b) = (exact(1, m * k), exact(2, k * n));
         for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-            let a = if ta {
-                MatRef::new(&a, k, m).t()
-            } else {
-                MatRef::new(&a, m, k)
-            };
-            let b = if tb {
-                MatRef::new(&b, n, k).t()
-            } else {
-                MatRef::new(&b, k, n)
-            };
+            let a = if ta { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
+            let b = if tb { MatRef::new(&b, n, k).t() } else { MatRef::new(&b, k, n) };
             let want = naive(a, b);
             for precision in [Precision::F32, Precision::Bf16] {
                 let mut c = vec![f32::NAN; m * n];
@@ -67,20 +56,8 @@ fn all_shapes_transposes_and_precisions() {
 #[test]
 fn strided_views() {
     let data = exact(3, 4000);
-    let a = MatRef {
-        data: &data,
-        rows: 19,
-        cols: 40,
-        row_stride: 97,
-        col_stride: 2,
-    };
-    let b = MatRef {
-        data: &data[7..],
-        rows: 40,
-        cols: 21,
-        row_stride: 50,
-        col_stride: 2,
-    };
+    let a = MatRef { data: &data, rows: 19, cols: 40, row_stride: 97, col_stride: 2 };
+    let b = MatRef { data: &data[7..], rows: 40, cols: 21, row_stride: 50, col_stride: 2 };
     for precision in [Precision::F32, Precision::Bf16] {
         let mut c = vec![0.0; 19 * 21];
         matmul(a, b, &mut c, false, precision);
@@ -93,12 +70,7 @@ fn every_path_agrees() {
     let (m, k, n) = (70, 600, 50);
     let (a, b) = (random(1, m * k), random(2, k * n));
     let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
-    let rounded = |x: MatRef| {
-        x.data
-            .iter()
-            .map(|x| half::bf16::from_f32(*x).to_f32())
-            .collect::<Vec<_>>()
-    };
+    let rounded = |x: MatRef| x.data.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect::<Vec<_>>();
     let (ra, rb) = (rounded(a), rounded(b));
     let want = naive(MatRef::new(&ra, m, k), MatRef::new(&rb, k, n));
     for path in Bf16Path::available() {
@@ -114,11 +86,7 @@ fn batches_and_broadcast() {
     let (batch, m, k, n) = (5, 9, 20, 7);
     let (a, b) = (exact(1, batch * m * k), exact(2, k * n));
     let a = BatchRef::new(&a, batch, m, k);
-    let b = BatchRef {
-        batch,
-        batch_stride: 0,
-        ..BatchRef::new(&b, 1, k, n)
-    };
+    let b = BatchRef { batch, batch_stride: 0, ..BatchRef::new(&b, 1, k, n) };
     for precision in [Precision::F32, Precision::Bf16] {
         let mut c = vec![0.0; batch * m * n];
         matmul_batched(a, b, &mut c, false, precision);
@@ -129,12 +97,7 @@ fn batches_and_broadcast() {
 
 #[test]
 fn thread_count_does_not_matter() {
-    for (m, k, n) in [
-        (300, 700, 200),
-        (513, 64, 1030),
-        (40, 5000, 33),
-        (1, 3000, 2000),
-    ] {
+    for (m, k, n) in [(300, 700, 200), (513, 64, 1030), (40, 5000, 33), (1, 3000, 2000)] {
         let (a, b) = (random(1, m * k), random(2, k * n));
         for (precision, transpose) in [
             (Precision::F32, false),
@@ -142,16 +105,8 @@ fn thread_count_does_not_matter() {
             (Precision::Bf16, false),
             (Precision::Bf16, true),
         ] {
-            let a = if transpose {
-                MatRef::new(&a, k, m).t()
-            } else {
-                MatRef::new(&a, m, k)
-            };
-            let b = if transpose {
-                MatRef::new(&b, n, k).t()
-            } else {
-                MatRef::new(&b, k, n)
-            };
+            let a = if transpose { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
+            let b = if transpose { MatRef::new(&b, n, k).t() } else { MatRef::new(&b, k, n) };
             same_for_any_thread_count(
                 || {
                     let mut c = vec![0.0; m * n];
@@ -171,14 +126,7 @@ fn one_thread_and_pool_give_the_same_bits() {
         for precision in [Precision::F32, Precision::Bf16] {
             let [one, pool] = [Threads::One, Threads::Pool].map(|threads| {
                 let mut c = vec![0.0; m * n];
-                matmul_with(
-                    MatRef::new(&a, m, k),
-                    MatRef::new(&b, k, n),
-                    &mut c,
-                    false,
-                    precision,
-                    threads,
-                );
+                matmul_with(MatRef::new(&a, m, k), MatRef::new(&b, k, n), &mut c, false, precision, threads);
                 bits(&c)
             });
             assert!(one == pool, "{m} {k} {n} {precision:?}");
@@ -190,11 +138,5 @@ fn one_thread_and_pool_give_the_same_bits() {
 #[should_panic(expected = "columns of a and rows of b")]
 fn wrong_shapes_panic() {
     let x = [0.0; 6];
-    matmul(
-        MatRef::new(&x, 2, 3),
-        MatRef::new(&x, 2, 3),
-        &mut [0.0; 6],
-        false,
-        Precision::F32,
-    );
+    matmul(MatRef::new(&x, 2, 3), MatRef::new(&x, 2, 3), &mut [0.0; 6], false, Precision::F32);
 }

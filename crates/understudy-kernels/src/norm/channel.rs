@@ -64,10 +64,7 @@ multiversion! {
 
 fn shape(x: &[f32], n: usize, gamma: &[f32]) -> (usize, usize) {
     let c = gamma.len();
-    assert!(
-        n > 0 && c > 0 && x.len().is_multiple_of(n * c),
-        "channel_rms_norm: x is (n, c, spatial)"
-    );
+    assert!(n > 0 && c > 0 && x.len().is_multiple_of(n * c), "channel_rms_norm: x is (n, c, spatial)");
     (c, x.len() / (n * c))
 }
 
@@ -105,19 +102,13 @@ pub fn channel_rms_norm_forward(x: &[f32], n: usize, gamma: &[f32]) -> Vec<f32> 
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn channel_rms_norm_backward(
-    x: &[f32],
-    n: usize,
-    gamma: &[f32],
-    dy: &[f32],
-) -> (Vec<f32>, Vec<f32>) {
+pub fn channel_rms_norm_backward(x: &[f32], n: usize, gamma: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let (c, spatial) = shape(x, n, gamma);
     assert_eq!(x.len(), dy.len(), "channel_rms_norm: length of dy");
     let isa = Isa::best();
     let root = (c as f32).sqrt();
     let spans = spatial.div_ceil(SPAN);
-    let (mut dx, mut dgamma, mut parts) =
-        (vec![0.0; x.len()], vec![0.0; c], vec![0.0; n * spans * c]);
+    let (mut dx, mut dgamma, mut parts) = (vec![0.0; x.len()], vec![0.0; c], vec![0.0; n * spans * c]);
     let (out, parts_out) = (Shared::new(&mut dx), Shared::new(&mut parts));
     par::for_each(n * spans, |task| {
         let (item, start) = (task / spans, task % spans * SPAN);
@@ -130,29 +121,13 @@ pub fn channel_rms_norm_backward(
         let part = unsafe { parts_out.slice(task * c, c) };
         for (i, part) in part.iter_mut().enumerate() {
             let at = base + i * spatial;
-            *part = root
-                * project(
-                    isa,
-                    &x[at..at + len],
-                    &dy[at..at + len],
-                    inverse,
-                    root * gamma[i],
-                    along,
-                );
+            *part = root * project(isa, &x[at..at + len], &dy[at..at + len], inverse, root * gamma[i], along);
         }
         for (i, &gamma) in gamma.iter().enumerate() {
             let at = base + i * spatial;
             // SAFETY: each task writes its own positions.
             let dx = unsafe { out.slice(at, len) };
-            gradient_row(
-                isa,
-                &x[at..at + len],
-                &dy[at..at + len],
-                inverse,
-                along,
-                root * gamma,
-                dx,
-            );
+            gradient_row(isa, &x[at..at + len], &dy[at..at + len], inverse, along, root * gamma, dx);
         }
     });
     par::sum_parts(&parts, &mut dgamma);
@@ -162,9 +137,7 @@ pub fn channel_rms_norm_backward(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64,
-    };
+    use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
     fn reference(x: &[f64], n: usize, gamma: &[f64]) -> Vec<f64> {
         let c = gamma.len();
@@ -172,10 +145,7 @@ mod tests {
         (0..x.len())
             .map(|i| {
                 let (item, ch, at) = (i / (c * s), i / s % c, i % s);
-                let norm = (0..c)
-                    .map(|k| x[(item * c + k) * s + at].powi(2))
-                    .sum::<f64>()
-                    .sqrt();
+                let norm = (0..c).map(|k| x[(item * c + k) * s + at].powi(2)).sum::<f64>().sqrt();
                 x[i] / norm.max(1e-12) * (c as f64).sqrt() * gamma[ch]
             })
             .collect()
@@ -186,35 +156,19 @@ mod tests {
         for (n, c, s) in [(1, 1, 1), (2, 3, 7), (1, 5, 40)] {
             let (x, gamma, g) = (random(1, n * c * s), random(2, c), random(3, n * c * s));
             let (xd, gd) = (to_f64(&x), to_f64(&gamma));
-            close(
-                &channel_rms_norm_forward(&x, n, &gamma),
-                &reference(&xd, n, &gd),
-                2e-6,
-            );
+            close(&channel_rms_norm_forward(&x, n, &gamma), &reference(&xd, n, &gd), 2e-6);
             let (dx, dgamma) = channel_rms_norm_backward(&x, n, &gamma, &g);
             if c > 1 {
-                close(
-                    &dx,
-                    &finite_difference(&xd, |x| dot(&reference(x, n, &gd), &g)),
-                    5e-5,
-                );
+                close(&dx, &finite_difference(&xd, |x| dot(&reference(x, n, &gd), &g)), 5e-5);
             }
-            close(
-                &dgamma,
-                &finite_difference(&gd, |w| dot(&reference(&xd, n, w), &g)),
-                2e-5,
-            );
+            close(&dgamma, &finite_difference(&gd, |w| dot(&reference(&xd, n, w), &g)), 2e-5);
         }
     }
 
     #[test]
     fn zero_vectors_stay_finite() {
         let (x, g) = (vec![0.0; 12], vec![1.0; 12]);
-        assert!(
-            channel_rms_norm_forward(&x, 1, &[1.0; 3])
-                .iter()
-                .all(|&v| v == 0.0)
-        );
+        assert!(channel_rms_norm_forward(&x, 1, &[1.0; 3]).iter().all(|&v| v == 0.0));
         let (dx, _) = channel_rms_norm_backward(&x, 1, &[1.0; 3], &g);
         assert!(dx.iter().all(|v| v.is_finite()));
     }
@@ -240,8 +194,6 @@ mod tests {
             [inverse, along, y, dx, vec![sum]].concat()
         };
         let want = to_f64(&run(Isa::Scalar));
-        Isa::available()
-            .into_iter()
-            .for_each(|isa| close(&run(isa), &want, 5e-6));
+        Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 5e-6));
     }
 }

@@ -28,10 +28,7 @@ impl LayerNormParams<'_> {
     /// Checks the lengths; gives the number of batch items.
     fn batch(&self, elements: usize) -> usize {
         let (c, rows) = (self.channels, self.rows_per_batch);
-        assert!(
-            c > 0 && rows > 0 && elements.is_multiple_of(rows * c),
-            "layer_norm: x is (batch, rows, c)"
-        );
+        assert!(c > 0 && rows > 0 && elements.is_multiple_of(rows * c), "layer_norm: x is (batch, rows, c)");
         let batch = elements / (rows * c);
         for (name, part, len) in [
             ("scale", self.scale, batch * c),
@@ -39,10 +36,7 @@ impl LayerNormParams<'_> {
             ("weight", self.weight, c),
             ("bias", self.bias, c),
         ] {
-            assert!(
-                part.is_none_or(|p| p.len() == len),
-                "layer_norm: length of {name}"
-            );
+            assert!(part.is_none_or(|p| p.len() == len), "layer_norm: length of {name}");
         }
         batch
     }
@@ -138,11 +132,7 @@ pub fn layer_norm_modulate_forward(x: &[f32], params: &LayerNormParams) -> Layer
     params.batch(x.len());
     let rows = x.len() / c;
     let (mut y, mut mean, mut rstd) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
-    let (y_out, mean_out, rstd_out) = (
-        Shared::new(&mut y),
-        Shared::new(&mut mean),
-        Shared::new(&mut rstd),
-    );
+    let (y_out, mean_out, rstd_out) = (Shared::new(&mut y), Shared::new(&mut mean), Shared::new(&mut rstd));
     let isa = Isa::best();
     for_each_chunk(x.len(), params, |_, b, start, len| {
         let mut affine = vec![0.0; 2 * c];
@@ -150,22 +140,9 @@ pub fn layer_norm_modulate_forward(x: &[f32], params: &LayerNormParams) -> Layer
         params.affine(b, gain, offset);
         // SAFETY: each task writes its own rows.
         let (y, mean, rstd) = unsafe {
-            (
-                y_out.slice(start * c, len * c),
-                mean_out.slice(start, len),
-                rstd_out.slice(start, len),
-            )
+            (y_out.slice(start * c, len * c), mean_out.slice(start, len), rstd_out.slice(start, len))
         };
-        forward(
-            isa,
-            &x[start * c..(start + len) * c],
-            gain,
-            offset,
-            params.eps,
-            y,
-            mean,
-            rstd,
-        );
+        forward(isa, &x[start * c..(start + len) * c], gain, offset, params.eps, y, mean, rstd);
     });
     LayerNormOutput { y, mean, rstd }
 }
@@ -201,10 +178,7 @@ pub fn layer_norm_modulate_backward(
     let c = params.channels;
     let batch = params.batch(x.len());
     let rows = x.len() / c;
-    assert!(
-        mean.len() == rows && rstd.len() == rows,
-        "layer_norm: lengths of mean and rstd"
-    );
+    assert!(mean.len() == rows && rstd.len() == rows, "layer_norm: lengths of mean and rstd");
     assert_eq!(dy.len(), x.len(), "layer_norm: length of dy");
     let step = rows_per_task(params.rows_per_batch, c).min(params.rows_per_batch);
     let chunks = params.rows_per_batch.div_ceil(step);
@@ -217,20 +191,12 @@ pub fn layer_norm_modulate_backward(
         params.affine(b, gain, offset);
         let at = start * c..(start + len) * c;
         // SAFETY: each task writes its own rows and its own partial sum.
-        let (dx, sums) = unsafe {
-            (
-                dx_out.slice(start * c, len * c),
-                parts_out.slice(task * 2 * c, 2 * c),
-            )
-        };
+        let (dx, sums) = unsafe { (dx_out.slice(start * c, len * c), parts_out.slice(task * 2 * c, 2 * c)) };
         let (mean, rstd) = (&mean[start..start + len], &rstd[start..start + len]);
         backward(isa, &x[at.clone()], &dy[at], gain, mean, rstd, dx, sums);
     });
     let mut sums = vec![0.0; batch * 2 * c];
-    for (sums, parts) in sums
-        .chunks_exact_mut(2 * c)
-        .zip(parts.chunks_exact(chunks * 2 * c))
-    {
+    for (sums, parts) in sums.chunks_exact_mut(2 * c).zip(parts.chunks_exact(chunks * 2 * c)) {
         par::sum_parts(parts, sums);
     }
     parameter_gradients(params, &sums, dx)
@@ -243,9 +209,7 @@ fn parameter_gradients(params: &LayerNormParams, sums: &[f32], dx: Vec<f32>) -> 
     let weight = |i: usize| params.weight.map_or(1.0, |w| w[i]);
     let bias = |i: usize| params.bias.map_or(0.0, |w| w[i]);
     let per_item = |f: &dyn Fn(usize, f32, f32) -> f32| -> Vec<f32> {
-        sums.chunks_exact(2 * c)
-            .flat_map(|s| (0..c).map(move |i| f(i, s[i], s[c + i])))
-            .collect()
+        sums.chunks_exact(2 * c).flat_map(|s| (0..c).map(move |i| f(i, s[i], s[c + i]))).collect()
     };
     let per_channel = |offset: usize| -> Vec<f32> {
         let mut out = vec![0.0; c];
@@ -258,9 +222,7 @@ fn parameter_gradients(params: &LayerNormParams, sums: &[f32], dx: Vec<f32>) -> 
     };
     LayerNormGradients {
         dx,
-        dscale: params
-            .scale
-            .map(|_| per_item(&|i, along, plain| along * weight(i) + plain * bias(i))),
+        dscale: params.scale.map(|_| per_item(&|i, along, plain| along * weight(i) + plain * bias(i))),
         dshift: params.shift.map(|_| per_item(&|_, _, plain| plain)),
         dweight: params.weight.map(|_| per_channel(0)),
         dbias: params.bias.map(|_| per_channel(c)),
@@ -270,9 +232,7 @@ fn parameter_gradients(params: &LayerNormParams, sums: &[f32], dx: Vec<f32>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64,
-    };
+    use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
     /// Inputs x, scale, shift, weight, bias in f64.
     fn reference(v: &[Vec<f64>; 5], rows_per_batch: usize, c: usize) -> Vec<f64> {
@@ -298,12 +258,7 @@ mod tests {
         for (batch, rows, c) in [(1, 1, 2), (2, 3, 5), (3, 2, 33)] {
             let n = batch * rows * c;
             let x = random(1, n);
-            let parts = [
-                random(2, batch * c),
-                random(3, batch * c),
-                random(4, c),
-                random(5, c),
-            ];
+            let parts = [random(2, batch * c), random(3, batch * c), random(4, c), random(5, c)];
             let dy = random(6, n);
             for present in 0..16 {
                 let has = |i: usize| present >> i & 1 == 1;
@@ -320,11 +275,7 @@ mod tests {
                 let mut inputs = [to_f64(&x), vec![], vec![], vec![], vec![]];
                 for i in 0..4 {
                     let neutral = if i == 2 { 1.0 } else { 0.0 };
-                    inputs[i + 1] = if has(i) {
-                        to_f64(&parts[i])
-                    } else {
-                        vec![neutral; parts[i].len()]
-                    };
+                    inputs[i + 1] = if has(i) { to_f64(&parts[i]) } else { vec![neutral; parts[i].len()] };
                 }
                 let out = layer_norm_modulate_forward(&x, &params);
                 close(&out.y, &reference(&inputs, rows, c), 5e-6);
@@ -367,42 +318,19 @@ mod tests {
             || {
                 let out = layer_norm_modulate_forward(&x, &params);
                 let grads = layer_norm_modulate_backward(&x, &params, &out.mean, &out.rstd, &dy);
-                let (scale, weight) = (
-                    grads.dscale.unwrap_or_default(),
-                    grads.dweight.unwrap_or_default(),
-                );
+                let (scale, weight) = (grads.dscale.unwrap_or_default(), grads.dweight.unwrap_or_default());
                 [out.y, grads.dx, scale, weight].concat()
             },
             |v| bits(v),
         );
         let run = |isa| {
             let (mut y, mut m, mut r) = (vec![0.0; 3 * c], vec![0.0; 3], vec![0.0; 3]);
-            forward(
-                isa,
-                &x[..3 * c],
-                &weight,
-                &weight,
-                1e-5,
-                &mut y,
-                &mut m,
-                &mut r,
-            );
+            forward(isa, &x[..3 * c], &weight, &weight, 1e-5, &mut y, &mut m, &mut r);
             let (mut dx, mut sums) = (vec![0.0; 3 * c], vec![0.0; 2 * c]);
-            backward(
-                isa,
-                &x[..3 * c],
-                &dy[..3 * c],
-                &weight,
-                &m,
-                &r,
-                &mut dx,
-                &mut sums,
-            );
+            backward(isa, &x[..3 * c], &dy[..3 * c], &weight, &m, &r, &mut dx, &mut sums);
             [y, m, r, dx, sums].concat()
         };
         let want = to_f64(&run(Isa::Scalar));
-        Isa::available()
-            .into_iter()
-            .for_each(|isa| close(&run(isa), &want, 5e-6));
+        Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 5e-6));
     }
 }

@@ -47,10 +47,7 @@ multiversion! {
 /// If `x` is no multiple of `weight`.
 pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let c = weight.len();
-    assert!(
-        c > 0 && x.len().is_multiple_of(c),
-        "rms_norm: x is (rows, c)"
-    );
+    assert!(c > 0 && x.len().is_multiple_of(c), "rms_norm: x is (rows, c)");
     let mut y = vec![0.0; x.len()];
     let chunk = rows_per_task(x.len() / c, c) * c;
     let isa = Isa::best();
@@ -58,9 +55,7 @@ pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     par::for_each(x.len().div_ceil(chunk), |task| {
         let (start, len) = (task * chunk, chunk.min(x.len() - task * chunk));
         // SAFETY: each task writes its own rows.
-        forward(isa, &x[start..start + len], weight, eps, unsafe {
-            out.slice(start, len)
-        });
+        forward(isa, &x[start..start + len], weight, eps, unsafe { out.slice(start, len) });
     });
     y
 }
@@ -72,10 +67,7 @@ pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 /// If the lengths do not fit.
 pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let c = weight.len();
-    assert!(
-        c > 0 && x.len().is_multiple_of(c),
-        "rms_norm: x is (rows, c)"
-    );
+    assert!(c > 0 && x.len().is_multiple_of(c), "rms_norm: x is (rows, c)");
     assert_eq!(x.len(), dy.len(), "rms_norm: length of dy");
     let chunk = rows_per_task(x.len() / c, c) * c;
     let tasks = x.len().div_ceil(chunk);
@@ -86,15 +78,7 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32]) -> (Ve
         let (start, len) = (task * chunk, chunk.min(x.len() - task * chunk));
         // SAFETY: each task writes its own rows and its own partial sum.
         let (dx, part) = unsafe { (out.slice(start, len), parts_out.slice(task * c, c)) };
-        backward(
-            isa,
-            &x[start..start + len],
-            weight,
-            eps,
-            &dy[start..start + len],
-            dx,
-            part,
-        );
+        backward(isa, &x[start..start + len], weight, eps, &dy[start..start + len], dx, part);
     });
     par::sum_parts(&parts, &mut dweight);
     (dx, dweight)
@@ -103,9 +87,7 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32]) -> (Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{
-        bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64,
-    };
+    use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
     fn reference(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
         let c = w.len();
@@ -122,22 +104,10 @@ mod tests {
         for (rows, c) in [(1, 1), (3, 5), (2, 64), (5, 77)] {
             let (x, w, g) = (random(1, rows * c), random(2, c), random(3, rows * c));
             let (xd, wd) = (to_f64(&x), to_f64(&w));
-            close(
-                &rms_norm_forward(&x, &w, 1e-3),
-                &reference(&xd, &wd, 1e-3),
-                2e-6,
-            );
+            close(&rms_norm_forward(&x, &w, 1e-3), &reference(&xd, &wd, 1e-3), 2e-6);
             let (dx, dw) = rms_norm_backward(&x, &w, 1e-3, &g);
-            close(
-                &dx,
-                &finite_difference(&xd, |x| dot(&reference(x, &wd, 1e-3), &g)),
-                2e-5,
-            );
-            close(
-                &dw,
-                &finite_difference(&wd, |w| dot(&reference(&xd, w, 1e-3), &g)),
-                2e-5,
-            );
+            close(&dx, &finite_difference(&xd, |x| dot(&reference(x, &wd, 1e-3), &g)), 2e-5);
+            close(&dw, &finite_difference(&wd, |w| dot(&reference(&xd, w, 1e-3), &g)), 2e-5);
         }
     }
 
@@ -159,8 +129,6 @@ mod tests {
             [y, dx, dw].concat()
         };
         let want = to_f64(&run(Isa::Scalar));
-        Isa::available()
-            .into_iter()
-            .for_each(|isa| close(&run(isa), &want, 5e-6));
+        Isa::available().into_iter().for_each(|isa| close(&run(isa), &want, 5e-6));
     }
 }

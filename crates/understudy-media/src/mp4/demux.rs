@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mp4_atom::{
-    Avc1, Buf, Codec, Colr, Decode, DecodeAtom, Header, Matrix, Stbl, StszSamples, Trak,
-};
+use mp4_atom::{Avc1, Buf, Codec, Colr, Decode, DecodeAtom, Header, Matrix, Stbl, StszSamples, Trak};
 
 use super::{Mp4Info, RE_ENCODE};
 use crate::picture::check_dimensions;
@@ -46,40 +44,19 @@ impl Track {
         check_dimensions(path, (avc1.visual.width.into(), avc1.visual.height.into()))?;
         let samples = locate_samples(&trak.mdia.minf.stbl, file.len()).map_err(damaged)?;
         let fps = frame_rate(&trak, samples.len()).map_err(damaged)?;
-        Ok(Self {
-            rotation: Rotation::of(&trak.tkhd.matrix),
-            file,
-            avc1,
-            fps,
-            samples,
-        })
+        Ok(Self { rotation: Rotation::of(&trak.tkhd.matrix), file, avc1, fps, samples })
     }
 
     pub fn info(&self) -> Mp4Info {
-        let (width, height) = (
-            usize::from(self.avc1.visual.width),
-            usize::from(self.avc1.visual.height),
-        );
+        let (width, height) = (usize::from(self.avc1.visual.width), usize::from(self.avc1.visual.height));
         let turned = matches!(self.rotation, Rotation::Quarter | Rotation::ThreeQuarters);
-        let (width, height) = if turned {
-            (height, width)
-        } else {
-            (width, height)
-        };
-        Mp4Info {
-            width,
-            height,
-            frames: self.samples.len(),
-            fps: self.fps,
-        }
+        let (width, height) = if turned { (height, width) } else { (width, height) };
+        Mp4Info { width, height, frames: self.samples.len(), fps: self.fps }
     }
 
     /// Height and width before rotation.
     pub fn coded_size(&self) -> [usize; 2] {
-        [
-            self.avc1.visual.height.into(),
-            self.avc1.visual.width.into(),
-        ]
+        [self.avc1.visual.height.into(), self.avc1.visual.width.into()]
     }
 
     pub fn rotation(&self) -> Rotation {
@@ -88,24 +65,16 @@ impl Track {
 
     pub fn parameter_sets(&self) -> impl Iterator<Item = &[u8]> {
         let avcc = &self.avc1.avcc;
-        avcc.sequence_parameter_sets
-            .iter()
-            .chain(&avcc.picture_parameter_sets)
-            .map(Vec::as_slice)
+        avcc.sequence_parameter_sets.iter().chain(&avcc.picture_parameter_sets).map(Vec::as_slice)
     }
 
     /// As the `colr` box says; without one, as players guess: BT.709 from 720 rows on, BT.601 below.
     pub fn color_matrix(&self) -> ColorMatrix {
         let (code, full_range) = match &self.avc1.colr {
-            Some(Colr::Nclx {
-                matrix_coefficients,
-                full_range_flag,
-                ..
-            }) => (*matrix_coefficients, *full_range_flag),
-            Some(Colr::Nclc {
-                matrix_coefficients,
-                ..
-            }) => (*matrix_coefficients, false),
+            Some(Colr::Nclx { matrix_coefficients, full_range_flag, .. }) => {
+                (*matrix_coefficients, *full_range_flag)
+            }
+            Some(Colr::Nclc { matrix_coefficients, .. }) => (*matrix_coefficients, false),
             _ => (2, false),
         };
         let matrix = match code {
@@ -115,10 +84,7 @@ impl Track {
             _ if self.avc1.visual.height >= 720 => ColorMatrix::BT709,
             _ => ColorMatrix::BT601,
         };
-        ColorMatrix {
-            full_range,
-            ..matrix
-        }
+        ColorMatrix { full_range, ..matrix }
     }
 
     /// Sample `index` with start codes in place of lengths.
@@ -129,9 +95,7 @@ impl Track {
         let mut annex_b = Vec::with_capacity(length + 16);
         while !rest.is_empty() {
             let unit = rest.get(..prefix).and_then(|bytes| {
-                let size = bytes
-                    .iter()
-                    .fold(0usize, |n, byte| n << 8 | usize::from(*byte));
+                let size = bytes.iter().fold(0usize, |n, byte| n << 8 | usize::from(*byte));
                 rest.get(prefix..prefix.checked_add(size)?)
             });
             let Some(unit) = unit else {
@@ -206,11 +170,7 @@ fn codec_name(codec: &Codec) -> String {
 /// Offset and length of every sample (ISO/IEC 14496-12, 8.7), all inside a file of `file_length` bytes.
 fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)>, String> {
     let chunks: Vec<u64> = match (&table.stco, &table.co64) {
-        (Some(stco), _) => stco
-            .entries
-            .iter()
-            .map(|offset| u64::from(*offset))
-            .collect(),
+        (Some(stco), _) => stco.entries.iter().map(|offset| u64::from(*offset)).collect(),
         (None, Some(co64)) => co64.entries.clone(),
         (None, None) => return Err("it has no chunk offsets (`stco`, `co64`)".into()),
     };
@@ -233,10 +193,7 @@ fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)
             let size = size_of(samples.len());
             let end = at.checked_add(size).filter(|end| *end <= file_length);
             let Some(end) = end.filter(|_| size > 0) else {
-                return Err(format!(
-                    "truncated or damaged: frame {} is not inside the file",
-                    samples.len()
-                ));
+                return Err(format!("truncated or damaged: frame {} is not inside the file", samples.len()));
             };
             samples.push((at, size));
             at = end;
@@ -244,9 +201,7 @@ fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)
     }
     match samples.len() {
         0 => Err("it has no frames".into()),
-        n if n < count => Err(format!(
-            "damaged: only {n} of {count} frames have a place in the file"
-        )),
+        n if n < count => Err(format!("damaged: only {n} of {count} frames have a place in the file")),
         _ => Ok(samples),
     }
 }
@@ -255,17 +210,16 @@ fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)
 fn samples_in_chunk(table: &Stbl, chunk: usize) -> u32 {
     let runs = &table.stsc.entries;
     let after = runs.partition_point(|run| run.first_chunk as usize <= chunk + 1);
-    after
-        .checked_sub(1)
-        .map_or(0, |run| runs[run].samples_per_chunk)
+    after.checked_sub(1).map_or(0, |run| runs[run].samples_per_chunk)
 }
 
 /// Mean frames a second over the whole track.
 fn frame_rate(trak: &Trak, frames: usize) -> Result<f64, String> {
     let mdia = &trak.mdia;
-    let ticks: u64 = mdia.minf.stbl.stts.entries.iter().fold(0u64, |sum, run| {
-        sum.saturating_add(u64::from(run.sample_count) * u64::from(run.sample_delta))
-    });
+    let ticks: u64 =
+        mdia.minf.stbl.stts.entries.iter().fold(0u64, |sum, run| {
+            sum.saturating_add(u64::from(run.sample_count) * u64::from(run.sample_delta))
+        });
     let fps = frames as f64 * f64::from(mdia.mdhd.timescale) / ticks as f64;
     if !(0.1..=1000.0).contains(&fps) {
         return Err("its frame times (`stts`, `mdhd`) give no usable frame rate".into());
@@ -298,12 +252,8 @@ impl Rotation {
         match self {
             Self::None => image,
             Self::Quarter => Image::from_fn(height, width, |x, y| image.pixel(y, height - 1 - x)),
-            Self::Half => Image::from_fn(width, height, |x, y| {
-                image.pixel(width - 1 - x, height - 1 - y)
-            }),
-            Self::ThreeQuarters => {
-                Image::from_fn(height, width, |x, y| image.pixel(width - 1 - y, x))
-            }
+            Self::Half => Image::from_fn(width, height, |x, y| image.pixel(width - 1 - x, height - 1 - y)),
+            Self::ThreeQuarters => Image::from_fn(height, width, |x, y| image.pixel(width - 1 - y, x)),
         }
     }
 }
@@ -317,15 +267,8 @@ mod tests {
         let image = Image::from_fn(3, 2, |x, y| [x as u8, y as u8, 0]);
         let turned = Rotation::Quarter.apply(image.clone());
         assert_eq!((turned.width, turned.height), (2, 3));
-        assert_eq!(
-            turned.pixel(1, 0),
-            image.pixel(0, 0),
-            "top left goes to top right"
-        );
+        assert_eq!(turned.pixel(1, 0), image.pixel(0, 0), "top left goes to top right");
         assert_eq!(Rotation::ThreeQuarters.apply(turned), image);
-        assert_eq!(
-            Rotation::Half.apply(Rotation::Half.apply(image.clone())),
-            image
-        );
+        assert_eq!(Rotation::Half.apply(Rotation::Half.apply(image.clone())), image);
     }
 }

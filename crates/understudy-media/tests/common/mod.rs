@@ -11,11 +11,7 @@ pub fn waves(width: usize, height: usize, frames: usize, fps: f64) -> Video {
     let frame = |t: usize| {
         Image::from_fn(width, height, |x, y| {
             let (x, y, t) = (x as f64, y as f64, t as f64);
-            [
-                wave(x * 0.06 + t * 0.15),
-                wave(y * 0.07 - t * 0.1 + 1.0),
-                wave((x + y) * 0.04 + t * 0.05 + 2.0),
-            ]
+            [wave(x * 0.06 + t * 0.15), wave(y * 0.07 - t * 0.1 + 1.0), wave((x + y) * 0.04 + t * 0.05 + 2.0)]
         })
     };
     Video::new((0..frames).map(frame).collect(), fps).unwrap()
@@ -37,9 +33,7 @@ pub fn psnr(a: &Image, b: &Image) -> f64 {
 /// What lies in a folder, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -67,8 +61,7 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
 /// A picture encoded in a format of the `image` crate.
 pub fn encoded(image: &Image, format: image::ImageFormat) -> Vec<u8> {
     let buffer =
-        image::RgbImage::from_raw(image.width as u32, image.height as u32, image.rgb.clone())
-            .unwrap();
+        image::RgbImage::from_raw(image.width as u32, image.height as u32, image.rgb.clone()).unwrap();
     let mut bytes = std::io::Cursor::new(Vec::new());
     buffer.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()

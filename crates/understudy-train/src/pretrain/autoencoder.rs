@@ -103,9 +103,8 @@ impl Objective for Autoencoder {
     fn batch(&self, step: u64) -> Result<ClipBatch, TrainError> {
         let phase = self.phase(step);
         let mut random = Random::stream(self.recipe.seed, "autoencoder batch", step);
-        let scenarios: Vec<_> = (0..phase.batch)
-            .map(|_| self.clips.scenario(Split::Train, random.next_u64() >> 24))
-            .collect();
+        let scenarios: Vec<_> =
+            (0..phase.batch).map(|_| self.clips.scenario(Split::Train, random.next_u64() >> 24)).collect();
         let start = random.below((self.recipe.size[0] - phase.frames + 1) as u64) as usize;
         Ok(self.clips.batch(&scenarios, start, phase.frames))
     }

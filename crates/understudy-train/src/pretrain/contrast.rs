@@ -164,7 +164,11 @@ impl Objective for Contrast {
         let path = folder.join("retrieval.txt");
         let mut text = std::fs::read_to_string(&path).unwrap_or_default();
         text.push_str(&format!("{step} {found:.4}\n"));
-        std::fs::write(&path, text).map_err(|error| TrainError::Io { action: "write", path: path.clone(), error })?;
+        std::fs::write(&path, text).map_err(|error| TrainError::Io {
+            action: "write",
+            path: path.clone(),
+            error,
+        })?;
         Ok(Some(path))
     }
 }

@@ -176,7 +176,8 @@ impl Objective for Denoiser {
         let device = device_of(parameters);
         let networks = self.build(&Weights::new(&leaves, &device))?;
         let latents = self.cache.tensor(batch.latents, &device);
-        let noise = Random::stream(self.recipe.seed, "denoiser noise", step).normal_tensor(latents.dims(), &device);
+        let noise =
+            Random::stream(self.recipe.seed, "denoiser noise", step).normal_tensor(latents.dims(), &device);
         let count = batch.sigmas.len();
         let sigma = Tensor::<1>::from_floats(batch.sigmas.as_slice(), &device).reshape([count, 1, 1, 1, 1]);
         let noised = latents.clone() * (-sigma.clone() + 1.0) + noise.clone() * sigma;
@@ -199,13 +200,19 @@ impl Objective for Denoiser {
         let networks = self.build(&Weights::new(ema, &device))?;
         let prompts: Vec<String> =
             (0..6).map(|index| Scenario::from_index(Split::HeldOut, index).caption()).collect();
-        let latents = sample_euler(&networks, &self.texts(&prompts)?, &self.texts(&vec![String::new(); 6])?, &Sampling {
-            dims: self.cache.dims(),
-            steps: 20,
-            guidance: 4.0,
-            shift: self.recipe.shift,
-            seed: self.recipe.seed,
-        }, &device);
+        let latents = sample_euler(
+            &networks,
+            &self.texts(&prompts)?,
+            &self.texts(&vec![String::new(); 6])?,
+            &Sampling {
+                dims: self.cache.dims(),
+                steps: 20,
+                guidance: 4.0,
+                shift: self.recipe.shift,
+                seed: self.recipe.seed,
+            },
+            &device,
+        );
         let vae = self.vae.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let videos = vae.decode(vae.denormalize(latents));
         let path = folder.join(format!("sample-{step:06}.png"));

@@ -31,8 +31,11 @@ pub fn network(
     config: &impl Serialize,
     parameters: &Parameters,
 ) -> Result<(), TrainError> {
-    std::fs::create_dir_all(folder)
-        .map_err(|error| TrainError::Io { action: "create", path: folder.to_owned(), error })?;
+    std::fs::create_dir_all(folder).map_err(|error| TrainError::Io {
+        action: "create",
+        path: folder.to_owned(),
+        error,
+    })?;
     let mut config = serde_json::to_value(config).map_err(|error| TrainError::Other(error.to_string()))?;
     if let Value::Object(entries) = &mut config {
         entries.retain(|_, value| !value.is_null());
@@ -52,7 +55,8 @@ pub fn network(
 /// # Errors
 /// When it cannot be written.
 pub fn json(path: &Path, value: &Value) -> Result<(), TrainError> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|error| TrainError::Other(error.to_string()))?;
+    let mut text =
+        serde_json::to_string_pretty(value).map_err(|error| TrainError::Other(error.to_string()))?;
     text.push('\n');
     Ok(safetensors::write_atomically(path, text.as_bytes())?)
 }
@@ -67,8 +71,11 @@ pub fn read_network<C: DeserializeOwned>(
     device: &Device,
 ) -> Result<(C, Parameters), TrainError> {
     let path = folder.join("config.json");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| TrainError::Io { action: "read", path: path.clone(), error })?;
+    let text = std::fs::read_to_string(&path).map_err(|error| TrainError::Io {
+        action: "read",
+        path: path.clone(),
+        error,
+    })?;
     let config = serde_json::from_str(&text)
         .map_err(|error| TrainError::Recipe { path: path.clone(), reason: error.to_string() })?;
     let checkpoint = Checkpoint::open(&folder.join(file), device)?;

@@ -63,7 +63,8 @@ impl IdentityEncoder {
     /// When the world cannot render its size.
     pub fn new(recipe: IdentityRecipe) -> Result<Self, TrainError> {
         let side = recipe.model.size;
-        let world = World::new(Size::new(1, side, side)).map_err(|error| TrainError::Other(error.to_string()))?;
+        let world =
+            World::new(Size::new(1, side, side)).map_err(|error| TrainError::Other(error.to_string()))?;
         Ok(Self { recipe, world })
     }
 
@@ -167,7 +168,11 @@ impl Objective for IdentityEncoder {
         let path = folder.join("verification.txt");
         let mut text = std::fs::read_to_string(&path).unwrap_or_default();
         text.push_str(&format!("{step} {accuracy:.4}\n"));
-        std::fs::write(&path, text).map_err(|error| TrainError::Io { action: "write", path: path.clone(), error })?;
+        std::fs::write(&path, text).map_err(|error| TrainError::Io {
+            action: "write",
+            path: path.clone(),
+            error,
+        })?;
         Ok(Some(path))
     }
 }
@@ -204,7 +209,8 @@ pub fn verification_accuracy(network: &IResNet, pairs: u64, device: &Device) -> 
         scored.extend(range.zip(cosines).map(|(pair, cosine)| (cosine, pair % 2 == 0)));
     }
     let (one, two): (Vec<_>, Vec<_>) = scored.iter().enumerate().partition(|(index, _)| index % 4 < 2);
-    let strip = |fold: Vec<(usize, &(f32, bool))>| fold.into_iter().map(|(_, &pair)| pair).collect::<Vec<_>>();
+    let strip =
+        |fold: Vec<(usize, &(f32, bool))>| fold.into_iter().map(|(_, &pair)| pair).collect::<Vec<_>>();
     let [one, two] = [strip(one), strip(two)];
     Ok((accuracy(&two, best_threshold(&one)) + accuracy(&one, best_threshold(&two))) / 2.0)
 }

@@ -43,8 +43,11 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read or an entry is unknown, missing or of the wrong kind; the error names it.
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| TrainError::Io { action: "read", path: path.to_owned(), error })?;
+        let text = std::fs::read_to_string(path).map_err(|error| TrainError::Io {
+            action: "read",
+            path: path.to_owned(),
+            error,
+        })?;
         toml::from_str(&text).map_err(|error| TrainError::Recipe {
             path: path.to_owned(),
             reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
@@ -52,7 +55,7 @@ impl Recipe {
     }
 
     /// Trains in `folder`, going on where an earlier run stopped, and writes the trained weights to
-    /// `folder/export`.
+    /// `folder/export`. A run that `emit` stopped exports nothing.
     ///
     /// # Errors
     /// As [`train`], and when the export cannot be written.
@@ -65,7 +68,11 @@ impl Recipe {
         let export = folder.join("export");
         match self {
             Self::Autoencoder(recipe) => {
-                let state = train(&Autoencoder::new(recipe.clone())?, &recipe.training, folder, device, emit)?;
+                let state =
+                    train(&Autoencoder::new(recipe.clone())?, &recipe.training, folder, device, emit)?;
+                if state.step < recipe.training.steps {
+                    return Ok(());
+                }
                 let network = build_vae(&state.ema, &recipe.model, device)?;
                 let (mean, deviation) = measure_latents(&network, recipe.size, MEASURED_CLIPS, device)?;
                 let config = WanVaeConfig { latents_mean: mean, latents_std: deviation, ..recipe.model };
@@ -74,12 +81,18 @@ impl Recipe {
             Self::Clip(recipe) => {
                 let objective = Contrast::new(recipe.clone(), nano_tokenizer()?)?;
                 let state = train(&objective, &recipe.training, folder, device, emit)?;
+                if state.step < recipe.training.steps {
+                    return Ok(());
+                }
                 export::network(&export, "CLIPModel", export::TRANSFORMERS, &recipe.model, &state.ema)?;
                 export::json(&export.join("tokenizer.json"), &tokenizer())
             }
             Self::Identity(recipe) => {
                 let objective = IdentityEncoder::new(recipe.clone())?;
                 let state = train(&objective, &recipe.training, folder, device, emit)?;
+                if state.step < recipe.training.steps {
+                    return Ok(());
+                }
                 let network = export::without(&state.ema, "arcface");
                 export::network(&export, "IResNet", export::TRANSFORMERS, &recipe.model, &network)
             }
@@ -96,7 +109,8 @@ fn run_denoiser(
 ) -> Result<(), TrainError> {
     let io = |error| TrainError::Io { action: "create", path: folder.to_owned(), error };
     std::fs::create_dir_all(folder).map_err(io)?;
-    let (config, weights) = export::read_network::<WanVaeConfig>(&recipe.autoencoder, export::DIFFUSERS, device)?;
+    let (config, weights) =
+        export::read_network::<WanVaeConfig>(&recipe.autoencoder, export::DIFFUSERS, device)?;
     let vae = build_vae(&weights, &config, device)?;
     let path = folder.join("latents.f16");
     let mut tell = |done: u64| {
@@ -105,6 +119,9 @@ fn run_denoiser(
     let cache = LatentCache::fill(&path, &vae, recipe.size, recipe.clips, device, &mut tell)?;
     let objective = Denoiser::new(recipe.clone(), cache, nano_tokenizer()?, vae);
     let state = train(&objective, &recipe.training, folder, device, emit)?;
+    if state.step < recipe.training.steps {
+        return Ok(());
+    }
     export::base(&folder.join("export"), &recipe, &state.ema, &config, &weights)
 }
 
