@@ -41,6 +41,34 @@ pub trait WeightSource {
     fn describe(&self) -> String;
 }
 
+/// The part of a source whose names start with a prefix, without it.
+pub struct Below<'a> {
+    source: &'a dyn WeightSource,
+    prefix: String,
+}
+
+impl<'a> Below<'a> {
+    /// The part of `source` below `prefix`, which ends with its separator.
+    pub fn new(source: &'a dyn WeightSource, prefix: impl Into<String>) -> Self {
+        Self { source, prefix: prefix.into() }
+    }
+}
+
+impl WeightSource for Below<'_> {
+    fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Option<Tensor<1>>, WeightError> {
+        self.source.get(&format!("{}{name}", self.prefix), shape, init)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let own = |name: String| name.strip_prefix(&self.prefix).map(str::to_owned);
+        self.source.names().into_iter().filter_map(own).collect()
+    }
+
+    fn describe(&self) -> String {
+        format!("{} of {}", self.prefix.trim_end_matches('.'), self.source.describe())
+    }
+}
+
 #[derive(Default)]
 struct Ledger {
     used: BTreeSet<String>,

@@ -47,6 +47,9 @@ pub enum TrainError {
         /// What it says it is.
         found: String,
     },
+    /// The pipeline refused something.
+    #[error(transparent)]
+    Pipeline(#[from] understudy_pipeline::Error),
     /// A base or a picture cannot be used.
     #[error("{0}")]
     Other(String),

@@ -15,7 +15,7 @@ use understudy_models::iresnet::{IResNet, IResNetConfig};
 use understudy_personalize::{Adapter, DEFAULT_TOKEN, Job, LoraConfig, Subject, combine, lora};
 use understudy_pipeline::{Base, Files, Request, decode_video, encode_video, generate};
 use understudy_puppet::{Action, Identity, Scenario, Scene, Size, Split, World};
-use understudy_train::pretrain::{Clips, verification_accuracy};
+use understudy_train::pretrain::{Clips, Strangers, verification_accuracy};
 
 const SIZE: [usize; 3] = [17, 64, 64];
 const STEPS: usize = 20;
@@ -83,7 +83,12 @@ impl Measure {
             let weights = Weights::new(&checkpoint, &self.device);
             let network = IResNet::new(&weights, &config);
             weights.finish()?;
-            figures.insert(name.into(), json!(verification_accuracy(&network, pairs, &self.device)?));
+            let accuracy = |strangers| verification_accuracy(&network, pairs, strangers, &self.device);
+            let found = json!({
+                "any": accuracy(Strangers::Any)?,
+                "same_class": accuracy(Strangers::SameClass)?,
+            });
+            figures.insert(name.into(), found);
         }
         figures.insert("pairs".into(), json!(pairs));
         Ok(Value::Object(figures))

@@ -1,17 +1,22 @@
 //! Training the text encoder and the denoiser together, by flow matching.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
 use understudy_engine::random::Random;
-use understudy_engine::weights::Weights;
-use understudy_models::umt5::{Umt5Config, Umt5Encoder};
-use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use understudy_models::wan_vae::WanVae;
-use understudy_pipeline::Tokenizer;
+use understudy_engine::safetensors::Precision;
+use understudy_engine::weights::{Below, WeightSource};
+use understudy_models::umt5::Umt5Config;
+use understudy_models::wan_transformer::WanTransformerConfig;
+use understudy_models::wan_vae::WanVaeConfig;
+use understudy_pipeline::{
+    Base, BaseConfig, BaseParameters, BaseWeights, PromptOptions, Request, Sampler, Scheduler, Tokenizer,
+    encode_prompt, generate,
+};
 use understudy_puppet::{Detail, Scenario, Split};
 
 use crate::error::TrainError;
@@ -48,84 +53,66 @@ pub struct DenoiserRecipe {
     pub training: TrainConfig,
 }
 
-/// The two networks under training.
-pub struct Networks {
-    /// The text encoder, under `text_encoder.`.
-    pub text_encoder: Umt5Encoder,
-    /// The denoiser, under `transformer.`.
-    pub transformer: WanTransformer,
-}
+/// Where the two networks under training stand among the parameters.
+const TEXT_ENCODER: &str = "text_encoder.";
+const TRANSFORMER: &str = "transformer.";
 
-impl Networks {
-    /// Builds both from one store.
-    pub fn new(weights: &Weights, recipe: &DenoiserRecipe) -> Self {
-        Self {
-            text_encoder: Umt5Encoder::new(&weights.at("text_encoder"), &recipe.text_encoder),
-            transformer: WanTransformer::new(&weights.at("transformer"), &recipe.transformer),
-        }
-    }
-
-    /// The states of texts, zero beyond their ends as the published pipeline makes them.
-    pub fn encode(&self, texts: &Texts, device: &Device) -> Tensor<3> {
-        let [batch, tokens] = [texts.lengths.len(), texts.ids.len() / texts.lengths.len().max(1)];
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(texts.ids.clone(), [batch, tokens]), device);
-        let embedded = self.text_encoder.embed(ids);
-        let states = self.text_encoder.forward(embedded, &texts.lengths, &Attachments::none());
-        let real = |&length: &usize| (0..tokens).map(move |t| f32::from(u8::from(t < length)));
-        let mask: Vec<f32> = texts.lengths.iter().flat_map(real).collect();
-        states * Tensor::from_data(TensorData::new(mask, [batch, tokens, 1]), device)
-    }
-}
-
-/// Token ids of several texts, padded to one length.
-#[derive(Clone, Debug)]
-pub struct Texts {
-    /// Row-major ids.
-    pub ids: Vec<i64>,
-    /// Real tokens of each.
-    pub lengths: Vec<usize>,
-}
-
-/// The ids of `captions`, padded to `limit`.
-pub(crate) fn texts(tokenizer: &Tokenizer, captions: &[String], limit: usize) -> Result<Texts, TrainError> {
-    let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-    let tokens = tokenizer.encode(&captions, limit).map_err(|error| TrainError::Other(error.to_string()))?;
-    let ids = tokens.ids.iter().flatten().map(|&id| i64::from(id)).collect();
-    Ok(Texts { ids, lengths: tokens.lengths })
-}
-
-/// One batch: latents, their noise levels, and texts.
+/// One batch: latents, their noise levels, and captions.
 pub struct Batch {
     latents: Vec<f32>,
     sigmas: Vec<f32>,
-    texts: Texts,
+    captions: Vec<String>,
 }
 
 /// The denoiser's objective.
 pub struct Denoiser {
     recipe: DenoiserRecipe,
+    config: BaseConfig,
     cache: LatentCache,
     tokenizer: Tokenizer,
-    vae: WanVaeSource,
+    vae: Parameters,
 }
 
-/// Decodes samples; the autoencoder is not trained here.
-struct WanVaeSource(std::sync::Mutex<WanVae>);
-
 impl Denoiser {
-    /// Prepares `recipe` with the latents of its clips.
-    pub fn new(recipe: DenoiserRecipe, cache: LatentCache, tokenizer: Tokenizer, vae: WanVae) -> Self {
-        Self { recipe, cache, tokenizer, vae: WanVaeSource(std::sync::Mutex::new(vae)) }
+    /// Prepares `recipe` with the latents of its clips, and the trained autoencoder they are from.
+    pub fn new(
+        recipe: DenoiserRecipe,
+        cache: LatentCache,
+        tokenizer: Tokenizer,
+        (vae_config, vae): (WanVaeConfig, Parameters),
+    ) -> Self {
+        let config = BaseConfig {
+            text_encoder: recipe.text_encoder.clone(),
+            transformer: recipe.transformer.clone(),
+            vae: vae_config,
+            scheduler: Scheduler { sampler: Sampler::UniPc, shift: f64::from(recipe.shift) },
+            max_sequence_length: recipe.max_tokens,
+        };
+        Self { recipe, config, cache, tokenizer, vae }
     }
 
-    fn build(&self, weights: &Weights) -> Result<Networks, TrainError> {
-        let networks = Networks::new(weights, &self.recipe);
-        weights.finish()?;
-        Ok(networks)
+    /// The base whose two trained networks are in `source`.
+    fn base(&self, source: &dyn WeightSource, device: &Device) -> Result<Base, TrainError> {
+        let weights = BaseWeights {
+            text_encoder: &Below::new(source, TEXT_ENCODER),
+            transformer: &Below::new(source, TRANSFORMER),
+            vae: &self.vae,
+        };
+        Ok(Base::build(self.config.clone(), self.tokenizer.clone(), weights, device)?)
     }
 
-    fn texts(&self, captions: &[String]) -> Result<Texts, TrainError> {
-        texts(&self.tokenizer, captions, self.recipe.max_tokens)
+    /// Writes the whole base, with `trained` as its two networks, into `folder` in diffusers' layout.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn export(&self, trained: &Parameters, folder: &Path) -> Result<(), TrainError> {
+        let below = |prefix: &str| trained.filtered(|name| name.strip_prefix(prefix).map(str::to_owned));
+        let parameters = BaseParameters {
+            text_encoder: &below(TEXT_ENCODER),
+            transformer: &below(TRANSFORMER),
+            vae: &self.vae,
+        };
+        Ok(understudy_pipeline::save(folder, &self.config, &self.tokenizer, parameters, Precision::Bf16)?)
     }
 }
 
@@ -135,11 +122,14 @@ fn detail(random: &mut Random) -> Detail {
 }
 
 /// A noise level in (0, 1): logit-normal, shifted toward noise.
-pub fn draw_sigma(random: &mut Random, shift: f32) -> f32 {
+fn draw_sigma(random: &mut Random, shift: f32) -> f32 {
     let u = 1.0 / (1.0 + (-random.normal()).exp());
     let shift = f64::from(shift);
     (shift * u / (1.0 + (shift - 1.0) * u)) as f32
 }
+
+/// Held-out prompts that are sampled while training goes on.
+const SAMPLES: u64 = 6;
 
 impl Objective for Denoiser {
     type Batch = Batch;
@@ -150,7 +140,7 @@ impl Objective for Denoiser {
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
         let source = Initializer::new(self.recipe.seed, device);
-        Networks::new(&Weights::new(&source, device), &self.recipe);
+        self.base(&source, device)?;
         Ok(source.into_parameters())
     }
 
@@ -167,14 +157,14 @@ impl Objective for Denoiser {
                 false => Scenario::from_index(Split::Train, clip).caption_with(seed, detail),
             }
         };
-        let captions: Vec<String> = clips.iter().map(&mut caption).collect();
-        Ok(Batch { latents: self.cache.read(&clips)?, sigmas, texts: self.texts(&captions)? })
+        let captions = clips.iter().map(&mut caption).collect();
+        Ok(Batch { latents: self.cache.read(&clips)?, sigmas, captions })
     }
 
     fn step(&self, parameters: &Parameters, batch: Batch, step: u64) -> Result<StepResult, TrainError> {
         let leaves = parameters.leaves();
         let device = device_of(parameters);
-        let networks = self.build(&Weights::new(&leaves, &device))?;
+        let base = self.base(&leaves, &device)?;
         let latents = self.cache.tensor(batch.latents, &device);
         let noise =
             Random::stream(self.recipe.seed, "denoiser noise", step).normal_tensor(latents.dims(), &device);
@@ -184,9 +174,11 @@ impl Objective for Denoiser {
         let target = noise - latents;
 
         let none = Attachments::none();
-        let context = networks.transformer.context(networks.encode(&batch.texts, &device), &none);
+        let captions: Vec<&str> = batch.captions.iter().map(String::as_str).collect();
+        let text = encode_prompt(&base, &captions, PromptOptions::default())?;
+        let context = base.transformer.context(text, &none);
         let timesteps: Vec<f32> = batch.sigmas.iter().map(|sigma| sigma * 1000.0).collect();
-        let predicted = networks.transformer.forward(noised, &timesteps, context, &none);
+        let predicted = base.transformer.forward(noised, &timesteps, context, &none);
         let loss = (predicted - target).powi_scalar(2).mean();
         let mut gradients = NamedGradients::new();
         leaves.collect(&mut loss.backward(), &mut gradients);
@@ -194,74 +186,28 @@ impl Objective for Denoiser {
         Ok(StepResult { loss, gradients, buffers: Vec::new(), metrics: Vec::new() })
     }
 
-    /// Held-out prompts, one a row.
+    /// Held-out prompts, one a row, made by the very code that `generate` runs; the prompts are in a text
+    /// file beside the picture.
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
-        let device = device_of(ema);
-        let networks = self.build(&Weights::new(ema, &device))?;
+        let base = self.base(ema, &device_of(ema))?;
         let prompts: Vec<String> =
-            (0..6).map(|index| Scenario::from_index(Split::HeldOut, index).caption()).collect();
-        let latents = sample_euler(
-            &networks,
-            &self.texts(&prompts)?,
-            &self.texts(&vec![String::new(); 6])?,
-            &Sampling {
-                dims: self.cache.dims(),
-                steps: 20,
-                guidance: 4.0,
-                shift: self.recipe.shift,
-                seed: self.recipe.seed,
-            },
-            &device,
-        );
-        let vae = self.vae.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let videos = vae.decode(vae.denormalize(latents));
+            (0..SAMPLES).map(|index| Scenario::from_index(Split::HeldOut, index).caption()).collect();
+        let [frames, height, width] = self.recipe.size;
+        let request = Request {
+            prompts: prompts.clone(),
+            frames,
+            height,
+            width,
+            steps: 20,
+            guidance: 4.0,
+            seed: self.recipe.seed,
+            ..Request::new("")
+        };
+        let videos = generate(&base, &request, &mut |_| ControlFlow::Continue(()))?.frames;
         let path = folder.join(format!("sample-{step:06}.png"));
-        frames_grid(videos, 4, 2, &path)?;
+        frames_grid(videos * 2.0 - 1.0, 4, 2, &path)?;
         let listed = std::fs::write(path.with_extension("txt"), prompts.join("\n"));
         listed.map_err(|error| TrainError::Io { action: "write", path: path.clone(), error })?;
         Ok(Some(path))
     }
-}
-
-/// Settings of [`sample_euler`].
-pub struct Sampling {
-    /// Channels, frames, rows and columns of one sample's latents.
-    pub dims: [usize; 4],
-    /// Steps.
-    pub steps: usize,
-    /// Guidance scale.
-    pub guidance: f32,
-    /// Shift of the noise levels.
-    pub shift: f32,
-    /// Seed of the noise.
-    pub seed: u64,
-}
-
-/// Plain Euler sampling of a batch of prompts, to watch a training by.
-pub fn sample_euler(
-    networks: &Networks,
-    texts: &Texts,
-    empty: &Texts,
-    sampling: &Sampling,
-    device: &Device,
-) -> Tensor<5> {
-    let none = Attachments::none();
-    let context = |texts| networks.transformer.context(networks.encode(texts, device), &none);
-    let [context, unconditional] = [context(texts), context(empty)];
-    let count = texts.lengths.len();
-    let [channels, frames, rows, columns] = sampling.dims;
-    let mut random = Random::stream(sampling.seed, "sample noise", 0);
-    let mut x = random.normal_tensor([count, channels, frames, rows, columns], device);
-    let sigma = |step: usize| {
-        let s = 1.0 - step as f32 / sampling.steps as f32;
-        sampling.shift * s / (1.0 + (sampling.shift - 1.0) * s)
-    };
-    for step in 0..sampling.steps {
-        let timesteps = vec![sigma(step) * 1000.0; count];
-        let with = networks.transformer.forward(x.clone(), &timesteps, context.clone(), &none);
-        let without = networks.transformer.forward(x.clone(), &timesteps, unconditional.clone(), &none);
-        let velocity = without.clone() + (with - without) * sampling.guidance;
-        x = x + velocity * (sigma(step + 1) - sigma(step));
-    }
-    x
 }

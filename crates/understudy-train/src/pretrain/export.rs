@@ -9,11 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use understudy_engine::parameters::Parameters;
 use understudy_engine::safetensors::{self, Checkpoint, Precision};
-use understudy_models::wan_vae::WanVaeConfig;
 
 use crate::error::TrainError;
-use crate::pretrain::denoiser::DenoiserRecipe;
-use crate::pretrain::vocabulary::tokenizer;
 
 /// What diffusers calls a network's file.
 pub const DIFFUSERS: &str = "diffusion_pytorch_model.safetensors";
@@ -85,52 +82,4 @@ pub fn read_network<C: DeserializeOwned>(
 /// `parameters` but for `name`.
 pub fn without(parameters: &Parameters, name: &str) -> Parameters {
     parameters.filtered(|key| (key != name).then(|| key.to_owned()))
-}
-
-/// The parameters below `prefix`, without it.
-fn below(parameters: &Parameters, prefix: &str) -> Parameters {
-    parameters.filtered(|key| key.strip_prefix(prefix).map(str::to_owned))
-}
-
-/// Writes the whole base: text encoder, denoiser, autoencoder, tokenizer and scheduler.
-///
-/// # Errors
-/// When the folder cannot be written.
-pub fn base(
-    folder: &Path,
-    recipe: &DenoiserRecipe,
-    trained: &Parameters,
-    vae_config: &WanVaeConfig,
-    vae: &Parameters,
-) -> Result<(), TrainError> {
-    let [text, denoiser] = [below(trained, "text_encoder."), below(trained, "transformer.")];
-    network(&folder.join("transformer"), "WanTransformer3DModel", DIFFUSERS, &recipe.transformer, &denoiser)?;
-    network(&folder.join("vae"), "AutoencoderKLWan", DIFFUSERS, vae_config, vae)?;
-    network(&folder.join("text_encoder"), "UMT5EncoderModel", TRANSFORMERS, &recipe.text_encoder, &text)?;
-    let create = |part: &str| {
-        let path = folder.join(part);
-        std::fs::create_dir_all(&path).map_err(|error| TrainError::Io { action: "create", path, error })
-    };
-    create("tokenizer")?;
-    create("scheduler")?;
-    json(&folder.join("tokenizer/tokenizer.json"), &tokenizer())?;
-    let limits = json!({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>",
-        "unk_token": "<unk>", "model_max_length": recipe.max_tokens});
-    json(&folder.join("tokenizer/tokenizer_config.json"), &limits)?;
-    let scheduler = json!({"_class_name": "UniPCMultistepScheduler", "flow_shift": recipe.shift,
-        "num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": true,
-        "solver_order": 2, "solver_type": "bh2", "predict_x0": true, "final_sigmas_type": "zero",
-        "lower_order_final": true, "disable_corrector": [], "thresholding": false});
-    json(&folder.join("scheduler/scheduler_config.json"), &scheduler)?;
-    let part = |library: &str, class: &str| json!([library, class]);
-    let index = json!({
-        "_class_name": "WanPipeline",
-        "max_sequence_length": recipe.max_tokens,
-        "scheduler": part("diffusers", "UniPCMultistepScheduler"),
-        "text_encoder": part("transformers", "UMT5EncoderModel"),
-        "tokenizer": part("transformers", "PreTrainedTokenizerFast"),
-        "transformer": part("diffusers", "WanTransformer3DModel"),
-        "vae": part("diffusers", "AutoencoderKLWan"),
-    });
-    json(&folder.join("model_index.json"), &index)
 }

@@ -164,7 +164,7 @@ impl Objective for IdentityEncoder {
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
         let device = device_of(ema);
         let (network, _) = self.build(&Weights::new(ema, &device))?;
-        let accuracy = verification_accuracy(&network, 400, &device)?;
+        let accuracy = verification_accuracy(&network, 400, Strangers::SameClass, &device)?;
         let path = folder.join("verification.txt");
         let mut text = std::fs::read_to_string(&path).unwrap_or_default();
         text.push_str(&format!("{step} {accuracy:.4}\n"));
@@ -177,13 +177,27 @@ impl Objective for IdentityEncoder {
     }
 }
 
+/// Who the two of a pair of different identities are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// Any two held-out identities.
+    Any,
+    /// Two of one class: the hard case.
+    SameClass,
+}
+
 /// How well `network` tells on held-out identities whether two pictures show the same one: the accuracy over
 /// `pairs` pairs, half of them the same, at the threshold that separates the other half of the pairs best
-/// (two folds). Different identities are of the same class, which is the hard case.
+/// (two folds).
 ///
 /// # Errors
 /// When the world cannot render the network's size.
-pub fn verification_accuracy(network: &IResNet, pairs: u64, device: &Device) -> Result<f64, TrainError> {
+pub fn verification_accuracy(
+    network: &IResNet,
+    pairs: u64,
+    strangers: Strangers,
+    device: &Device,
+) -> Result<f64, TrainError> {
     let side = network.config().size;
     let world = World::new(Size::new(1, side, side)).map_err(|error| TrainError::Other(error.to_string()))?;
     let embed = |pictures: Vec<Vec<f32>>| {
@@ -195,7 +209,12 @@ pub fn verification_accuracy(network: &IResNet, pairs: u64, device: &Device) -> 
     for start in (0..pairs).step_by(50) {
         let range = start..(start + 50).min(pairs);
         let identity = |index: u64| Identity::from_index(Split::HeldOut, index);
-        let other = |pair: u64| Identity::of_class(identity(pair).class(), Split::HeldOut, 1_000_000 + pair);
+        let other = |pair: u64| match strangers {
+            Strangers::Any => identity(1_000_000 + pair),
+            Strangers::SameClass => {
+                Identity::of_class(identity(pair).class(), Split::HeldOut, 1_000_000 + pair)
+            }
+        };
         let first = range.clone().map(|pair| picture(&world, identity(pair), 2 * pair)).collect();
         let second = range
             .clone()

@@ -54,6 +54,18 @@ impl Recipe {
         })
     }
 
+    /// The same recipe with another number of steps; the learning rate's course is stretched over them.
+    pub fn with_steps(mut self, steps: u64) -> Self {
+        let training = match &mut self {
+            Self::Autoencoder(recipe) => &mut recipe.training,
+            Self::Denoiser(recipe) => &mut recipe.training,
+            Self::Clip(recipe) => &mut recipe.training,
+            Self::Identity(recipe) => &mut recipe.training,
+        };
+        training.steps = steps;
+        self
+    }
+
     /// Trains in `folder`, going on where an earlier run stopped, and writes the trained weights to
     /// `folder/export`. A run that `emit` stopped exports nothing.
     ///
@@ -117,12 +129,13 @@ fn run_denoiser(
         let _ = emit(&Event::Prepare { what: "clips encoded".into(), done, total: recipe.clips });
     };
     let cache = LatentCache::fill(&path, &vae, recipe.size, recipe.clips, device, &mut tell)?;
-    let objective = Denoiser::new(recipe.clone(), cache, nano_tokenizer()?, vae);
-    let state = train(&objective, &recipe.training, folder, device, emit)?;
-    if state.step < recipe.training.steps {
+    let training = recipe.training.clone();
+    let objective = Denoiser::new(recipe, cache, nano_tokenizer()?, (config, weights));
+    let state = train(&objective, &training, folder, device, emit)?;
+    if state.step < training.steps {
         return Ok(());
     }
-    export::base(&folder.join("export"), &recipe, &state.ema, &config, &weights)
+    objective.export(&state.ema, &folder.join("export"))
 }
 
 fn nano_tokenizer() -> Result<Tokenizer, TrainError> {

@@ -17,6 +17,9 @@ pub struct Pretrain {
     /// The folder for the state, the log and samples. A run found there goes on where it stopped.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Train this many steps instead of the recipe's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
     #[command(flatten)]
     common: Common,
 }
@@ -27,9 +30,12 @@ impl Pretrain {
         let device = self.common.open()?;
         let mut progress = self.common.progress();
         let mut emit = |event: &_| progress.training(event);
-        Recipe::read(&self.recipe)?
-            .run(&self.out, &device, &mut emit)
-            .with_context(|| format!("{}", self.recipe.display()))?;
+        let recipe = Recipe::read(&self.recipe)?;
+        let recipe = match self.steps {
+            Some(steps) => recipe.with_steps(steps),
+            None => recipe,
+        };
+        recipe.run(&self.out, &device, &mut emit).with_context(|| format!("{}", self.recipe.display()))?;
         if interrupt::flow().is_break() {
             bail!(
                 "stopped on request; the state is in {}: run the same command again to go on",
