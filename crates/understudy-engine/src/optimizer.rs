@@ -79,7 +79,11 @@ impl AdamW {
                 beta1: self.config.betas.0,
                 beta2: self.config.betas.1,
                 eps: self.config.eps,
-                weight_decay: if parameter.shape.len() > 1 { self.config.weight_decay } else { 0.0 },
+                weight_decay: if parameter.shape.iter().filter(|&&extent| extent > 1).count() > 1 {
+                    self.config.weight_decay
+                } else {
+                    0.0
+                },
                 step: self.step,
                 grad_scale,
             };

@@ -59,9 +59,6 @@ struct Entry {
     range: Range<usize>,
 }
 
-/// Gives the file's name for a published path.
-type Rename = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
 /// One or more safetensors files seen as one store of named tensors.
 pub struct Checkpoint {
     files: Vec<Storage>,
@@ -69,7 +66,6 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     name: String,
     device: Device,
-    rename: Option<Rename>,
 }
 
 /// What a checkpoint says of one tensor.
@@ -117,7 +113,6 @@ impl Checkpoint {
             metadata: BTreeMap::new(),
             name,
             device: device.clone(),
-            rename: None,
         }
     }
 
@@ -150,10 +145,21 @@ impl Checkpoint {
         }
     }
 
-    /// Looks tensors up under another name: `rename` gives the file's name for a published path.
-    pub fn renamed(mut self, rename: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.rename = Some(Box::new(rename));
-        self
+    /// The same tensors under their published names: `rename` gives the one for a file's name, or `None` where
+    /// the file's name stands.
+    ///
+    /// # Errors
+    /// When two tensors get one name.
+    pub fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Result<Self, WeightError> {
+        let mut entries = BTreeMap::new();
+        for (own, entry) in std::mem::take(&mut self.entries) {
+            let name = rename(&own).unwrap_or_else(|| own.clone());
+            if entries.insert(name.clone(), entry).is_some() {
+                let reason = format!("{own} and another tensor of {} both stand for it", self.name);
+                return Err(WeightError::Tensor { name, reason });
+            }
+        }
+        Ok(Self { entries, ..self })
     }
 
     /// The device tensors are placed on.
@@ -179,7 +185,7 @@ impl Checkpoint {
     /// The values of tensor `name` as f32, and its shape.
     ///
     /// # Errors
-    /// When there is no such tensor, its type is not a float or integer, or a value is not finite.
+    /// When there is no such tensor, its type is not a float, or a value is not finite.
     pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightError> {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
@@ -215,14 +221,10 @@ impl Checkpoint {
 
 impl WeightSource for Checkpoint {
     fn get(&self, name: &str, shape: &[usize], _: Init) -> Result<Option<Tensor<1>>, WeightError> {
-        let own = match &self.rename {
-            Some(rename) => rename(name),
-            None => Some(name.to_owned()),
-        };
-        let Some(own) = own.filter(|own| self.entries.contains_key(own)) else {
+        if !self.entries.contains_key(name) {
             return Ok(None);
-        };
-        let (values, found) = self.values(&own)?;
+        }
+        let (values, found) = self.values(name)?;
         if found != shape {
             let reason = format!("has shape {found:?}, the network needs {shape:?}");
             return Err(WeightError::Tensor { name: name.to_owned(), reason });
@@ -405,6 +407,19 @@ mod tests {
         let one = serialize(&sample(), metadata(), Precision::F32);
         assert_eq!(one, serialize(&reversed, metadata(), Precision::F32));
         assert!(SafeTensors::deserialize(&one).is_ok());
+    }
+
+    #[test]
+    fn a_name_map_is_complete_or_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&path, &sample(), BTreeMap::new(), Precision::F32).unwrap();
+        let open = || Checkpoint::open(&path, &Device::flex()).unwrap();
+        let renamed = open().renamed(|name| name.strip_prefix("a.").map(str::to_owned)).unwrap();
+        assert_eq!(renamed.names(), ["b", "weight"]);
+        let found = renamed.get("weight", &[2, 3], Init::Zeros).unwrap().unwrap();
+        assert_eq!(found.dims(), [6]);
+        assert!(open().renamed(|_| Some("same".into())).is_err());
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct TrainConfig {
     /// The optimizer.
     #[serde(default)]
     pub optimizer: AdamWConfig,
-    /// Decay of the moving average; 0 keeps none.
+    /// Decay of the moving average; 0 keeps the last step.
     #[serde(default)]
     pub ema_decay: f32,
     /// Steps between checkpoints.
@@ -128,9 +128,9 @@ pub fn train<O: Objective>(
         from: run.state.step,
         to: config.steps,
     });
-    run.steps()?;
+    let finished = run.steps();
     ops::set_bf16_products(false);
-    Ok(run.state)
+    finished.map(|()| run.state)
 }
 
 struct Run<'a, O> {
@@ -185,13 +185,13 @@ impl<O: Objective> Run<'_, O> {
         for (name, value) in result.buffers {
             self.state.parameters.update(&name, value);
         }
-        // The average forgets the start quickly: early on it follows closely.
-        let decay = self.config.ema_decay.min((1.0 + step as f32) / (10.0 + step as f32));
-        ema_step(
-            &mut self.state.ema,
-            &self.state.parameters,
-            if self.config.ema_decay > 0.0 { decay } else { 0.0 },
-        );
+        if self.config.ema_decay > 0.0 {
+            // The average forgets the start quickly: early on it follows closely.
+            let decay = self.config.ema_decay.min((1.0 + step as f32) / (10.0 + step as f32));
+            ema_step(&mut self.state.ema, &self.state.parameters, decay);
+        } else {
+            self.state.ema = self.state.parameters.clone();
+        }
         self.state.step = step + 1;
         let flow = self.tell(Event::Step {
             step: self.state.step,

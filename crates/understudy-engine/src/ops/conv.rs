@@ -93,9 +93,25 @@ impl Conv3d {
             if N == 3 {
                 result[2] = Some(Array::new(db, kept.shape(2)));
             }
+        } else if N == 3 && wanted[2] {
+            result[2] = Some(Array::new(
+                channel_sums(grad.data(), shape.out_channels, shape.output().iter().product()),
+                kept.shape(2),
+            ));
         }
         result
     }
+}
+
+/// The sum of each channel of `values (batch, channels, positions)`, added in order of batch items.
+fn channel_sums(values: &[f32], channels: usize, positions: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; channels];
+    for item in values.chunks_exact(channels * positions) {
+        for (sum, plane) in sums.iter_mut().zip(item.chunks_exact(positions)) {
+            *sum += plane.iter().sum::<f32>();
+        }
+    }
+    sums
 }
 
 impl CpuOp<2> for Conv3d {
@@ -189,6 +205,10 @@ mod tests {
     use super::*;
     use crate::ops::testing::{check, random};
 
+    fn fixed() -> Tensor<5> {
+        crate::random::Random::new(9, 0).normal_tensor([2, 3, 4, 6, 8], &burn::tensor::Device::flex())
+    }
+
     #[test]
     fn kernels_agree_with_the_composed_forms() {
         let causal = Conv3dOptions { stride: [1, 1, 1], padding: [(2, 0), (1, 1), (1, 1)] };
@@ -207,6 +227,14 @@ mod tests {
                 |t| composed(t.get(0), t.get(1), None, options),
             );
         }
+        // A trained bias beside a frozen weight.
+        let frozen: Tensor<5> =
+            crate::random::Random::new(8, 0).normal_tensor([5, 3, 1, 3, 3], &burn::tensor::Device::flex());
+        check(
+            &[&bias],
+            |t| conv3d(fixed(), frozen.clone(), Some(t.get(0)), down),
+            |t| composed(fixed(), frozen.clone(), Some(t.get(0)), down),
+        );
         check(&[&x], |t| upsample_nearest_2x(t.get(0)), |t| composed_upsample(t.get(0)));
     }
 }

@@ -161,7 +161,7 @@ pub fn channel_rms_norm(x: Tensor<5>, gamma: Tensor<1>) -> Tensor<5> {
 
 fn composed_channel_norm(x: Tensor<5>, gamma: Tensor<1>) -> Tensor<5> {
     let channels = x.dims()[1];
-    let length = x.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
+    let length = x.clone().powi_scalar(2).sum_dim(1).clamp_min(1e-24).sqrt();
     let gamma = gamma.reshape([1, channels, 1, 1, 1]);
     x / length * (gamma * (channels as f32).sqrt())
 }

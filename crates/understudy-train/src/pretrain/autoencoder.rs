@@ -14,6 +14,7 @@ use understudy_puppet::Split;
 use crate::error::TrainError;
 use crate::pretrain::clips::{ClipBatch, Clips};
 use crate::pretrain::grid::frames_grid;
+use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
 /// A stretch of the training with its own length of clips.
@@ -86,7 +87,7 @@ impl Objective for Autoencoder {
     type Batch = ClipBatch;
 
     fn name(&self) -> String {
-        "autoencoder".into()
+        format!("autoencoder {}", key(&self.recipe))
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {

@@ -16,6 +16,7 @@ use understudy_puppet::{Detail, Scenario, Split};
 use crate::error::TrainError;
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::clips::{ClipBatch, Clips};
+use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
 /// How the small CLIP is trained.
@@ -104,7 +105,7 @@ impl Objective for Contrast {
     type Batch = Pairs;
 
     fn name(&self) -> String {
-        "clip".into()
+        format!("clip {}", key(&self.recipe))
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {

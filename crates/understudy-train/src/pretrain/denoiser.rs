@@ -23,6 +23,7 @@ use crate::error::TrainError;
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::grid::frames_grid;
 use crate::pretrain::latents::LatentCache;
+use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
 /// How the text encoder and the denoiser are trained.
@@ -135,7 +136,7 @@ impl Objective for Denoiser {
     type Batch = Batch;
 
     fn name(&self) -> String {
-        "denoiser".into()
+        format!("denoiser {}", key(&self.recipe))
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {

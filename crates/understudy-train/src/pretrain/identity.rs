@@ -13,6 +13,7 @@ use understudy_puppet::{Identity, Motion, Scenario, Size, Split, World};
 
 use crate::error::TrainError;
 use crate::pretrain::autoencoder::device_of;
+use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
 /// How an identity encoder is trained.
@@ -95,7 +96,7 @@ impl Objective for IdentityEncoder {
     type Batch = Portraits;
 
     fn name(&self) -> String {
-        format!("identity encoder {}", self.recipe.first)
+        format!("identity encoder {}", key(&self.recipe))
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {

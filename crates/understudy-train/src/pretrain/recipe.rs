@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use understudy_engine::parameters::Parameters;
 use understudy_engine::weights::Weights;
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 use understudy_pipeline::Tokenizer;
@@ -113,6 +114,30 @@ impl Recipe {
     }
 }
 
+/// A short name for what a run depends on: everything in its recipe but how long it is and how often it
+/// writes. A state is resumed only by the recipe it is from.
+pub(crate) fn key(recipe: &impl Serialize) -> String {
+    let mut value = serde_json::to_value(recipe).unwrap_or_default();
+    if let Some(training) = value.get_mut("training").and_then(|training| training.as_object_mut()) {
+        training.retain(|name, _| !["steps", "checkpoint_every", "sample_every"].contains(&name.as_str()));
+    }
+    format!("{:016x}", fnv(value.to_string().bytes()))
+}
+
+/// FNV-1a: short, stable, and only has to keep recipes and weights apart.
+pub(crate) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// A short name for latents: the autoencoder's configuration and weights, and the size of the clips.
+fn latents_key(config: &WanVaeConfig, weights: &Parameters, size: [usize; 3]) -> String {
+    let text = format!("{config:?} {size:?}").into_bytes();
+    let values = weights.to_named_values().into_iter().flat_map(|tensor| tensor.values);
+    format!("{:016x}", fnv(text.into_iter().chain(values.flat_map(f32::to_le_bytes))))
+}
+
 fn run_denoiser(
     recipe: DenoiserRecipe,
     folder: &Path,
@@ -124,7 +149,8 @@ fn run_denoiser(
     let (config, weights) =
         export::read_network::<WanVaeConfig>(&recipe.autoencoder, export::DIFFUSERS, device)?;
     let vae = build_vae(&weights, &config, device)?;
-    let path = folder.join("latents.f16");
+    let key = latents_key(&config, &weights, recipe.size);
+    let path = folder.join(format!("latents-{key}.f16"));
     let mut tell = |done: u64| {
         let _ = emit(&Event::Prepare { what: "clips encoded".into(), done, total: recipe.clips });
     };
@@ -143,11 +169,7 @@ fn nano_tokenizer() -> Result<Tokenizer, TrainError> {
         .map_err(|error| TrainError::Other(error.to_string()))
 }
 
-fn build_vae(
-    parameters: &understudy_engine::parameters::Parameters,
-    config: &WanVaeConfig,
-    device: &Device,
-) -> Result<WanVae, TrainError> {
+fn build_vae(parameters: &Parameters, config: &WanVaeConfig, device: &Device) -> Result<WanVae, TrainError> {
     let weights = Weights::new(parameters, device);
     let network = WanVae::new(&weights, config);
     weights.finish()?;
