@@ -16,6 +16,7 @@ use understudy_puppet::{Detail, Scenario, Split};
 use crate::error::TrainError;
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::clips::{ClipBatch, Clips};
+use crate::pretrain::export::append_score;
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -163,13 +164,7 @@ impl Objective for Contrast {
         let own = Tensor::<1, Int>::arange(0..64, &device).unsqueeze_dim::<2>(1);
         let found: f32 = images.matmul(texts.transpose()).argmax(1).equal(own).float().mean().into_scalar();
         let path = folder.join("retrieval.txt");
-        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
-        text.push_str(&format!("{step} {found:.4}\n"));
-        std::fs::write(&path, text).map_err(|error| TrainError::Io {
-            action: "write",
-            path: path.clone(),
-            error,
-        })?;
+        append_score(&path, step, f64::from(found))?;
         Ok(Some(path))
     }
 }

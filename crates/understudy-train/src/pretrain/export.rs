@@ -83,3 +83,17 @@ pub fn read_network<C: DeserializeOwned>(
 pub fn without(parameters: &Parameters, name: &str) -> Parameters {
     parameters.filtered(|key| (key != name).then(|| key.to_owned()))
 }
+
+/// Adds a line with the step and its score to the list at `path`.
+///
+/// # Errors
+/// When the list cannot be written.
+pub fn append_score(path: &Path, step: u64, score: f64) -> Result<(), TrainError> {
+    let mut text = std::fs::read_to_string(path).unwrap_or_default();
+    text.push_str(&format!("{step} {score:.4}\n"));
+    std::fs::write(path, text).map_err(|error| TrainError::Io {
+        action: "write",
+        path: path.to_owned(),
+        error,
+    })
+}

@@ -13,6 +13,7 @@ use understudy_puppet::{Identity, Motion, Scenario, Size, Split, World};
 
 use crate::error::TrainError;
 use crate::pretrain::autoencoder::device_of;
+use crate::pretrain::export::append_score;
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -167,13 +168,7 @@ impl Objective for IdentityEncoder {
         let (network, _) = self.build(&Weights::new(ema, &device))?;
         let accuracy = verification_accuracy(&network, 400, Strangers::SameClass, &device)?;
         let path = folder.join("verification.txt");
-        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
-        text.push_str(&format!("{step} {accuracy:.4}\n"));
-        std::fs::write(&path, text).map_err(|error| TrainError::Io {
-            action: "write",
-            path: path.clone(),
-            error,
-        })?;
+        append_score(&path, step, accuracy)?;
         Ok(Some(path))
     }
 }
