@@ -16,6 +16,9 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use burn::backend::tensor::FloatTensor;
+use understudy_kernels::Floats;
+
+use crate::memory;
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
 
@@ -27,10 +30,10 @@ pub(crate) struct Array {
 
 impl Array {
     /// Wraps `data`, whose length must be the product of `shape`.
-    pub(crate) fn new(data: Vec<f32>, shape: impl Into<Shape>) -> Self {
-        let shape = shape.into();
+    pub(crate) fn new(data: impl Into<Floats>, shape: impl Into<Shape>) -> Self {
+        let (data, shape) = (data.into(), shape.into());
         debug_assert_eq!(data.len(), shape.num_elements());
-        let bytes = burn::tensor::Bytes::from_elems(data);
+        let bytes = memory::bytes(data);
         Self { tensor: FlexTensor::new(bytes, Layout::contiguous(shape), DType::F32) }
     }
 
@@ -67,7 +70,7 @@ fn swapped_heads(tensor: &FlexTensor) -> Option<Array> {
     let start = tensor.layout().start_offset();
     let length = shape.iter().product::<usize>();
     let source = tensor.storage::<f32>().get(start..start + length)?;
-    let mut data = vec![0.0; length];
+    let mut data = Floats::unspecified(length);
     understudy_kernels::transpose_heads(source, batch, tokens, heads, dim, &mut data);
     Some(Array::new(data, shape))
 }

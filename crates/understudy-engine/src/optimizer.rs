@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_kernels as kernels;
 
+use crate::host::values;
 use crate::parameters::{NamedGradients, Parameters};
 
 /// Settings of [`AdamW`] (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWConfig {
     /// Decay rates of the two moments.
@@ -19,11 +20,27 @@ pub struct AdamWConfig {
     pub weight_decay: f32,
     /// Gradients longer than this, all taken together, are scaled down to it; 0 turns it off.
     pub clip: f32,
+    /// Moves matrices and kernels by Muon instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon: Option<MuonConfig>,
+}
+
+/// Muon for matrices (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024): they move by
+/// their momentum, orthogonalized, and scaled so that the learning rate of AdamW fits (Liu et al., "Muon is scalable
+/// for LLM training", 2025). Kernels are matrices with a row for each output; vectors stay with AdamW.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MuonConfig {
+    /// Decay of the momentum.
+    pub momentum: f32,
+    /// Parts of names that stay with AdamW: embeddings and heads.
+    #[serde(default)]
+    pub except: Vec<String>,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.01, clip: 1.0 }
+        Self { betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.01, clip: 1.0, muon: None }
     }
 }
 
@@ -55,7 +72,7 @@ impl AdamW {
         rate: impl Fn(&str) -> f32,
     ) -> f32 {
         let gradients: BTreeMap<String, Vec<f32>> =
-            gradients.into_iter().map(|(name, gradient)| (name, to_vec(gradient))).collect();
+            gradients.into_iter().map(|(name, gradient)| (name, values(gradient))).collect();
         let norm = gradients.values().map(|g| kernels::sum_squares(g)).sum::<f64>().sqrt() as f32;
         if !norm.is_finite() {
             return norm;
@@ -66,14 +83,24 @@ impl AdamW {
         for (name, parameter) in parameters.iter_mut() {
             let Some(gradient) = gradients.get(name) else { continue };
             let device = parameter.value.device();
+            if let Some((momentum, shape)) = self.config.muon_matrix(name, &parameter.shape) {
+                let m = self.moments.remove(name).map(|[m, _]| values(m));
+                let mut m = m.unwrap_or_else(|| vec![0.0; gradient.len()]);
+                let mut value = values(std::mem::replace(&mut parameter.value, Tensor::zeros([1], &device)));
+                let rates = [rate(name), self.config.weight_decay, momentum, grad_scale];
+                muon_step(&mut value, &mut m, gradient, shape, rates);
+                parameter.value = to_tensor(value, &device);
+                self.moments.insert(name.clone(), [to_tensor(m, &device), Tensor::zeros([1], &device)]);
+                continue;
+            }
             let count = gradient.len();
             let [m, v] = match self.moments.remove(name) {
-                Some(moments) => moments.map(to_vec),
+                Some(moments) => moments.map(values),
                 None => [vec![0.0; count], vec![0.0; count]],
             };
             let [mut m, mut v] = [m, v];
             let value = std::mem::replace(&mut parameter.value, Tensor::zeros([1], &device));
-            let mut value = to_vec(value);
+            let mut value = values(value);
             let options = kernels::AdamW {
                 lr: rate(name),
                 beta1: self.config.betas.0,
@@ -114,21 +141,56 @@ impl AdamW {
     }
 }
 
+/// The smallest side of a matrix that Muon moves: below, orthogonalizing says nothing.
+const LEAST_SIDE: usize = 4;
+
+impl AdamWConfig {
+    /// The momentum and `[rows, columns]` of a parameter that Muon moves.
+    fn muon_matrix(&self, name: &str, shape: &[usize]) -> Option<(f32, [usize; 2])> {
+        let muon = self.muon.as_ref()?;
+        let rows = shape.first().copied()?;
+        let columns = shape[1..].iter().product::<usize>();
+        let own = shape.len() > 1 && rows.min(columns) >= LEAST_SIDE;
+        let excepted = muon.except.iter().any(|part| name.contains(part.as_str()));
+        (own && !excepted).then_some((muon.momentum, [rows, columns]))
+    }
+}
+
+/// One step of Muon in place. `rates`: learning rate, weight decay, decay of the momentum, factor on the gradient.
+fn muon_step(
+    value: &mut [f32],
+    m: &mut [f32],
+    gradient: &[f32],
+    [rows, columns]: [usize; 2],
+    rates: [f32; 4],
+) {
+    // The root mean square of AdamW's steps, relative to the learning rate.
+    const USUAL: f32 = 0.2;
+    let [rate, decay, momentum, scale] = rates;
+    // Nesterov's look ahead.
+    let ahead: Vec<f32> = (m.iter_mut().zip(gradient))
+        .map(|(m, g)| {
+            *m = momentum * *m + g * scale;
+            momentum * *m + g * scale
+        })
+        .collect();
+    let direction = kernels::orthogonalize(&ahead, rows, columns);
+    let size = rate * USUAL * (rows.max(columns) as f32).sqrt();
+    for (value, direction) in value.iter_mut().zip(&direction) {
+        *value -= rate * decay * *value + size * direction;
+    }
+}
+
 /// Moves every average in `ema` toward `parameters`: `ema = decay * ema + (1 - decay) * parameter`.
 pub fn ema_step(ema: &mut Parameters, parameters: &Parameters, decay: f32) {
     for (name, average) in ema.iter_mut() {
         let Some(parameter) = parameters.get(name) else { continue };
         let device = average.value.device();
         let value = std::mem::replace(&mut average.value, Tensor::zeros([1], &device));
-        let mut value = to_vec(value);
-        kernels::ema_step(&mut value, &to_vec(parameter.value.clone()), decay);
+        let mut value = values(value);
+        kernels::ema_step(&mut value, &values(parameter.value.clone()), decay);
         average.value = to_tensor(value, &device);
     }
-}
-
-fn to_vec(tensor: Tensor<1>) -> Vec<f32> {
-    // Masters, moments and gradients are f32 by construction, so the conversion cannot fail.
-    tensor.into_data().try_into_vec().unwrap_or_default()
 }
 
 fn to_tensor(values: Vec<f32>, device: &Device) -> Tensor<1> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use crate::error::WeightError;
+use crate::host::values;
 use crate::random::Random;
 use crate::safetensors::{Checkpoint, NamedValues};
 use crate::weights::{Init, WeightSource};
@@ -116,7 +117,7 @@ impl Parameters {
         let values = |(name, p): (&String, &Parameter)| NamedValues {
             name: name.clone(),
             shape: p.shape.clone(),
-            values: p.value.clone().into_data().try_into_vec().unwrap_or_default(),
+            values: values(p.value.clone()),
         };
         self.entries.iter().map(values).collect()
     }

@@ -8,6 +8,8 @@
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::hash::Fnv;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
@@ -46,11 +48,7 @@ impl Random {
 
     /// A stream for a named purpose and a step number.
     pub fn stream(seed: u64, purpose: &str, step: u64) -> Self {
-        // FNV-1a: short, stable, and only has to keep purposes apart.
-        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        Self::new(seed, hash.wrapping_add(step.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        Self::new(seed, Fnv::of(purpose.bytes()).wrapping_add(step.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
     fn block(&self, index: u64) -> [u32; 4] {

@@ -113,16 +113,20 @@ impl<'a> Weights<'a> {
     /// The tensor `name` of `shape`. A missing or mis-shaped tensor is noted for [`Weights::finish`] and
     /// replaced by zeros, so that one pass over the network finds every fault.
     pub fn tensor<const D: usize>(&self, name: &str, shape: [usize; D], init: Init) -> Tensor<D> {
-        self.shaped(name, &shape, init).reshape(shape)
+        match self.find(name, &shape, init) {
+            Some(tensor) => tensor.reshape(shape),
+            // One number seen everywhere, so that a configuration out of this world takes no memory.
+            None => Tensor::<D>::zeros([1; D], &self.device).expand(shape),
+        }
     }
 
-    fn shaped(&self, name: &str, shape: &[usize], init: Init) -> Tensor<1> {
+    fn find(&self, name: &str, shape: &[usize], init: Init) -> Option<Tensor<1>> {
         let path = self.path(name);
         let mut ledger = self.ledger.borrow_mut();
         match self.source.get(&path, shape, init) {
             Ok(Some(tensor)) => {
                 ledger.used.insert(path);
-                return tensor;
+                return Some(tensor);
             }
             Ok(None) => ledger.missing.push(format!("{path} {shape:?}")),
             Err(error) => {
@@ -130,12 +134,12 @@ impl<'a> Weights<'a> {
                 ledger.wrong.push(error.to_string());
             }
         }
-        Tensor::zeros([shape.iter().product::<usize>()], &self.device)
+        None
     }
 
     /// The scalar `name`, as one element.
     pub fn scalar(&self, name: &str, init: Init) -> Tensor<1> {
-        self.shaped(name, &[], init).reshape([1])
+        self.find(name, &[], init).unwrap_or_else(|| Tensor::zeros([1], &self.device)).reshape([1])
     }
 
     /// Whether the source has a tensor `name` below this view.

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use understudy_engine::host;
 use understudy_engine::weights::Weights;
 use understudy_media::{Image, Range};
 use understudy_models::clip::{Clip, ClipConfig};
@@ -189,7 +190,7 @@ fn pixels(pictures: &[&Image], side: usize, device: &Device) -> Result<Tensor<4>
 /// The rows of a matrix.
 fn rows(matrix: Tensor<2>) -> Result<Vec<Vec<f32>>> {
     let [_, columns] = matrix.dims();
-    let values: Vec<f32> = matrix.into_data().try_into_vec().unwrap_or_default();
+    let values = host::values(matrix);
     if !values.iter().all(|value| value.is_finite()) {
         return Err(Error::NotFinite { what: "embedding" });
     }

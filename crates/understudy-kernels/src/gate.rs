@@ -1,6 +1,7 @@
 //! Gated residual: `x + y * gate`, the gate shared by the tokens of a batch item.
 
 use crate::cpu::Isa;
+use crate::floats::Floats;
 use crate::par::{self, CHUNK, Shared};
 use crate::simd::{fma, multiversion};
 
@@ -57,7 +58,7 @@ pub fn gated_add_forward(x: &[f32], y: &[f32], gate: &[f32], batch: usize, out: 
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatedAddGradients {
     /// (batch, tokens, c)
-    pub dy: Vec<f32>,
+    pub dy: Floats,
     /// (batch, c)
     pub dgate: Vec<f32>,
 }
@@ -70,7 +71,7 @@ pub struct GatedAddGradients {
 pub fn gated_add_backward(y: &[f32], gate: &[f32], batch: usize, dout: &[f32]) -> GatedAddGradients {
     let n = y.len();
     assert_eq!(dout.len(), n, "gated_add: length of dout");
-    let (mut dy, mut dgate) = (vec![0.0; n], vec![0.0; gate.len()]);
+    let (mut dy, mut dgate) = (Floats::unspecified(n), vec![0.0; gate.len()]);
     if n == 0 {
         return GatedAddGradients { dy, dgate };
     }

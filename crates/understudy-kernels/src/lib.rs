@@ -16,6 +16,7 @@ mod bf16;
 mod conv;
 mod convert;
 mod cpu;
+mod floats;
 mod gate;
 mod layout;
 mod math;
@@ -35,6 +36,7 @@ pub use activation::{
 pub use attention::{AttentionShape, KeyMask, attention_backward, attention_forward};
 pub use conv::{Conv3dShape, conv3d_backward_data, conv3d_backward_weight, conv3d_forward};
 pub use convert::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+pub use floats::Floats;
 pub use gate::{GatedAddGradients, gated_add_backward, gated_add_forward};
 pub use layout::transpose_heads;
 pub use matmul::{BatchRef, MatRef, PackedB, Precision, matmul, matmul_batched, matmul_packed};
@@ -43,5 +45,5 @@ pub use norm::{
     channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward,
     rms_norm_forward,
 };
-pub use optim::{AdamW, adamw_step, ema_step, sum_squares};
+pub use optim::{AdamW, adamw_step, ema_step, orthogonalize, sum_squares};
 pub use rope::{HeadLayout, rope};

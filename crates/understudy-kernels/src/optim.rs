@@ -1,8 +1,11 @@
 //! Optimizer steps over one flat parameter.
 
+mod muon;
+
 use crate::cpu::Isa;
 use crate::par::{self, CHUNK, Shared};
 use crate::simd::{fma, multiversion};
+pub use muon::orthogonalize;
 use rayon::prelude::*;
 
 /// Settings of [`adamw_step`].

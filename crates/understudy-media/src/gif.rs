@@ -11,12 +11,21 @@ use crate::Video;
 /// Pixels the quantizer is trained on at most; a sample of every frame.
 const SAMPLE_PIXELS: usize = 1 << 19;
 
+/// Whether the format holds frames of this size.
+pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
+    match width.max(height) {
+        side if side > usize::from(u16::MAX) => {
+            Err(format!("a GIF has at most {} pixels a side, not {side}", u16::MAX))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Encodes an endless GIF. The format counts time in 1/100 s: rounding is carried from frame to frame, so that the
 /// clip as a whole keeps its length; players show nothing faster than 50 frames a second.
 pub(crate) fn encode(video: &Video) -> Result<Vec<u8>, String> {
-    let side =
-        |n: usize| u16::try_from(n).map_err(|_| format!("a GIF has at most 65535 pixels a side, not {n}"));
-    let (width, height) = (side(video.width())?, side(video.height())?);
+    check_size(video.width(), video.height())?;
+    let (width, height) = (video.width() as u16, video.height() as u16);
     let mut palette = Palette::of(video);
     let mut encoder = Encoder::new(Vec::new(), width, height, &palette.colors).map_err(|e| e.to_string())?;
     encoder.set_repeat(Repeat::Infinite).map_err(|e| e.to_string())?;

@@ -12,11 +12,23 @@ use crate::yuv::{self, ColorMatrix, Planes};
 use crate::{Image, Video};
 
 /// The encoder's largest picture, long side then short side.
-pub(crate) const MAX_SIDES: [usize; 2] = [3840, 2160];
+const MAX_SIDES: [usize; 2] = [3840, 2160];
 /// The encoder's smallest side.
-pub(crate) const MIN_SIDE: usize = 16;
+const MIN_SIDE: usize = 16;
 /// Frames between key frames: where players can seek to.
 const KEY_FRAME_INTERVAL: u32 = 48;
+
+/// Whether frames of this size, even sides, can be encoded.
+pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
+    let [long, short] = MAX_SIDES;
+    if width.min(height) < MIN_SIDE || width.max(height) > long || width.min(height) > short {
+        return Err(format!(
+            "H.264 takes {MIN_SIDE}x{MIN_SIDE} to {long}x{short} pixels, not {width}x{height}; change the size, change \
+             the upscale factor, or write .webp"
+        ));
+    }
+    Ok(())
+}
 
 /// An encoded clip: parameter sets apart, then one access unit a frame, with 4-byte NAL lengths as MP4 wants them.
 pub(crate) struct Encoded {

@@ -8,7 +8,7 @@ use ::image::{ExtendedColorType, ImageEncoder};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::atomic::{parent, temporary_file, write_directory, write_file};
-use crate::{Error, Image, Range, Result, Video, gif, mp4, webp};
+use crate::{Error, Image, Range, Result, Video, gif, h264, mp4, webp};
 
 /// What a path asks to be written, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,23 @@ impl OutputFormat {
                 format!("unknown extension .{other}; use .mp4, .gif, .webp, .png, .safetensors, or a folder"),
             )),
         }
+    }
+}
+
+impl OutputFormat {
+    /// Says before any long work whether a file of this format holds frames of `width` x `height` pixels, as they are
+    /// to be written to `path`.
+    ///
+    /// # Errors
+    /// [`Error::Output`] with the format's limits.
+    pub fn check_size(self, path: impl AsRef<Path>, width: usize, height: usize) -> Result<()> {
+        let checked = match self {
+            Self::Mp4 => h264::check_size(width.next_multiple_of(2), height.next_multiple_of(2)),
+            Self::Gif => gif::check_size(width, height),
+            Self::WebP => webp::check_size(width, height),
+            Self::Png | Self::Safetensors | Self::Directory => Ok(()),
+        };
+        checked.map_err(|reason| Error::output(path.as_ref(), reason))
     }
 }
 

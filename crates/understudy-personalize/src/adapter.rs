@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::attach::{Attachments, LowRank};
+use understudy_engine::host::values;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_pipeline::{Base, TokenEmbeddings};
 
@@ -36,7 +37,7 @@ impl Residual {
     }
 
     fn is_zero(&self) -> bool {
-        values(&self.up).iter().all(|&value| value == 0.0)
+        values(self.up.clone()).iter().all(|&value| value == 0.0)
     }
 }
 
@@ -49,11 +50,6 @@ pub struct Adapter {
     pub residuals: BTreeMap<String, Residual>,
     /// Rows `(tokens, dim)` of the text encoder's embedding, for [`Metadata::tokens`].
     pub token_rows: Option<Tensor<2>>,
-}
-
-fn values(tensor: &Tensor<2>) -> Vec<f32> {
-    // Adapters are f32 by construction, so the conversion cannot fail.
-    tensor.clone().into_data().try_into_vec().unwrap_or_default()
 }
 
 impl Adapter {
@@ -183,8 +179,8 @@ impl Adapter {
         let mut put =
             |name: String, shape: Vec<usize>, values| tensors.push(NamedValues { name, shape, values });
         for (site, residual) in &self.residuals {
-            put(key(dialect, site, Role::Down), residual.down.dims().to_vec(), values(&residual.down));
-            put(key(dialect, site, Role::Up), residual.up.dims().to_vec(), values(&residual.up));
+            put(key(dialect, site, Role::Down), residual.down.dims().to_vec(), values(residual.down.clone()));
+            put(key(dialect, site, Role::Up), residual.up.dims().to_vec(), values(residual.up.clone()));
             // In a file with both scalars and metadata some readers would scale twice.
             if dialect != Dialect::Diffusers {
                 put(key(dialect, site, Role::Alpha), Vec::new(), vec![residual.alpha]);
@@ -192,7 +188,7 @@ impl Adapter {
         }
         if let Some(rows) = &self.token_rows {
             let name = if dialect == Dialect::Diffusers { DIFFUSERS_ROWS } else { ROWS };
-            put(name.to_owned(), rows.dims().to_vec(), values(rows));
+            put(name.to_owned(), rows.dims().to_vec(), values(rows.clone()));
         }
         let metadata =
             self.header(dialect).map_err(|reason| Error::Adapter { path: path.to_owned(), reason })?;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Window;
 use understudy_engine::optimizer::AdamWConfig;
+use understudy_pipeline::{BaseConfig, latent_shape};
 use understudy_train::{Schedule, TrainConfig};
 
 use crate::error::{Error, Result};
@@ -319,6 +320,25 @@ impl LoraConfig {
     /// When a value cannot be written, which no valid setting is.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self).map_err(|error| Error::config("settings", error.to_string()))
+    }
+
+    /// That sizes, lengths and targets fit a base of this configuration.
+    ///
+    /// # Errors
+    /// Names the first that does not, and what would.
+    pub fn check_base(&self, base: &BaseConfig) -> Result<()> {
+        self.targets.resolve(&base.transformer)?;
+        let [height, width] = self.size;
+        let used = |used: bool, frames: usize| used.then_some(frames);
+        let lengths = [
+            Some(1),
+            used(self.prior.weight > 0.0, self.prior.frames),
+            used(self.samples.every > 0, self.samples.frames),
+        ];
+        for frames in lengths.into_iter().flatten() {
+            latent_shape(base, [frames, height, width])?;
+        }
+        Ok(())
     }
 
     /// That every setting is in its range.

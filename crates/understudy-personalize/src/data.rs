@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
+use understudy_engine::host::values;
 use understudy_engine::random::Random;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{Image, Mask, Picture, Range};
@@ -231,8 +232,7 @@ pub(crate) fn write_latents(path: &Path, key: &str, latents: &[Tensor<5>]) -> Re
     let tensor = |(index, latents): (usize, &Tensor<5>)| NamedValues {
         name: index.to_string(),
         shape: latents.dims().to_vec(),
-        // Latents are f32, so the conversion cannot fail.
-        values: latents.clone().into_data().try_into_vec().unwrap_or_default(),
+        values: values(latents.clone()),
     };
     let tensors: Vec<NamedValues> = latents.iter().enumerate().map(tensor).collect();
     let metadata = BTreeMap::from([(KEY.to_owned(), key.to_owned())]);

@@ -2,27 +2,33 @@
 
 use burn::tensor::Tensor;
 use understudy_engine::attach::Attachments;
-use understudy_pipeline::{PromptOptions, encode_prompt};
+use understudy_engine::hash::Fnv;
+use understudy_engine::host::values;
+use understudy_pipeline::{Base, PromptOptions, encode_prompt};
 
 use crate::config::LoraConfig;
+use crate::error::Result;
 use crate::job::Job;
 use crate::row::RowStart;
 
 /// A hash of everything a run's numbers depend on.
-pub(crate) struct Fingerprint(u64);
+pub(crate) struct Fingerprint(Fnv);
 
 impl Fingerprint {
-    /// Of the base's architecture and a sample of its weights, the subject, and all settings.
-    pub(crate) fn new(job: &Job, config: &LoraConfig, start: &RowStart) -> Self {
-        let mut hash = Self(0xcbf2_9ce4_8422_2325);
+    /// Of the base's architecture and what its networks make of small inputs, the subject, and all settings.
+    ///
+    /// # Errors
+    /// When the class cannot be encoded.
+    pub(crate) fn new(job: &Job, config: &LoraConfig, start: &RowStart) -> Result<Self> {
+        let mut hash = Self(Fnv::default());
         hash.add(job.base.identity.as_bytes());
         hash.add(format!("{config:?}").as_bytes());
         hash.add_tensor(start.row.clone());
         // The class noun as the denoiser sees it depends on both networks that read text.
-        if let Ok(states) = encode_prompt(job.base, &[&job.subject.class], PromptOptions::default()) {
-            let context = job.base.transformer.context(states, &Attachments::none());
-            hash.add_tensor(context.flatten(0, 2));
-        }
+        let states = encode_prompt(job.base, &[&job.subject.class], PromptOptions::default())?;
+        let context = job.base.transformer.context(states.clone(), &Attachments::none());
+        hash.add_tensor(context.flatten(0, 2));
+        hash.add_networks(job.base, states);
         let subject = job.subject;
         hash.add(format!("{}\n{}", subject.class, subject.token).as_bytes());
         for picture in &subject.pictures {
@@ -33,22 +39,37 @@ impl Fingerprint {
         for frame in subject.clips.iter().flat_map(|clip| &clip.frames) {
             hash.add(&frame.rgb);
         }
-        hash
+        Ok(hash)
     }
 
-    /// FNV-1a: short, stable, and only has to keep runs apart.
+    /// What the autoencoder and the denoiser make of the smallest input there is.
+    fn add_networks(&mut self, base: &Base, text: Tensor<3>) {
+        let [_, rows, columns] = base.config.transformer.patch_size;
+        let side = |patch: usize| patch * base.config.vae.spatial_factor();
+        let picture = Tensor::full([1, 3, 1, side(rows), side(columns)], 0.25, &base.device);
+        let latents = base.vae.encode(picture).mean;
+        self.add_tensor(base.vae.decode(latents.clone()).flatten(0, 4));
+        let none = Attachments::none();
+        let context = base.transformer.context(text, &none);
+        if base.config.transformer.patch_size[0] == 1 {
+            let velocity = base.transformer.forward(latents.clone(), &[500.0], context, &none);
+            self.add_tensor(velocity.flatten(0, 4));
+        }
+        self.add_tensor(latents.flatten(0, 4));
+    }
+
+    /// Goes on with `bytes` and their number, so that neighbours cannot trade places.
     fn add(&mut self, bytes: &[u8]) {
-        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        self.0 = (bytes.len() as u64).to_le_bytes().iter().chain(bytes).fold(self.0, step);
+        self.0.add((bytes.len() as u64).to_le_bytes());
+        self.0.add(bytes.iter().copied());
     }
 
     fn add_tensor(&mut self, tensor: Tensor<1>) {
-        let values: Vec<f32> = tensor.into_data().try_into_vec().unwrap_or_default();
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes: Vec<u8> = values(tensor).iter().flat_map(|value| value.to_le_bytes()).collect();
         self.add(&bytes);
     }
 
     pub(crate) fn finish(self) -> String {
-        format!("{:016x}", self.0)
+        format!("{:016x}", self.0.finish())
     }
 }

@@ -6,6 +6,7 @@ use understudy_engine::checkpoint::{BlockStack, backward_checkpointed, backward_
 use understudy_engine::parameters::{Leaves, NamedGradients};
 use understudy_engine::random::Random;
 use understudy_models::wan_transformer::{Rotary, WanConditions, WanTransformer};
+use understudy_train::noise::{logit_normal, shifted};
 
 use crate::config::Noise;
 
@@ -113,14 +114,11 @@ impl BlockStack<3> for FlowStack<'_> {
 pub fn draw_sigma(random: &mut Random, noise: &Noise, shift: f64, [start, end]: [f32; 2]) -> f32 {
     const TRIES: usize = 64;
     let [low, high] = [1.0 - f64::from(end), 1.0 - f64::from(start)];
-    let draw = |random: &mut Random| {
-        let normal = random.normal() * f64::from(noise.deviation) + f64::from(noise.mean);
-        1.0 / (1.0 + (-normal).exp())
-    };
-    let inside = (0..TRIES).map(|_| draw(random)).find(|level| (low..=high).contains(level));
+    let draw = |_| logit_normal(random, noise.mean, noise.deviation);
+    let inside = (0..TRIES).map(draw).find(|level| (low..=high).contains(level));
     // A window far out in the tails is drawn from evenly.
     let level = inside.unwrap_or_else(|| low + (high - low) * random.uniform());
-    (shift * level / (1.0 + (shift - 1.0) * level)) as f32
+    shifted(level, shift)
 }
 
 #[cfg(test)]

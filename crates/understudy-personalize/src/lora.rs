@@ -11,11 +11,12 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::attach::{Attachments, LowRank};
+use understudy_engine::host::values;
 use understudy_engine::parameters::{Leaves, Parameters};
 use understudy_engine::random::Random;
 use understudy_models::wan_transformer::WanTransformerConfig;
 use understudy_pipeline::TokenEmbeddings;
-use understudy_train::{Event, State, train};
+use understudy_train::{Event, STATE, State, TrainError, train};
 
 use crate::adapter::{Adapter, Residual};
 use crate::config::{LoraConfig, Stage};
@@ -29,8 +30,10 @@ use crate::prior::prior_samples;
 use crate::row::RowStart;
 use objective::{Objective, Trained};
 
-/// The name of the token's offset among the parameters.
+/// The name of the token's offset among the parameters, and of the stage that trains it.
 const TOKEN: &str = "token";
+/// The stage of the residuals.
+const LORA: &str = "lora";
 
 /// A listener that can stop a run.
 pub type Emit<'a> = &'a mut dyn FnMut(&FitEvent) -> ControlFlow<()>;
@@ -153,7 +156,7 @@ pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
     let planned = plan(job, config)?;
     let residuals = Residuals::new(config, &job.base.config.transformer)?;
     if emit(&FitEvent::Plan { event: "fit", plan: planned.clone() }).is_break() {
-        return Err(Error::Stopped { stage: "token", step: 0, total: config.token.steps });
+        return Err(Error::Stopped { stage: TOKEN, step: 0, total: config.token.steps });
     }
     std::fs::create_dir_all(job.folder).map_err(|error| Error::Io {
         action: "create",
@@ -161,30 +164,43 @@ pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
         error,
     })?;
     let start = RowStart::of_class(job.base, &job.subject.class, config.token_norm)?;
-    let setup = prepare(job, config, &start, use_checkpointing(config, planned.tokens), emit)?;
+    let key = Fingerprint::new(job, config, &start)?.finish();
+    refuse_other_runs(job.folder, &key)?;
+    let setup = prepare(job, config, key, use_checkpointing(config, planned.tokens), emit)?;
 
     let row = match config.token.steps {
         0 => start.row.clone(),
         _ => {
             let objective = Objective::new(&setup, Trained::Token(start.clone()))?;
-            let state = stage(&setup, &objective, &config.token, "token", emit)?;
+            let state = stage(&setup, &objective, &config.token, TOKEN, emit)?;
             objective.row(&state.ema).reshape([-1])
         }
     };
     let objective = Objective::new(&setup, Trained::Residuals(residuals, start.at(row)))?;
-    let state = stage(&setup, &objective, &config.lora, "lora", emit)?;
+    let state = stage(&setup, &objective, &config.lora, LORA, emit)?;
     Ok(objective.adapter(&state.ema))
+}
+
+/// That the states in `folder`, if any, are of the run `key`: found out before their caches are written over.
+fn refuse_other_runs(folder: &Path, key: &str) -> Result<()> {
+    for stage in [TOKEN, LORA] {
+        let path = folder.join(stage).join(STATE);
+        match State::owner(&path)? {
+            Some(found) if !found.ends_with(key) => return Err(TrainError::OtherRun { path, found }.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Everything that is made once, each with its cache in the run's folder.
 fn prepare<'a>(
     job: &Job<'a>,
     config: &'a LoraConfig,
-    start: &RowStart,
+    key: String,
     checkpointing: bool,
     emit: Emit,
 ) -> Result<Setup<'a>> {
-    let key = Fingerprint::new(job, config, start).finish();
     let mut tell = |what: &str, done, total| {
         let event = Event::Prepare { what: what.to_owned(), done, total };
         emit(&FitEvent::Stage { stage: "prepare", event })
@@ -196,7 +212,7 @@ fn prepare<'a>(
         true => {
             let cache = job.folder.join("prior.safetensors");
             prior_samples(job, config, (&cache, &key), &mut |done, total| {
-                tell("prior samples made", done, total)
+                tell("steps of prior samples", done, total)
             })?
         }
         false => TrainingSet::default(),
@@ -213,7 +229,7 @@ fn stage(
     name: &'static str,
     emit: Emit,
 ) -> Result<State> {
-    let every = if name == "lora" { setup.config.samples.every } else { 0 };
+    let every = if name == LORA { setup.config.samples.every } else { 0 };
     let training = stage.training(every, setup.config.bf16_products);
     let folder = setup.job.folder.join(name);
     let mut tell = |event: &Event| emit(&FitEvent::Stage { stage: name, event: event.clone() });
@@ -229,8 +245,7 @@ fn write_sheet(videos: Tensor<5>, prompts: &[String], path: &Path) -> Result<()>
     use understudy_media::{ContactSheet, Range, SheetRow, Video, WriteOptions};
     const SHOWN: usize = 5;
     let [count, channels, frames, height, width] = videos.dims();
-    // Frames are f32, so the conversion cannot fail.
-    let values: Vec<f32> = videos.into_data().try_into_vec().unwrap_or_default();
+    let values = values(videos);
     let length = channels * frames * height * width;
     let mut rows = Vec::new();
     for (index, prompt) in prompts.iter().enumerate().take(count) {

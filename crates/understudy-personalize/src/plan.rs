@@ -105,7 +105,7 @@ impl Sizes {
 
 /// Video tokens of a sample of `frames`.
 fn token_count(base: &Base, [height, width]: [usize; 2], frames: usize) -> Result<usize> {
-    let [_, frames, rows, columns] = latent_shape(base, [frames, height, width])?;
+    let [_, frames, rows, columns] = latent_shape(&base.config, [frames, height, width])?;
     let places = frames * rows * columns;
     Ok(places / base.config.transformer.patch_size.iter().product::<usize>())
 }

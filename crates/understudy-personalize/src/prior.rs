@@ -35,13 +35,23 @@ pub(crate) fn prior_samples(
             seed: config.seed.wrapping_add(index as u64),
             ..Request::new(prompts[index % prompts.len()].clone())
         };
-        let mut go_on = |_: Event| ControlFlow::Continue(());
-        latents.push(generate(job.base, &request, &mut go_on)?.latents);
-        write_latents(cache, key, &latents)?;
-        let [step, total] = [latents.len() as u64, prior.samples as u64];
-        if tell(step, total).is_break() {
-            return Err(Error::Stopped { stage: "the prior's samples", step, total });
+        let [before, total] = [index, prior.samples].map(|samples| (samples * prior.steps) as u64);
+        let mut step = before;
+        let mut heard = |event: Event| match event {
+            Event::Step { index, .. } => {
+                step = before + index as u64 + 1;
+                tell(step, total)
+            }
+            _ => ControlFlow::Continue(()),
+        };
+        match generate(job.base, &request, &mut heard) {
+            Ok(output) => latents.push(output.latents),
+            Err(understudy_pipeline::Error::Interrupted { .. }) => {
+                return Err(Error::Stopped { stage: "the prior's samples", step, total });
+            }
+            Err(error) => return Err(error.into()),
         }
+        write_latents(cache, key, &latents)?;
     }
     let mut samples = TrainingSet::default();
     for (index, latents) in latents.into_iter().enumerate() {

@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use understudy_engine::hash::Fnv;
 use understudy_engine::weights::{WeightSource, Weights};
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
@@ -10,6 +11,7 @@ use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
 use crate::error::{Error, Result};
 use crate::folder::Files;
+use crate::limits;
 use crate::scheduler::Scheduler;
 use crate::tokenize::Tokenizer;
 
@@ -98,24 +100,16 @@ impl BaseConfig {
         Ok(config)
     }
 
-    /// Whether what everything else is divided by is more than nothing.
+    /// Whether every number is one a network can be built with.
     fn check_sizes(&self, files: &Files) -> Result<()> {
-        let sizes = [
-            (&TRANSFORMER, "patch_size", self.transformer.patch_size.iter().product()),
-            (&TRANSFORMER, "num_attention_heads", self.transformer.num_attention_heads),
-            (&TRANSFORMER, "attention_head_dim", self.transformer.attention_head_dim),
-            (&TEXT_ENCODER, "num_heads", self.text_encoder.num_heads),
-            (&TEXT_ENCODER, "d_kv", self.text_encoder.d_kv),
-            (&VAE, "z_dim", self.vae.z_dim),
-        ];
-        match sizes.into_iter().find(|(_, _, size)| *size == 0) {
-            None => Ok(()),
-            Some((part, field, _)) => Err(Error::File {
-                file: files.name(&part.config()),
-                reason: format!("{field}: must not be zero"),
-                advice: "download or export the folder again",
-            }),
-        }
+        let fault = |part: &Part, (field, rule): (&str, String)| Error::File {
+            file: files.name(&part.config()),
+            reason: format!("{field}: must be {rule}"),
+            advice: "download or export the folder again",
+        };
+        limits::text_encoder(&self.text_encoder).map_err(|found| fault(&TEXT_ENCODER, found))?;
+        limits::transformer(&self.transformer).map_err(|found| fault(&TRANSFORMER, found))?;
+        limits::autoencoder(&self.vae).map_err(|found| fault(&VAE, found))
     }
 
     /// Whether the networks take what their neighbours give.
@@ -143,11 +137,7 @@ impl BaseConfig {
         let transformer = WanTransformerConfig { qk_norm: None, ..self.transformer.clone() };
         let networks = [to_json(&self.text_encoder), to_json(&transformer), to_json(&self.vae)];
         let text = without_nulls(Value::Array(networks.to_vec())).to_string();
-        // FNV-1a over JSON with sorted keys: short, stable, and only has to keep architectures apart.
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        format!("wan-{hash:016x}")
+        format!("wan-{:016x}", Fnv::of(text.bytes()))
     }
 }
 

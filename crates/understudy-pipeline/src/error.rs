@@ -88,6 +88,16 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// The noise to start from is not of the request's shape.
+    #[error(
+        "the initial noise has shape {found:?}, but this request needs {needed:?}; make it for this size"
+    )]
+    Noise {
+        /// Its shape.
+        found: [usize; 5],
+        /// Prompts, channels, frames, height and width of the latents.
+        needed: [usize; 5],
+    },
     /// The caller asked to stop.
     #[error("stopped on request after {done} of {total} steps; run it again to start over")]
     Interrupted {

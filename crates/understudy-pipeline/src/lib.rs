@@ -25,6 +25,7 @@ mod denoiser;
 mod error;
 mod export;
 mod folder;
+mod limits;
 mod prompt;
 mod sampler;
 mod schedule;

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use understudy_engine::attach::Attachments;
 use understudy_engine::random::Random;
 
-use crate::base::Base;
+use crate::base::{Base, BaseConfig};
 use crate::denoiser::Denoiser;
 use crate::error::{Error, Result};
 use crate::prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
@@ -69,11 +69,11 @@ impl Request {
         }
     }
 
-    /// The latents' shape `(prompts, channels, frames, height, width)` on `base`.
+    /// The latents' shape `(prompts, channels, frames, height, width)` on a base of this configuration.
     ///
     /// # Errors
     /// When any field is out of its range; nothing has been computed yet.
-    pub fn check(&self, base: &Base) -> Result<[usize; 5]> {
+    pub fn check(&self, config: &BaseConfig) -> Result<[usize; 5]> {
         let fault = |field, reason: &str| Err(Error::Request { field, reason: reason.to_owned() });
         if self.prompts.is_empty() {
             return fault("prompts", "are empty; give one");
@@ -90,20 +90,17 @@ impl Request {
         if self.max_sequence_length == Some(0) {
             return fault("max_sequence_length", "must be at least 1");
         }
-        let [channels, frames, height, width] = latent_shape(base, [self.frames, self.height, self.width])?;
+        let [channels, frames, height, width] = latent_shape(config, [self.frames, self.height, self.width])?;
         let shape = [self.prompts.len(), channels, frames, height, width];
         match self.initial_noise.as_ref().map(Tensor::dims).filter(|dims| *dims != shape) {
             None => Ok(shape),
-            Some(dims) => fault(
-                "initial noise",
-                &format!("has shape {dims:?}, but this request needs {shape:?}; make it for this size"),
-            ),
+            Some(found) => Err(Error::Noise { found, needed: shape }),
         }
     }
 
     /// The sampler and shift to use: the request's, else the base's.
-    pub fn scheduler(&self, base: &Base) -> Scheduler {
-        let own = base.config.scheduler;
+    pub fn scheduler(&self, config: &BaseConfig) -> Scheduler {
+        let own = config.scheduler;
         Scheduler { sampler: self.sampler.unwrap_or(own.sampler), shift: self.shift.unwrap_or(own.shift) }
     }
 
@@ -184,7 +181,7 @@ pub fn generate(
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Output> {
-    let shape = request.check(base)?;
+    let shape = request.check(&base.config)?;
     let total = request.steps;
     let mut report = |event, done| match on_event(event) {
         ControlFlow::Continue(()) => Ok(()),
@@ -195,7 +192,7 @@ pub fn generate(
     let denoiser = request.denoiser(base)?;
     report(Event::Encoded { elapsed: start.elapsed() }, 0)?;
 
-    let Scheduler { sampler, shift } = request.scheduler(base);
+    let Scheduler { sampler, shift } = request.scheduler(&base.config);
     let schedule = sampler.schedule(shift, total);
     let latents = sampler.sample(request.noise(shape, base), &schedule, |index, latents| {
         let start = Instant::now();

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::base::Base;
+use crate::base::{Base, BaseConfig};
 use crate::error::{Error, Result};
 
 /// The latents `(channels, frames, height, width)` of a video of `[frames, height, width]`.
@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// When a size does not divide into latents and patches, naming the nearest that do, or when a side has more
 /// tokens than the denoiser has positions.
-pub fn latent_shape(base: &Base, [frames, height, width]: [usize; 3]) -> Result<[usize; 4]> {
-    let (vae, transformer) = (&base.config.vae, &base.config.transformer);
+pub fn latent_shape(config: &BaseConfig, [frames, height, width]: [usize; 3]) -> Result<[usize; 4]> {
+    let (vae, transformer) = (&config.vae, &config.transformer);
     let [patch_frames, patch_height, patch_width] = transformer.patch_size;
     let spatial = vae.spatial_factor();
     let latent = [
@@ -80,7 +80,7 @@ fn latent_side(what: &'static str, pixels: usize, factor: usize, patch: usize) -
 /// When the video's size does not fit the base; see [`latent_shape`].
 pub fn encode_video(base: &Base, video: Tensor<5>) -> Result<Tensor<5>> {
     let [_, _, frames, height, width] = video.dims();
-    latent_shape(base, [frames, height, width])?;
+    latent_shape(&base.config, [frames, height, width])?;
     Ok(base.vae.normalize(base.vae.encode_streamed(video).mean))
 }
 

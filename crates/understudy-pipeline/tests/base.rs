@@ -83,7 +83,7 @@ fn unsupported_folders_are_errors_that_name_file_and_field() {
     let message = spoiled("transformer/config.json", |v| v["text_dim"] = json!(24));
     assert!(message.contains("text_dim is 24, but the text encoder's d_model is 20"));
     let message = spoiled("transformer/config.json", |v| v["patch_size"] = json!([1, 2, 0]));
-    assert!(message.contains("patch_size: must not be zero"));
+    assert!(message.contains("patch_size: must be between 1 and 64, not 0"));
     let message = spoiled("vae/config.json", |v| drop(v.as_object_mut().unwrap().remove("base_dim")));
     assert!(message.contains("missing field `base_dim`"));
     let message = spoiled("text_encoder/config.json", |v| v["architectures"] = json!(["T5EncoderModel"]));
@@ -92,6 +92,44 @@ fn unsupported_folders_are_errors_that_name_file_and_field() {
     assert!(message.contains("solver_order: 3 is not supported"));
     let message = spoiled("tokenizer/tokenizer.json", |v| v["model"] = json!({"type": "Unknown"}));
     assert!(message.contains("export the tokenizer again"));
+}
+
+#[test]
+fn absurd_sizes_are_errors_and_take_no_memory() {
+    let huge = 1_u64 << 40;
+    for (part, field, value) in [
+        ("transformer", "num_attention_heads", json!(0)),
+        ("transformer", "attention_head_dim", json!(15)),
+        ("transformer", "freq_dim", json!(0)),
+        ("transformer", "freq_dim", json!(9)),
+        ("transformer", "ffn_dim", json!(0)),
+        ("transformer", "ffn_dim", json!(huge)),
+        ("transformer", "num_layers", json!(huge)),
+        ("transformer", "rope_max_seq_len", json!(0)),
+        ("text_encoder", "vocab_size", json!(huge)),
+        ("text_encoder", "num_heads", json!(0)),
+        ("text_encoder", "relative_attention_num_buckets", json!(2)),
+        ("text_encoder", "relative_attention_max_distance", json!(0)),
+        ("vae", "base_dim", json!(0)),
+        ("vae", "dim_mult", json!([1, 0])),
+    ] {
+        let message = spoiled(&format!("{part}/config.json"), |config| {
+            config[field] = value.clone();
+            if field == "dim_mult" {
+                config["temperal_downsample"] = json!([true]);
+            }
+        });
+        assert!(message.contains(field), "{field} {value}: {message}");
+    }
+    let message = spoiled("vae/config.json", |v| v["latents_std"][0] = json!(0.0));
+    assert!(message.contains("latents_std: must be positive"), "{message}");
+
+    // Within the limits, and not what the weights are: the tensors are named, and none of that size is made.
+    let folder = copy();
+    edit(&folder.path().join("text_encoder/config.json"), |v| v["vocab_size"] = json!(1 << 24));
+    edit(&folder.path().join("text_encoder/config.json"), |v| v["d_ff"] = json!(1 << 16));
+    let message = load(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("16777216"), "{message}");
 }
 
 #[test]
@@ -279,7 +317,7 @@ fn videos_are_encoded_to_normalized_latents() {
     let base = base(A);
     let video = decode_video(&base, Case::open(A).tensor("latents_out")) * 2.0 - 1.0;
     let latents = encode_video(&base, video.clone()).unwrap();
-    assert_eq!(latents.dims()[1..], latent_shape(&base, [5, 32, 16]).unwrap());
+    assert_eq!(latents.dims()[1..], latent_shape(&base.config, [5, 32, 16]).unwrap());
     let mean = base.vae.encode(video).mean;
     check("streamed", &values(base.vae.denormalize(latents)), &values(mean), 1e-5);
     let wrong = Tensor::<5>::zeros([1, 3, 4, 32, 16], &device());

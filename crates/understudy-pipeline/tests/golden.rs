@@ -94,7 +94,7 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     check("prompt_embeds", &values(text.clone()), &case.values("prompt_embeds"), 1e-4);
     check("negative_prompt_embeds", &values(negative.clone()), &case.values("negative_prompt_embeds"), 1e-4);
 
-    let scheduler = request.scheduler(&base);
+    let scheduler = request.scheduler(&base.config);
     let schedule = scheduler.sampler.schedule(scheduler.shift, request.steps);
     let none = Attachments::none();
     let denoiser = Denoiser::new(&base, text, Some((negative, request.guidance)), &none);

@@ -94,7 +94,7 @@ impl Quirk {
 pub struct Motion {
     /// What is done.
     pub action: Action,
-    /// Tempo, 0 to 7: from 1.5 to 3 periods in 16 frames, and the distance that walks and runs cover.
+    /// Tempo, 0 to 7: from 0.9 to 1.8 periods in 16 frames, and the distance that walks and runs cover.
     pub speed: u8,
     /// Size of the movement, 0 to 7: from 0.75 to 1.25 times the usual.
     pub amplitude: u8,
@@ -176,9 +176,9 @@ impl Motion {
         self.quirk.is_none().then(|| Split::of_code(SPLIT_SALT, self.code()))
     }
 
-    /// Periods in 16 frames, 1.5 to 3.
+    /// Periods in 16 frames, 0.9 to 1.8.
     pub fn periods(&self) -> f32 {
-        1.5 + 1.5 * level(self.speed)
+        0.9 + 0.9 * level(self.speed)
     }
 
     /// The factor on the size of the movement, 0.75 to 1.25.

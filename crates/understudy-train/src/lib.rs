@@ -3,6 +3,7 @@
 
 mod error;
 mod event;
+pub mod noise;
 pub mod pretrain;
 mod schedule;
 mod state;
@@ -12,4 +13,4 @@ pub use error::TrainError;
 pub use event::Event;
 pub use schedule::Schedule;
 pub use state::State;
-pub use trainer::{Objective, StepResult, TrainConfig, train};
+pub use trainer::{Objective, STATE, StepResult, TrainConfig, train};

@@ -23,6 +23,8 @@ pub struct State {
     pub step: u64,
 }
 
+/// The entry of the metadata that holds the run's name.
+const RUN: &str = "run";
 const PREFIXES: [&str; 4] = ["parameter/", "ema/", "first_moment/", "second_moment/"];
 
 impl State {
@@ -44,11 +46,24 @@ impl State {
             tensors.extend(group.to_named_values().into_iter().map(prefixed));
         }
         let metadata = BTreeMap::from([
-            ("run".to_owned(), name.to_owned()),
+            (RUN.to_owned(), name.to_owned()),
             ("step".to_owned(), self.step.to_string()),
             ("optimizer_step".to_owned(), self.optimizer.steps().to_string()),
         ]);
         Ok(safetensors::write(path, &tensors, metadata, Precision::F32)?)
+    }
+
+    /// The name of the run whose state is at `path`, or `None` if there is no file. Only the file's header is
+    /// read.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn owner(path: &Path) -> Result<Option<String>, TrainError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let checkpoint = Checkpoint::open(path, &Device::flex())?;
+        Ok(Some(checkpoint.metadata().get(RUN).cloned().unwrap_or_default()))
     }
 
     /// Reads the state of the run called `name`, or `None` if there is no file.
@@ -66,7 +81,7 @@ impl State {
         }
         let checkpoint = Checkpoint::open(path, device)?;
         let text = |key: &str| checkpoint.metadata().get(key).cloned().unwrap_or_default();
-        let found = text("run");
+        let found = text(RUN);
         if found != name {
             return Err(TrainError::OtherRun { path: path.to_owned(), found });
         }

@@ -91,7 +91,7 @@ pub struct TrainConfig {
 }
 
 /// The file in a run's folder that holds its state.
-const STATE: &str = "state.safetensors";
+pub const STATE: &str = "state.safetensors";
 /// The file its events are appended to, one JSON object a line.
 const LOG: &str = "events.jsonl";
 
@@ -114,9 +114,9 @@ pub fn train<O: Objective>(
     ops::set_bf16_products(config.bf16_products);
     let path = folder.join(STATE);
     let name = objective.name();
-    let state = match State::load(&path, &name, config.optimizer, device)? {
+    let state = match State::load(&path, &name, config.optimizer.clone(), device)? {
         Some(state) => state,
-        None => State::new(objective.initialize(device)?, config.optimizer),
+        None => State::new(objective.initialize(device)?, config.optimizer.clone()),
     };
     let log =
         OpenOptions::new().create(true).append(true).open(folder.join(LOG)).map_err(io("open the log in"))?;

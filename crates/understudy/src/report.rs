@@ -1,5 +1,6 @@
 //! How the program ends: exit codes, and one line for what went wrong.
 
+use std::fmt;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -46,7 +47,35 @@ fn describe(info: &PanicHookInfo) -> String {
 /// Reports a command that failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", one_line(&format!("{error:#}")));
-    ExitCode::from(FAILURE)
+    ExitCode::from(if error.chain().any(is_usage) { USAGE } else { FAILURE })
+}
+
+/// A flag's value that no file, base or machine would make right.
+#[derive(Debug)]
+pub struct WrongUsage(pub String);
+
+impl fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
+
+/// Whether the command was given a value out of its range.
+fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
+    use understudy_personalize::Error as Personalize;
+    use understudy_pipeline::Error as Pipeline;
+    let out_of_range = |error: &Pipeline| {
+        matches!(error, Pipeline::Request { .. } | Pipeline::Size { .. } | Pipeline::UnknownScheduler(_))
+    };
+    error.is::<WrongUsage>()
+        || error.downcast_ref::<Pipeline>().is_some_and(out_of_range)
+        || error.downcast_ref::<Personalize>().is_some_and(|error| match error {
+            Personalize::Config { .. } => true,
+            Personalize::Pipeline(error) => out_of_range(error),
+            _ => false,
+        })
 }
 
 /// Reports arguments that are wrong, or prints the help or the version that was asked for.

@@ -177,15 +177,16 @@ fn an_adapter_made_for_another_base() {
 fn prompts_and_sizes_that_do_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let long = "a red ball ".repeat(400);
-    for (flags, part) in [
-        (&["--prompt", &long][..], "shorten it"),
-        (&["--negative-prompt", &long], "shorten it"),
-        (&["--frames", "6"], "use 5 or 9"),
-        (&["--height", "20"], "height 20"),
-        (&["--width", "0"], "width 0"),
-        (&["--steps", "0"], "steps"),
-        (&["--shift", "-1"], "shift"),
-        (&["--guidance", "NaN"], "guidance"),
+    for (flags, code, part) in [
+        (&["--prompt", &long][..], 1, "shorten it"),
+        (&["--negative-prompt", &long], 1, "shorten it"),
+        (&["--frames", "6"], 2, "use 5 or 9"),
+        (&["--height", "20"], 2, "height 20"),
+        (&["--width", "0"], 2, "width 0"),
+        (&["--steps", "0"], 2, "steps"),
+        (&["--shift", "-1"], 2, "shift"),
+        (&["--guidance", "NaN"], 2, "guidance"),
+        (&["--width", "8192"], 1, "3840x2160"),
     ] {
         let mut arguments = vec!["generate", "--base", BASE, "--out", "a.mp4"];
         for usual in [["--frames", "5"], ["--height", "16"], ["--width", "16"], ["--prompt", "a ball"]] {
@@ -196,7 +197,7 @@ fn prompts_and_sizes_that_do_not_fit() {
         // A value that begins with a minus is a value and not a flag.
         let joined = format!("{}={}", flags[0], flags[1]);
         arguments.push(&joined);
-        let message = understudy(folder.path(), &arguments).fails(1);
+        let message = understudy(folder.path(), &arguments).fails(code);
         assert!(message.contains(part), "{message}");
     }
     assert!(names(folder.path()).is_empty());
@@ -252,21 +253,21 @@ fn outputs_that_cannot_be_written() {
     std::fs::create_dir(folder.path().join("full")).unwrap();
     std::fs::write(folder.path().join("full/x"), "").unwrap();
     let before = names(folder.path());
-    for (flags, part) in [
-        (&["--out", "a.avi"][..], ".avi"),
-        (&["--out", "no/such/a.mp4"], "does not exist"),
-        (&["--out", "full"], "not empty"),
-        (&["--out", "a.mp4", "--save-latents", "a.bin"], "a.bin"),
-        (&["--out", "a.mp4", "--save-latents", "b.mp4"], ".safetensors"),
-        (&["--out", "a.safetensors", "--save-latents", "a.safetensors"], "different names"),
-        (&["--out", "a.mp4", "--initial-noise", "none.safetensors"], "none.safetensors"),
+    for (flags, code, part) in [
+        (&["--out", "a.avi"][..], 2, ".avi"),
+        (&["--out", "no/such/a.mp4"], 1, "does not exist"),
+        (&["--out", "full"], 1, "not empty"),
+        (&["--out", "a.mp4", "--save-latents", "a.bin"], 2, "a.bin"),
+        (&["--out", "a.mp4", "--save-latents", "b.mp4"], 2, ".safetensors"),
+        (&["--out", "a.safetensors", "--save-latents", "a.safetensors"], 2, "different names"),
+        (&["--out", "a.mp4", "--initial-noise", "none.safetensors"], 1, "none.safetensors"),
     ] {
-        let message = generate(folder.path(), flags).fails(1);
+        let message = generate(folder.path(), flags).fails(code);
         assert!(message.contains(part), "{message}");
         assert_eq!(names(folder.path()), before, "{message}");
     }
     let fit = ["fit", "--base", BASE, "--subject", "x", "--class", "cat", "--out", "cat.pt"];
-    assert!(understudy(folder.path(), &fit).fails(1).contains("cat.pt"));
+    assert!(understudy(folder.path(), &fit).fails(2).contains("cat.pt"));
 }
 
 #[cfg(target_os = "linux")]

@@ -183,7 +183,7 @@ fn settings_are_printed_with_files_and_flags_in_their_place() {
     assert_eq!(printed, again);
 
     std::fs::write(folder.path().join("bad.toml"), "rnk = 8\n").unwrap();
-    let message = understudy(folder.path(), &["fit", "--print-config", "--config", "bad.toml"]).fails(1);
+    let message = understudy(folder.path(), &["fit", "--print-config", "--config", "bad.toml"]).fails(2);
     assert!(message.contains("bad.toml") && message.contains("rnk"), "{message}");
     let message = understudy(folder.path(), &["fit", "--print-config", "--config", "none.toml"]).fails(1);
     assert!(message.contains("none.toml"), "{message}");

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation};
 use understudy_kernels as kernels;
-use understudy_kernels::Activation as Kind;
+use understudy_kernels::{Activation as Kind, Floats};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 
@@ -35,7 +35,7 @@ struct Activation(Kind);
 
 impl CpuOp<1> for Activation {
     fn forward(&self, [x]: [&Array; 1]) -> (Array, Vec<Array>) {
-        let mut y = vec![0.0; x.len()];
+        let mut y = Floats::unspecified(x.len());
         kernels::activation_forward(self.0, x.data(), &mut y);
         (Array::new(y, x.shape()), Vec::new())
     }
@@ -45,7 +45,7 @@ impl CpuOp<1> for Activation {
     }
 
     fn backward(&self, kept: &Kept<1>, grad: &Array, _: [bool; 1]) -> [Option<Array>; 1] {
-        let mut dx = vec![0.0; grad.len()];
+        let mut dx = Floats::unspecified(grad.len());
         kernels::activation_backward(self.0, kept.input(0), grad.data(), &mut dx);
         [Some(Array::new(dx, kept.shape(0)))]
     }

@@ -3,7 +3,7 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Tensor, TensorData};
 use understudy_kernels as kernels;
-use understudy_kernels::AttentionShape;
+use understudy_kernels::{AttentionShape, Floats};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 use crate::ops::precision;
@@ -136,18 +136,20 @@ struct MultiHead(Attention);
 
 impl MultiHead {
     /// `(batch, tokens, heads * dim)` to `(batch, heads, tokens, dim)`.
-    fn split(&self, x: &[f32], tokens: usize) -> Vec<f32> {
-        let AttentionShape { batch, heads, dim, .. } = self.0.shape;
-        let mut out = vec![0.0; x.len()];
-        kernels::transpose_heads(x, batch, tokens, heads, dim, &mut out);
-        out
+    fn split(&self, x: &[f32], tokens: usize) -> Floats {
+        self.exchange(x, tokens, self.0.shape.heads)
     }
 
     /// The inverse of [`MultiHead::split`].
-    fn join(&self, x: &[f32], tokens: usize) -> Vec<f32> {
-        let AttentionShape { batch, heads, dim, .. } = self.0.shape;
-        let mut out = vec![0.0; x.len()];
-        kernels::transpose_heads(x, batch, heads, tokens, dim, &mut out);
+    fn join(&self, x: &[f32], tokens: usize) -> Floats {
+        self.exchange(x, self.0.shape.heads, tokens)
+    }
+
+    /// `(batch, first, second, dim)` to `(batch, second, first, dim)`.
+    fn exchange(&self, x: &[f32], first: usize, second: usize) -> Floats {
+        let AttentionShape { batch, dim, .. } = self.0.shape;
+        let mut out = Floats::unspecified(x.len());
+        kernels::transpose_heads(x, batch, first, second, dim, &mut out);
         out
     }
 }

@@ -4,6 +4,8 @@
 use burn::tensor::{Tensor, module};
 use rayon::prelude::*;
 
+use understudy_kernels::Floats;
+
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply, apply_with_extra};
 
 /// What batch normalization gives in training.
@@ -114,7 +116,7 @@ impl CpuOp<3> for BatchNorm {
                 [mean, (channel_sums(values(), values(), square)[0] / count) as f32]
             })
             .collect();
-        let mut y = vec![0.0; x.len()];
+        let mut y = Floats::unspecified(x.len());
         y.par_chunks_mut(positions).zip(x.data().par_chunks(positions)).enumerate().for_each(
             |(plane, (y, x))| {
                 let channel = plane % channels;
@@ -126,7 +128,8 @@ impl CpuOp<3> for BatchNorm {
                 }
             },
         );
-        let part = |index: usize| Array::new(statistics.iter().map(|s| s[index]).collect(), [channels]);
+        let part =
+            |index: usize| Array::new(statistics.iter().map(|s| s[index]).collect::<Vec<_>>(), [channels]);
         (Array::new(y, x.shape()), vec![part(0), part(1)])
     }
 
@@ -150,7 +153,7 @@ impl CpuOp<3> for BatchNorm {
                     .map(|sum| sum as f32)
             })
             .collect();
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = Floats::unspecified(x.len());
         let inputs = x.par_chunks(positions).zip(grad.data().par_chunks(positions));
         dx.par_chunks_mut(positions).zip(inputs).enumerate().for_each(|(plane, (dx, (x, grad)))| {
             let channel = plane % channels;
@@ -162,7 +165,7 @@ impl CpuOp<3> for BatchNorm {
                 *dx = gain * (g - sum - (x - mean) * scale * projected);
             }
         });
-        let part = |index: usize| Array::new(found.iter().map(|s| s[index]).collect(), [channels]);
+        let part = |index: usize| Array::new(found.iter().map(|s| s[index]).collect::<Vec<_>>(), [channels]);
         [
             wanted[0].then(|| Array::new(dx, kept.shape(0))),
             wanted[1].then(|| part(1)),
@@ -177,7 +180,7 @@ struct Prelu;
 impl CpuOp<2> for Prelu {
     fn forward(&self, [x, slope]: [&Array; 2]) -> (Array, Vec<Array>) {
         let [_, channels, positions] = extents(&x.shape());
-        let mut y = vec![0.0; x.len()];
+        let mut y = Floats::unspecified(x.len());
         y.par_chunks_mut(positions).zip(x.data().par_chunks(positions)).enumerate().for_each(
             |(plane, (y, x))| {
                 let slope = slope.data()[plane % channels];
@@ -197,7 +200,7 @@ impl CpuOp<2> for Prelu {
         let shape = extents(kept.shape(0));
         let [_, channels, positions] = shape;
         let x = kept.input(0);
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = Floats::unspecified(x.len());
         let inputs = x.par_chunks(positions).zip(grad.data().par_chunks(positions));
         dx.par_chunks_mut(positions).zip(inputs).enumerate().for_each(|(plane, (dx, (x, grad)))| {
             let slope = kept.input(1)[plane % channels];
@@ -205,7 +208,7 @@ impl CpuOp<2> for Prelu {
                 *dx = if x > 0.0 { g } else { slope * g };
             }
         });
-        let slopes = || {
+        let slopes = || -> Vec<f32> {
             (0..channels)
                 .into_par_iter()
                 .map(|channel| {

@@ -5,7 +5,7 @@ use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
 use rayon::prelude::*;
 use understudy_kernels as kernels;
-use understudy_kernels::Conv3dShape;
+use understudy_kernels::{Conv3dShape, Floats};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 use crate::ops::precision;
@@ -169,7 +169,7 @@ impl CpuOp<1> for Upsample {
     fn forward(&self, [x]: [&Array; 1]) -> (Array, Vec<Array>) {
         let mut shape = x.shape();
         let columns = shape[4];
-        let mut y = vec![0.0; 4 * x.len()];
+        let mut y = Floats::unspecified(4 * x.len());
         y.par_chunks_mut(4 * columns).zip(x.data().par_chunks(columns)).for_each(|(pair, row)| {
             let (first, second) = pair.split_at_mut(2 * columns);
             for (two, &value) in first.chunks_exact_mut(2).zip(row) {
@@ -188,7 +188,7 @@ impl CpuOp<1> for Upsample {
 
     fn backward(&self, kept: &Kept<1>, grad: &Array, _: [bool; 1]) -> [Option<Array>; 1] {
         let columns = kept.shape(0)[4];
-        let mut dx = vec![0.0; grad.len() / 4];
+        let mut dx = Floats::unspecified(grad.len() / 4);
         dx.par_chunks_mut(columns).zip(grad.data().par_chunks(4 * columns)).for_each(|(row, pair)| {
             let (first, second) = pair.split_at(2 * columns);
             let corners = first.chunks_exact(2).zip(second.chunks_exact(2));

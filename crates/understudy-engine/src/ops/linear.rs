@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 use understudy_kernels as kernels;
-use understudy_kernels::MatRef;
+use understudy_kernels::{Floats, MatRef};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 use crate::ops::precision;
@@ -34,7 +34,7 @@ fn extents(x: &[usize], weight: &[usize]) -> [usize; 3] {
 impl Linear {
     fn run(x: &Array, weight: &Array, bias: Option<&Array>) -> (Array, Vec<Array>) {
         let [rows, inputs, outputs] = extents(&x.shape(), &weight.shape());
-        let mut y = vec![0.0; rows * outputs];
+        let mut y = Floats::unspecified(rows * outputs);
         if let Some(bias) = bias {
             y.par_chunks_mut(outputs).with_min_len(64).for_each(|row| row.copy_from_slice(bias.data()));
         }
@@ -54,13 +54,13 @@ impl Linear {
         let [rows, inputs, outputs] = extents(kept.shape(0), kept.shape(1));
         let mut result = [const { None }; N];
         if wanted[0] {
-            let mut dx = vec![0.0; rows * inputs];
+            let mut dx = Floats::unspecified(rows * inputs);
             let weight = MatRef::new(kept.input(1), outputs, inputs);
             kernels::matmul(MatRef::new(grad.data(), rows, outputs), weight, &mut dx, false, precision());
             result[0] = Some(Array::new(dx, kept.shape(0)));
         }
         if wanted[1] {
-            let mut dw = vec![0.0; outputs * inputs];
+            let mut dw = Floats::unspecified(outputs * inputs);
             let gradient = MatRef::new(grad.data(), rows, outputs).t();
             kernels::matmul(gradient, MatRef::new(kept.input(0), rows, inputs), &mut dw, false, precision());
             result[1] = Some(Array::new(dw, kept.shape(1)));
@@ -132,7 +132,7 @@ struct GatedAdd;
 
 impl CpuOp<3> for GatedAdd {
     fn forward(&self, [x, y, gate]: [&Array; 3]) -> (Array, Vec<Array>) {
-        let mut out = vec![0.0; x.len()];
+        let mut out = Floats::unspecified(x.len());
         kernels::gated_add_forward(x.data(), y.data(), gate.data(), gate.shape()[0], &mut out);
         (Array::new(out, x.shape()), Vec::new())
     }

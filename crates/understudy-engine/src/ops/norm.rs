@@ -13,7 +13,8 @@ pub fn layer_norm<const D: usize>(
     bias: Option<Tensor<1>>,
     eps: f32,
 ) -> Tensor<D> {
-    let op = LayerNorm { eps, rows_per_batch: 1, modulated: false };
+    let rows_per_batch = (x.shape().num_elements() / x.dims()[D - 1].max(1)).max(1);
+    let op = LayerNorm { eps, rows_per_batch, modulated: false };
     if let (Some(weight), Some(bias)) = (&weight, &bias)
         && let (Some(x), Some(w), Some(b)) = (Primitive::of(&x), Primitive::of(weight), Primitive::of(bias))
     {

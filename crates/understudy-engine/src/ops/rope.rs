@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use understudy_kernels as kernels;
-use understudy_kernels::HeadLayout;
+use understudy_kernels::{Floats, HeadLayout};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 
@@ -36,8 +36,8 @@ struct Rope {
 }
 
 impl Rope {
-    fn turn(&self, x: &[f32], cos: &[f32], sin: &[f32], back: bool) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
+    fn turn(&self, x: &[f32], cos: &[f32], sin: &[f32], back: bool) -> Floats {
+        let mut y = Floats::unspecified(x.len());
         kernels::rope(x, HeadLayout::TokensFirst, self.heads, self.tokens, (cos, sin), back, &mut y);
         y
     }

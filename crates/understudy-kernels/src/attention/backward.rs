@@ -3,6 +3,7 @@
 use super::bf16::{self, Inputs};
 use super::{AttentionShape, KEYS, KeyMask, QUERIES, scores};
 use crate::cpu::{Bf16Path, Isa};
+use crate::floats::Floats;
 use crate::math::exp;
 use crate::matmul::{MatRef, Precision, Threads, matmul_with};
 use crate::par::{self, Buffer, Shared};
@@ -53,14 +54,15 @@ pub fn attention_backward(
     mask: Option<KeyMask>,
     bias: Option<&[f32]>,
     precision: Precision,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+) -> (Floats, Floats, Floats) {
     shape.check(q, k, v, mask, bias);
     assert_eq!(out.len(), q.len(), "attention: length of out");
     assert_eq!(dout.len(), q.len(), "attention: length of dout");
     let heads = shape.batch * shape.heads;
     assert_eq!(lse.len(), heads * shape.q_tokens, "attention: length of lse");
     let AttentionShape { q_tokens, k_tokens, dim, .. } = shape;
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
+    let (mut dq, mut dk, mut dv) =
+        (Floats::zeroed(q.len()), Floats::zeroed(k.len()), Floats::zeroed(k.len()));
     if q.is_empty() || k.is_empty() {
         return (dq, dk, dv);
     }

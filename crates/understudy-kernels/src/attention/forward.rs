@@ -3,6 +3,7 @@
 use super::bf16::{self, Inputs};
 use super::{AttentionShape, KEYS, KeyMask, QUERIES, scores};
 use crate::cpu::{Bf16Path, Isa};
+use crate::floats::Floats;
 use crate::math::exp;
 use crate::matmul::{MatRef, Precision, Threads, matmul_with};
 use crate::par::{self, Buffer, Shared};
@@ -52,14 +53,15 @@ pub fn attention_forward(
     mask: Option<KeyMask>,
     bias: Option<&[f32]>,
     precision: Precision,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Floats, Vec<f32>) {
     shape.check(q, k, v, mask, bias);
     let AttentionShape { q_tokens, k_tokens, dim, .. } = shape;
     let heads = shape.batch * shape.heads;
-    let (mut out, mut lse) = (vec![0.0; q.len()], vec![f32::NEG_INFINITY; heads * q_tokens]);
-    if out.is_empty() || k_tokens == 0 {
-        return (out, lse);
+    let mut lse = vec![f32::NEG_INFINITY; heads * q_tokens];
+    if q.is_empty() || k_tokens == 0 {
+        return (Floats::zeroed(q.len()), lse);
     }
+    let mut out = Floats::unspecified(q.len());
     let isa = Isa::best();
     if precision == Precision::Bf16 {
         let path = Bf16Path::best();

@@ -12,6 +12,7 @@ mod gather;
 mod tests;
 mod weight;
 
+use crate::floats::Floats;
 use crate::matmul::Precision;
 use gather::{Gather, Grid};
 pub use weight::conv3d_backward_weight;
@@ -104,11 +105,11 @@ pub fn conv3d_forward(
     bias: Option<&[f32]>,
     shape: &Conv3dShape,
     precision: Precision,
-) -> Vec<f32> {
+) -> Floats {
     assert_eq!(x.len(), shape.input_len(), "conv3d: length of x");
     assert_eq!(weight.len(), shape.weight_len(), "conv3d: length of weight");
     assert!(bias.is_none_or(|b| b.len() == shape.out_channels), "conv3d: length of bias");
-    let mut y = vec![0.0; shape.output_len()];
+    let mut y = Floats::unspecified(shape.output_len());
     shape.forward_gather().run(x, weight, bias, &mut y, precision);
     y
 }
@@ -118,15 +119,14 @@ pub fn conv3d_forward(
 /// # Panics
 ///
 /// If a length does not fit `shape`.
-pub fn conv3d_backward_data(
-    dy: &[f32],
-    weight: &[f32],
-    shape: &Conv3dShape,
-    precision: Precision,
-) -> Vec<f32> {
+pub fn conv3d_backward_data(dy: &[f32], weight: &[f32], shape: &Conv3dShape, precision: Precision) -> Floats {
     assert_eq!(dy.len(), shape.output_len(), "conv3d: length of dy");
     assert_eq!(weight.len(), shape.weight_len(), "conv3d: length of weight");
-    let mut dx = vec![0.0; shape.input_len()];
+    let mut dx = match shape.stride {
+        [1, 1, 1] => Floats::unspecified(shape.input_len()),
+        // Inputs no tap reaches keep a gradient of zero.
+        _ => Floats::zeroed(shape.input_len()),
+    };
     let (stride, taps) = (shape.stride, shape.taps());
     for phase in 0..stride.iter().product() {
         // Inputs at `first + stride * j` get `dy[(first + pad - tap) / stride + j]` from the taps that divide.

@@ -1,6 +1,7 @@
 //! RMS normalization over the channels of an image or clip, as the Wan VAE has it.
 
 use crate::cpu::Isa;
+use crate::floats::Floats;
 use crate::par::{self, Shared};
 use crate::simd::multiversion;
 
@@ -73,11 +74,11 @@ fn shape(x: &[f32], n: usize, gamma: &[f32]) -> (usize, usize) {
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn channel_rms_norm_forward(x: &[f32], n: usize, gamma: &[f32]) -> Vec<f32> {
+pub fn channel_rms_norm_forward(x: &[f32], n: usize, gamma: &[f32]) -> Floats {
     let (c, spatial) = shape(x, n, gamma);
     let isa = Isa::best();
     let root = (c as f32).sqrt();
-    let mut y = vec![0.0; x.len()];
+    let mut y = Floats::unspecified(x.len());
     let out = Shared::new(&mut y);
     let spans = spatial.div_ceil(SPAN);
     par::for_each(n * spans, |task| {
@@ -102,13 +103,14 @@ pub fn channel_rms_norm_forward(x: &[f32], n: usize, gamma: &[f32]) -> Vec<f32> 
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn channel_rms_norm_backward(x: &[f32], n: usize, gamma: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub fn channel_rms_norm_backward(x: &[f32], n: usize, gamma: &[f32], dy: &[f32]) -> (Floats, Vec<f32>) {
     let (c, spatial) = shape(x, n, gamma);
     assert_eq!(x.len(), dy.len(), "channel_rms_norm: length of dy");
     let isa = Isa::best();
     let root = (c as f32).sqrt();
     let spans = spatial.div_ceil(SPAN);
-    let (mut dx, mut dgamma, mut parts) = (vec![0.0; x.len()], vec![0.0; c], vec![0.0; n * spans * c]);
+    let (mut dx, mut parts) = (Floats::unspecified(x.len()), Floats::unspecified(n * spans * c));
+    let mut dgamma = vec![0.0; c];
     let (out, parts_out) = (Shared::new(&mut dx), Shared::new(&mut parts));
     par::for_each(n * spans, |task| {
         let (item, start) = (task / spans, task % spans * SPAN);

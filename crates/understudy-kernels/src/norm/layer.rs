@@ -2,6 +2,7 @@
 
 use super::rows_per_task;
 use crate::cpu::Isa;
+use crate::floats::Floats;
 use crate::par::{self, Shared};
 use crate::simd::{fma, multiversion, sum1, sum2};
 
@@ -57,7 +58,7 @@ impl LayerNormParams<'_> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerNormOutput {
     /// (rows, channels)
-    pub y: Vec<f32>,
+    pub y: Floats,
     /// (rows)
     pub mean: Vec<f32>,
     /// Reciprocal standard deviations, (rows).
@@ -68,7 +69,7 @@ pub struct LayerNormOutput {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerNormGradients {
     /// (rows, channels)
-    pub dx: Vec<f32>,
+    pub dx: Floats,
     /// (batch, channels)
     pub dscale: Option<Vec<f32>>,
     /// (batch, channels)
@@ -131,7 +132,8 @@ pub fn layer_norm_modulate_forward(x: &[f32], params: &LayerNormParams) -> Layer
     let c = params.channels;
     params.batch(x.len());
     let rows = x.len() / c;
-    let (mut y, mut mean, mut rstd) = (vec![0.0; x.len()], vec![0.0; rows], vec![0.0; rows]);
+    let mut y = Floats::unspecified(x.len());
+    let (mut mean, mut rstd) = (vec![0.0; rows], vec![0.0; rows]);
     let (y_out, mean_out, rstd_out) = (Shared::new(&mut y), Shared::new(&mut mean), Shared::new(&mut rstd));
     let isa = Isa::best();
     for_each_chunk(x.len(), params, |_, b, start, len| {
@@ -182,7 +184,8 @@ pub fn layer_norm_modulate_backward(
     assert_eq!(dy.len(), x.len(), "layer_norm: length of dy");
     let step = rows_per_task(params.rows_per_batch, c).min(params.rows_per_batch);
     let chunks = params.rows_per_batch.div_ceil(step);
-    let (mut dx, mut parts) = (vec![0.0; x.len()], vec![0.0; batch * chunks * 2 * c]);
+    let mut dx = Floats::unspecified(x.len());
+    let mut parts = vec![0.0; batch * chunks * 2 * c];
     let (dx_out, parts_out) = (Shared::new(&mut dx), Shared::new(&mut parts));
     let isa = Isa::best();
     for_each_chunk(x.len(), params, |task, b, start, len| {
@@ -203,7 +206,7 @@ pub fn layer_norm_modulate_backward(
 }
 
 /// Turns the per-item sums of `dy * xhat` and `dy` into the gradients of what is present.
-fn parameter_gradients(params: &LayerNormParams, sums: &[f32], dx: Vec<f32>) -> LayerNormGradients {
+fn parameter_gradients(params: &LayerNormParams, sums: &[f32], dx: Floats) -> LayerNormGradients {
     let c = params.channels;
     let one_plus_scale = |b: usize, i: usize| 1.0 + params.scale.map_or(0.0, |s| s[b * c + i]);
     let weight = |i: usize| params.weight.map_or(1.0, |w| w[i]);

@@ -2,6 +2,7 @@
 
 use super::rows_per_task;
 use crate::cpu::Isa;
+use crate::floats::Floats;
 use crate::par::{self, Shared};
 use crate::simd::{multiversion, sum1, sum2};
 
@@ -45,10 +46,10 @@ multiversion! {
 /// # Panics
 ///
 /// If `x` is no multiple of `weight`.
-pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32) -> Floats {
     let c = weight.len();
     assert!(c > 0 && x.len().is_multiple_of(c), "rms_norm: x is (rows, c)");
-    let mut y = vec![0.0; x.len()];
+    let mut y = Floats::unspecified(x.len());
     let chunk = rows_per_task(x.len() / c, c) * c;
     let isa = Isa::best();
     let out = Shared::new(&mut y);
@@ -65,13 +66,14 @@ pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 /// # Panics
 ///
 /// If the lengths do not fit.
-pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32]) -> (Floats, Vec<f32>) {
     let c = weight.len();
     assert!(c > 0 && x.len().is_multiple_of(c), "rms_norm: x is (rows, c)");
     assert_eq!(x.len(), dy.len(), "rms_norm: length of dy");
     let chunk = rows_per_task(x.len() / c, c) * c;
     let tasks = x.len().div_ceil(chunk);
-    let (mut dx, mut dweight, mut parts) = (vec![0.0; x.len()], vec![0.0; c], vec![0.0; tasks * c]);
+    let mut dx = Floats::unspecified(x.len());
+    let (mut dweight, mut parts) = (vec![0.0; c], vec![0.0; tasks * c]);
     let isa = Isa::best();
     let (out, parts_out) = (Shared::new(&mut dx), Shared::new(&mut parts));
     par::for_each(tasks, |task| {

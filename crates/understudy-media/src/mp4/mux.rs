@@ -7,7 +7,7 @@ use mp4_atom::{
 };
 
 use crate::Video;
-use crate::h264::{self, Encoded, MAX_SIDES, MIN_SIDE};
+use crate::h264::{self, Encoded};
 
 const IDENTITY: Matrix =
     Matrix { a: 0x10000, b: 0, u: 0, c: 0, d: 0x10000, v: 0, x: 0, y: 0, w: 0x4000_0000 };
@@ -22,13 +22,7 @@ pub(crate) fn encode(video: &Video, qp: u8) -> Result<Vec<u8>, String> {
     });
     let video = padded.as_ref().unwrap_or(video);
     let (width, height) = (video.width(), video.height());
-    let [long, short] = MAX_SIDES;
-    if width.min(height) < MIN_SIDE || width.max(height) > long || width.min(height) > short {
-        return Err(format!(
-            "H.264 takes {MIN_SIDE}x{MIN_SIDE} to {long}x{short} pixels, not {width}x{height}; change the upscale \
-             factor or write .webp"
-        ));
-    }
+    h264::check_size(width, height)?;
     let encoded = h264::encode(video, qp)?;
     mux(&encoded, width as u16, height as u16, Timing::of(video.fps)).map_err(|e| e.to_string())
 }

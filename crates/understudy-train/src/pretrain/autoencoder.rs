@@ -1,10 +1,12 @@
 //! Training the video autoencoder: reconstruction, with the characters weighed more than the scenery, and a
 //! light pull of the latents toward a normal distribution.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use understudy_engine::host;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
 use understudy_engine::random::Random;
 use understudy_engine::weights::Weights;
@@ -168,7 +170,7 @@ pub(crate) fn device_of(parameters: &Parameters) -> Device {
 }
 
 /// Mean and standard deviation of every latent channel of `network` over `count` training clips, which the
-/// exported configuration needs.
+/// exported configuration needs. `tell` hears how many are done, and can stop, which gives `None`.
 ///
 /// # Errors
 /// When the clips cannot be rendered.
@@ -177,7 +179,8 @@ pub fn measure_latents(
     size: [usize; 3],
     count: u64,
     device: &Device,
-) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
+    tell: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<(Vec<f32>, Vec<f32>)>, TrainError> {
     let clips = Clips::new(size)?;
     let channels = network.config().z_dim;
     let mut sums = vec![[0.0_f64; 2]; channels];
@@ -186,17 +189,20 @@ pub fn measure_latents(
         let scenario = clips.scenario(Split::Train, index);
         let mean = network.encode(clips.batch(&[scenario], 0, size[0]).video(device)).mean;
         let each: usize = mean.dims().iter().product::<usize>() / channels;
-        let latents: Vec<f32> = mean.into_data().try_into_vec().unwrap_or_default();
+        let latents = host::values(mean);
         for (sum, channel) in sums.iter_mut().zip(latents.chunks_exact(each)) {
             sum[0] += channel.iter().map(|&x| f64::from(x)).sum::<f64>();
             sum[1] += channel.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         }
         values += each as f64;
+        if tell(index + 1).is_break() {
+            return Ok(None);
+        }
     }
     let mean = |sum: &[f64; 2]| sum[0] / values;
     let deviation = |sum: &[f64; 2]| (sum[1] / values - mean(sum).powi(2)).max(1e-12).sqrt();
-    Ok((
+    Ok(Some((
         sums.iter().map(|sum| mean(sum) as f32).collect(),
         sums.iter().map(|sum| deviation(sum) as f32).collect(),
-    ))
+    )))
 }

@@ -20,6 +20,7 @@ use understudy_pipeline::{
 use understudy_puppet::{Detail, Scenario, Split};
 
 use crate::error::TrainError;
+use crate::noise::{logit_normal, shifted};
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::grid::frames_grid;
 use crate::pretrain::latents::LatentCache;
@@ -122,13 +123,6 @@ fn detail(random: &mut Random) -> Detail {
     [Detail::Brief, Detail::Colors, Detail::Traits, Detail::Full, Detail::Full][random.below(5) as usize]
 }
 
-/// A noise level in (0, 1): logit-normal, shifted toward noise.
-fn draw_sigma(random: &mut Random, shift: f32) -> f32 {
-    let u = 1.0 / (1.0 + (-random.normal()).exp());
-    let shift = f64::from(shift);
-    (shift * u / (1.0 + (shift - 1.0) * u)) as f32
-}
-
 /// Held-out prompts that are sampled while training goes on.
 const SAMPLES: u64 = 6;
 
@@ -148,7 +142,8 @@ impl Objective for Denoiser {
     fn batch(&self, step: u64) -> Result<Batch, TrainError> {
         let mut random = Random::stream(self.recipe.seed, "denoiser batch", step);
         let clips: Vec<u64> = (0..self.recipe.batch).map(|_| random.below(self.cache.count())).collect();
-        let sigmas = clips.iter().map(|_| draw_sigma(&mut random, self.recipe.shift)).collect();
+        let shift = f64::from(self.recipe.shift);
+        let sigmas = clips.iter().map(|_| shifted(logit_normal(&mut random, 0.0, 1.0), shift)).collect();
         let mut caption = |&clip: &u64| {
             let dropped = random.uniform() < f64::from(self.recipe.caption_dropout);
             let seed = random.next_u64();

@@ -5,6 +5,8 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use understudy_media::Image;
 
+use understudy_engine::host;
+
 use crate::error::TrainError;
 
 /// Writes every `stride`-th frame of `videos (clips, 3, frames, rows, columns)` in [-1, 1] as a PNG, one clip
@@ -14,7 +16,7 @@ use crate::error::TrainError;
 /// When the picture cannot be written.
 pub fn frames_grid(videos: Tensor<5>, stride: usize, scale: usize, path: &Path) -> Result<(), TrainError> {
     let [clips, _, frames, rows, columns] = videos.dims();
-    let values: Vec<f32> = videos.into_data().try_into_vec().unwrap_or_default();
+    let values = host::values(videos);
     let shown: Vec<usize> = (0..frames).step_by(stride).collect();
     let [width, height] = [shown.len() * columns * scale, clips * rows * scale];
     let mut rgb = Vec::with_capacity(width * height * 3);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use understudy_engine::host;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
 use understudy_engine::random::Random;
 use understudy_engine::weights::{Init, Weights};
@@ -220,7 +221,7 @@ pub fn verification_accuracy(
             })
             .collect();
         let cosines = (embed(first) * embed(second)).sum_dim(1);
-        let cosines: Vec<f32> = cosines.into_data().try_into_vec().unwrap_or_default();
+        let cosines = host::values(cosines);
         scored.extend(range.zip(cosines).map(|(pair, cosine)| (cosine, pair % 2 == 0)));
     }
     let (one, two): (Vec<_>, Vec<_>) = scored.iter().enumerate().partition(|(index, _)| index % 4 < 2);

@@ -2,10 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
+use understudy_engine::host::values;
 use understudy_models::wan_vae::WanVae;
 use understudy_puppet::Split;
 
@@ -26,7 +28,8 @@ const CHUNK: u64 = 8;
 
 impl LatentCache {
     /// Opens the cache at `path`, encoding clips that are not in it yet. `[frames, height, width]` is the
-    /// size of a clip; `tell` hears how many are done. A cache that was interrupted goes on.
+    /// size of a clip; `tell` hears how many are done, and can stop, which gives `None`. A cache that was
+    /// interrupted goes on.
     ///
     /// # Errors
     /// When the file cannot be written or the clips cannot be rendered.
@@ -36,8 +39,8 @@ impl LatentCache {
         [frames, height, width]: [usize; 3],
         count: u64,
         device: &Device,
-        tell: &mut dyn FnMut(u64),
-    ) -> Result<Self, TrainError> {
+        tell: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, TrainError> {
         let config = network.config();
         let latent_frames = 1 + (frames - 1) / config.temporal_factor();
         let factor = config.spatial_factor();
@@ -54,13 +57,15 @@ impl LatentCache {
             let scenarios: Vec<_> = (done..next).map(|index| clips.scenario(Split::Train, index)).collect();
             let video = clips.batch(&scenarios, 0, frames).video(device);
             let latents = network.normalize(network.encode(video).mean);
-            let values: Vec<f32> = latents.into_data().try_into_vec().unwrap_or_default();
-            let bytes: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+            let bytes: Vec<u8> =
+                values(latents).iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
             file.write_all(&bytes).map_err(io)?;
             done = next;
-            tell(done);
+            if tell(done).is_break() && done < count {
+                return Ok(None);
+            }
         }
-        Ok(cache)
+        Ok(Some(cache))
     }
 
     /// How many clips there are.

@@ -1,6 +1,7 @@
 //! The recipes that train `nano` and its judges on the puppet world.
 
 mod autoencoder;
+mod check;
 mod clips;
 mod contrast;
 mod denoiser;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use understudy_engine::hash::Fnv;
 use understudy_engine::parameters::Parameters;
 use understudy_engine::weights::Weights;
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
@@ -13,13 +14,15 @@ use understudy_pipeline::Tokenizer;
 use crate::error::TrainError;
 use crate::event::Event;
 use crate::pretrain::autoencoder::{Autoencoder, AutoencoderRecipe, measure_latents};
+use crate::pretrain::check::{self, Fault};
 use crate::pretrain::contrast::{Contrast, ContrastRecipe};
 use crate::pretrain::denoiser::{Denoiser, DenoiserRecipe};
 use crate::pretrain::export;
 use crate::pretrain::identity::{IdentityEncoder, IdentityRecipe};
 use crate::pretrain::latents::LatentCache;
 use crate::pretrain::vocabulary::tokenizer;
-use crate::trainer::train;
+use crate::state::State;
+use crate::trainer::{Objective, TrainConfig, train};
 
 /// One file under `recipes/`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,10 +52,34 @@ impl Recipe {
             path: path.to_owned(),
             error,
         })?;
-        toml::from_str(&text).map_err(|error| TrainError::Recipe {
-            path: path.to_owned(),
-            reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-        })
+        Self::parse(&text).map_err(|reason| TrainError::Recipe { path: path.to_owned(), reason })
+    }
+
+    /// Reads a recipe from TOML, and checks every entry.
+    fn parse(text: &str) -> Result<Self, String> {
+        let line =
+            |error: toml::de::Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let table: toml::Table = text.parse().map_err(line)?;
+        let recipe: Self = toml::from_str(text).map_err(line)?;
+        // The networks' published configurations may have more fields than are used; a recipe may not.
+        let known = toml::Table::try_from(&recipe).map_err(|error| error.to_string())?;
+        if let Some(entry) = unknown(&table, &known) {
+            return Err(format!("{entry}: no such entry; correct its name or remove it"));
+        }
+        match recipe.fault() {
+            Some((entry, rule)) => Err(format!("{entry}: must be {rule}")),
+            None => Ok(recipe),
+        }
+    }
+
+    /// The first entry that is out of its range, and the range.
+    fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Autoencoder(recipe) => check::autoencoder(recipe),
+            Self::Denoiser(recipe) => check::denoiser(recipe),
+            Self::Clip(recipe) => check::clip(recipe),
+            Self::Identity(recipe) => check::identity(recipe),
+        }
     }
 
     /// The same recipe with another number of steps; the learning rate's course is stretched over them.
@@ -81,37 +108,63 @@ impl Recipe {
         let export = folder.join("export");
         match self {
             Self::Autoencoder(recipe) => {
-                let state =
-                    train(&Autoencoder::new(recipe.clone())?, &recipe.training, folder, device, emit)?;
-                if state.step < recipe.training.steps {
+                let objective = Autoencoder::new(recipe.clone())?;
+                let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
                     return Ok(());
-                }
+                };
                 let network = build_vae(&state.ema, &recipe.model, device)?;
-                let (mean, deviation) = measure_latents(&network, recipe.size, MEASURED_CLIPS, device)?;
+                let mut tell = |done| emit(&prepared("latents measured", done, MEASURED_CLIPS));
+                let measured = measure_latents(&network, recipe.size, MEASURED_CLIPS, device, &mut tell)?;
+                let Some((mean, deviation)) = measured else { return Ok(()) };
                 let config = WanVaeConfig { latents_mean: mean, latents_std: deviation, ..recipe.model };
                 export::network(&export, "AutoencoderKLWan", export::DIFFUSERS, &config, &state.ema)
             }
             Self::Clip(recipe) => {
                 let objective = Contrast::new(recipe.clone(), nano_tokenizer()?)?;
-                let state = train(&objective, &recipe.training, folder, device, emit)?;
-                if state.step < recipe.training.steps {
+                let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
                     return Ok(());
-                }
+                };
                 export::network(&export, "CLIPModel", export::TRANSFORMERS, &recipe.model, &state.ema)?;
                 export::json(&export.join("tokenizer.json"), &tokenizer())
             }
             Self::Identity(recipe) => {
                 let objective = IdentityEncoder::new(recipe.clone())?;
-                let state = train(&objective, &recipe.training, folder, device, emit)?;
-                if state.step < recipe.training.steps {
+                let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
                     return Ok(());
-                }
+                };
                 let network = export::without(&state.ema, "arcface");
                 export::network(&export, "IResNet", export::TRANSFORMERS, &recipe.model, &network)
             }
             Self::Denoiser(recipe) => run_denoiser(*recipe, folder, device, emit),
         }
     }
+}
+
+/// Trains to the last step; `None` when the run was stopped before.
+fn whole<O: Objective>(
+    objective: &O,
+    training: &TrainConfig,
+    folder: &Path,
+    device: &Device,
+    emit: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+) -> Result<Option<State>, TrainError> {
+    let state = train(objective, training, folder, device, emit)?;
+    Ok((state.step >= training.steps).then_some(state))
+}
+
+fn prepared(what: &str, done: u64, total: u64) -> Event {
+    Event::Prepare { what: what.to_owned(), done, total }
+}
+
+/// The first entry of `table` that `known` does not have, with the tables it is in.
+fn unknown(table: &toml::Table, known: &toml::Table) -> Option<String> {
+    table.iter().find_map(|(name, value)| match (value, known.get(name)) {
+        (_, None) => Some(name.clone()),
+        (toml::Value::Table(inner), Some(toml::Value::Table(known))) => {
+            unknown(inner, known).map(|entry| format!("{name}.{entry}"))
+        }
+        _ => None,
+    })
 }
 
 /// A short name for what a run depends on: everything in its recipe but how long it is and how often it
@@ -121,21 +174,14 @@ pub(crate) fn key(recipe: &impl Serialize) -> String {
     if let Some(training) = value.get_mut("training").and_then(|training| training.as_object_mut()) {
         training.retain(|name, _| !["steps", "checkpoint_every", "sample_every"].contains(&name.as_str()));
     }
-    format!("{:016x}", fnv(value.to_string().bytes()))
-}
-
-/// FNV-1a: short, stable, and only has to keep recipes and weights apart.
-pub(crate) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    format!("{:016x}", Fnv::of(value.to_string().bytes()))
 }
 
 /// A short name for latents: the autoencoder's configuration and weights, and the size of the clips.
 fn latents_key(config: &WanVaeConfig, weights: &Parameters, size: [usize; 3]) -> String {
     let text = format!("{config:?} {size:?}").into_bytes();
     let values = weights.to_named_values().into_iter().flat_map(|tensor| tensor.values);
-    format!("{:016x}", fnv(text.into_iter().chain(values.flat_map(f32::to_le_bytes))))
+    format!("{:016x}", Fnv::of(text.into_iter().chain(values.flat_map(f32::to_le_bytes))))
 }
 
 fn run_denoiser(
@@ -151,17 +197,15 @@ fn run_denoiser(
     let vae = build_vae(&weights, &config, device)?;
     let key = latents_key(&config, &weights, recipe.size);
     let path = folder.join(format!("latents-{key}.f16"));
-    let mut tell = |done: u64| {
-        let _ = emit(&Event::Prepare { what: "clips encoded".into(), done, total: recipe.clips });
-    };
+    let mut tell = |done| emit(&prepared("clips encoded", done, recipe.clips));
     let cache = LatentCache::fill(&path, &vae, recipe.size, recipe.clips, device, &mut tell)?;
+    let Some(cache) = cache else { return Ok(()) };
     let training = recipe.training.clone();
     let objective = Denoiser::new(recipe, cache, nano_tokenizer()?, (config, weights));
-    let state = train(&objective, &training, folder, device, emit)?;
-    if state.step < training.steps {
-        return Ok(());
+    match whole(&objective, &training, folder, device, emit)? {
+        Some(state) => objective.export(&state.ema, &folder.join("export")),
+        None => Ok(()),
     }
-    objective.export(&state.ema, &folder.join("export"))
 }
 
 fn nano_tokenizer() -> Result<Tokenizer, TrainError> {
@@ -174,4 +218,59 @@ fn build_vae(parameters: &Parameters, config: &WanVaeConfig, device: &Device) ->
     let network = WanVae::new(&weights, config);
     weights.finish()?;
     Ok(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPES: [&str; 5] = [
+        include_str!("../../../../recipes/autoencoder.toml"),
+        include_str!("../../../../recipes/denoiser.toml"),
+        include_str!("../../../../recipes/clip.toml"),
+        include_str!("../../../../recipes/identity.toml"),
+        include_str!("../../../../recipes/identity-reward.toml"),
+    ];
+
+    #[test]
+    fn the_recipes_of_nano_are_valid() {
+        for text in RECIPES {
+            Recipe::parse(text).unwrap();
+        }
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let [autoencoder, denoiser, clip, identity, _] = RECIPES;
+        for (recipe, entry, value) in [
+            (autoencoder, "size = ", "[17, 64, 62]"),
+            (autoencoder, "size = ", "[16, 64, 64]"),
+            (autoencoder, "base_dim = ", "0"),
+            (autoencoder, "steps = ", "0"),
+            (autoencoder, "checkpoint_every = ", "0"),
+            (autoencoder, "learning_rate = ", "-1.0"),
+            (denoiser, "batch = ", "0"),
+            (denoiser, "clips = ", "0"),
+            (denoiser, "shift = ", "0.0"),
+            (denoiser, "in_channels = ", "5"),
+            (denoiser, "caption_dropout = ", "1.5"),
+            (clip, "frames = ", "18"),
+            (clip, "frames = ", "0"),
+            (clip, "batch = ", "1"),
+            (identity, "identities = ", "1"),
+            (identity, "embedding = ", "0"),
+        ] {
+            let spoiled: Vec<String> = recipe
+                .lines()
+                .map(|line| if line.starts_with(entry) { format!("{entry}{value}") } else { line.to_owned() })
+                .collect();
+            let message = Recipe::parse(&spoiled.join("\n")).unwrap_err();
+            let name = entry.trim_end_matches(" = ");
+            assert!(message.contains(name) && !message.contains('\n'), "{entry}{value}: {message}");
+        }
+        let message = Recipe::parse(&autoencoder.replace("num_res_blocks", "res_blocks = 1\nnum_res_blocks"));
+        assert!(message.unwrap_err().contains("model.res_blocks: no such entry"));
+        let message = Recipe::parse(&autoencoder.replace("frames = 17", "frames = 16")).unwrap_err();
+        assert!(message.contains("phases"), "{message}");
+    }
 }

@@ -13,7 +13,9 @@ use serde_json::json;
 use understudy_engine::safetensors::{Precision, write_atomically};
 use understudy_evaluate::Judges;
 use understudy_media::{Image, Picture, Range, Video, WriteOptions, check_writable};
-use understudy_personalize::{Adapter, DEFAULT_TOKEN, Dialect, Job, LoraConfig, Subject, combine, lora};
+use understudy_personalize::{
+    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, combine, lora,
+};
 use understudy_pipeline::{Base, Request};
 
 use super::generate::{run, values};
@@ -111,7 +113,13 @@ impl Demo {
         }
         let name = BaseName::Nano.name();
         let job = Job { base, base_name: &name, subject: &subject, folder: &folder };
-        let adapter = lora::fit(&job, &config, &mut |event| progress.fitting(event))?;
+        let adapter =
+            lora::fit(&job, &config, &mut |event| progress.fitting(event)).map_err(|error| match error {
+                Error::Stopped { .. } => {
+                    anyhow::anyhow!("stopped on request; run the demo again to start over")
+                }
+                other => other.into(),
+            })?;
         self.common.set_precision();
         adapter.save(&self.out.join(ADAPTER), Dialect::default(), Precision::F32)?;
         Ok(adapter)

@@ -19,6 +19,7 @@ use understudy_pipeline::{Base, BaseConfig};
 
 use super::{Common, Dtype};
 use crate::base::BaseName;
+use crate::report::WrongUsage;
 use settings::Settings;
 
 /// Learn a subject from pictures of it and write an adapter.
@@ -102,7 +103,7 @@ impl Fit {
         let subject = Subject::open(&places.subject, &places.class, &self.token, options)?;
         let device = self.common.open()?;
         let files = self.base.files()?;
-        BaseConfig::read(&files)?;
+        config.check_base(&BaseConfig::read(&files)?)?;
         let base = Base::load(&files, &device)?;
         let adapter = self.train(&base, &subject, &config, &places)?;
         adapter.save(&places.out, self.format, Precision::F32)?;
@@ -134,9 +135,11 @@ impl Fit {
         let (Some(subject), Some(class), Some(out)) = (&self.subject, &self.class, &self.out) else {
             bail!("--subject, --class and --out are needed");
         };
-        if check_writable(out)? != OutputFormat::Safetensors {
-            bail!("--out {}: an adapter's name must end in .safetensors", out.display());
+        if OutputFormat::from_path(out).ok() != Some(OutputFormat::Safetensors) {
+            let reason = format!("--out {}: an adapter's name must end in .safetensors", out.display());
+            return Err(WrongUsage(reason).into());
         }
+        check_writable(out)?;
         let mut name = OsString::from(out);
         name.push(".run");
         let folder = PathBuf::from(name);
@@ -145,6 +148,10 @@ impl Fit {
                 "{} is there from an earlier run; add --resume to go on with it, or remove it to start over",
                 folder.display()
             );
+        }
+        if self.resume && !folder.exists() {
+            let note = format!("note: there is no run in {} to go on with; starting one", folder.display());
+            self.common.progress().say(&note);
         }
         Ok(Places { subject: subject.clone(), class: class.clone(), out: out.clone(), folder })
     }

@@ -17,6 +17,7 @@ use super::Common;
 use crate::base::BaseName;
 use crate::interrupt;
 use crate::progress::Progress;
+use crate::report::WrongUsage;
 
 /// The tensor that holds latents in a file.
 const LATENTS: &str = "latents";
@@ -131,10 +132,14 @@ impl Generate {
         }
         let device = self.common.open()?;
         let files = self.base.files()?;
-        let adapters = self.read_adapters(&files, &device)?;
+        let config = BaseConfig::read(&files)?;
+        let mut request = self.request(&device)?;
+        request.check(&config)?;
+        let upscale = self.write_options(format).upscale;
+        format.check_size(&self.out, request.width * upscale, request.height * upscale)?;
+        let adapters = self.read_adapters(&config, &files, &device)?;
         let base = Base::load(&files, &device)?;
-        let request = self.request(&base, &adapters)?;
-        request.check(&base)?;
+        (request.attachments, request.token_embeddings) = combine(&adapters, &base)?;
         let mut progress = self.common.progress();
         self.tell_plan(&base, &request, &adapters, &progress);
         let output = run(&base, &request, &mut progress)?;
@@ -150,21 +155,34 @@ impl Generate {
 
     /// That everything can be written where it is to go.
     fn check_paths(&self) -> Result<OutputFormat> {
+        // An extension that is not known is not a matter of this disk.
+        OutputFormat::from_path(&self.out).map_err(|error| WrongUsage(error.to_string()))?;
         let format = check_writable(&self.out)?;
         if let Some(latents) = &self.save_latents {
-            if check_writable(latents)? != OutputFormat::Safetensors {
-                bail!("--save-latents {}: the name must end in .safetensors", latents.display());
+            if OutputFormat::from_path(latents).ok() != Some(OutputFormat::Safetensors) {
+                let reason =
+                    format!("--save-latents {}: the name must end in .safetensors", latents.display());
+                return Err(WrongUsage(reason).into());
             }
             if *latents == self.out {
-                bail!("--save-latents and --out are both {}; give them different names", latents.display());
+                let reason = format!(
+                    "--save-latents and --out are both {}; give them different names",
+                    latents.display()
+                );
+                return Err(WrongUsage(reason).into());
             }
+            check_writable(latents)?;
         }
         Ok(format)
     }
 
     /// The adapters, found to be for this base, and the prompts, found short enough, before any weights are read.
-    fn read_adapters(&self, files: &Files, device: &Device) -> Result<Vec<(Adapter, f32)>> {
-        let config = BaseConfig::read(files)?;
+    fn read_adapters(
+        &self,
+        config: &BaseConfig,
+        files: &Files,
+        device: &Device,
+    ) -> Result<Vec<(Adapter, f32)>> {
         let mut adapters = Vec::new();
         let mut tokens = Vec::new();
         for WeightedAdapter { path, weight } in &self.adapters {
@@ -187,10 +205,10 @@ impl Generate {
         Ok(adapters)
     }
 
-    fn request(&self, base: &Base, adapters: &[(Adapter, f32)]) -> Result<Request> {
+    /// What is asked for, without the adapters.
+    fn request(&self, device: &Device) -> Result<Request> {
         let (usual, own) = (self.base.usual(), &self.sampling);
         let [frames, height, width] = usual.size;
-        let (attachments, token_embeddings) = combine(adapters, base)?;
         Ok(Request {
             negative_prompt: self.negative_prompt.clone(),
             frames: own.frames.unwrap_or(frames),
@@ -201,19 +219,13 @@ impl Generate {
             sampler: own.scheduler,
             shift: own.shift,
             seed: own.seed,
-            initial_noise: self
-                .initial_noise
-                .as_deref()
-                .map(|path| read_noise(path, &base.device))
-                .transpose()?,
-            attachments,
-            token_embeddings,
+            initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
             ..Request::new(&self.prompt)
         })
     }
 
     fn tell_plan(&self, base: &Base, request: &Request, adapters: &[(Adapter, f32)], progress: &Progress) {
-        let scheduler = request.scheduler(base);
+        let scheduler = request.scheduler(&base.config);
         let Request { frames, height, width, steps, guidance, seed, .. } = request;
         let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
         let loaded = self.adapters.iter().zip(adapters).map(|(named, (adapter, weight))| {
@@ -255,10 +267,13 @@ impl Generate {
         }
         let usual = self.base.usual();
         let video = Video::from_planar(&planar, shape, self.sampling.fps.unwrap_or(usual.fps), Range::Unit)?;
+        Ok(video.write(&self.out, &self.write_options(format))?)
+    }
+
+    fn write_options(&self, format: OutputFormat) -> WriteOptions {
         // A folder of frames is for other programs, which want every pixel once.
-        let enlarged = if format == OutputFormat::Directory { 1 } else { usual.upscale };
-        let upscale = self.upscale.map_or(enlarged, usize::from);
-        Ok(video.write(&self.out, &WriteOptions { upscale, ..WriteOptions::default() })?)
+        let enlarged = if format == OutputFormat::Directory { 1 } else { self.base.usual().upscale };
+        WriteOptions { upscale: self.upscale.map_or(enlarged, usize::from), ..WriteOptions::default() }
     }
 }
 

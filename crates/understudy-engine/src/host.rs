@@ -1,0 +1,14 @@
+//! Numbers from devices to the host.
+
+use burn::tensor::Tensor;
+
+/// The numbers of `tensor`, row by row, as f32 whatever it holds.
+///
+/// # Panics
+/// When the device does not give them back; burn's own reads do the same.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    match tensor.into_data().convert::<f32>().try_into_vec() {
+        Ok(values) => values,
+        Err(error) => panic!("the device did not give back a tensor: {error:?}"),
+    }
+}
