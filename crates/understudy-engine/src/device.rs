@@ -34,13 +34,13 @@ impl FromStr for DeviceName {
 
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         let unknown = || DeviceError::Unknown(text.to_owned());
-        let (kind, index) = text.split_once(':').unwrap_or((text, "0"));
-        let index = index.parse().map_err(|_| unknown())?;
+        let (kind, index) = text.split_once(':').map_or((text, None), |(kind, index)| (kind, Some(index)));
+        let number = || index.unwrap_or("0").parse().map_err(|_| unknown());
         match kind {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(index)),
-            "vulkan" => Ok(Self::Vulkan(index)),
-            "metal" => Ok(Self::Metal),
+            "cpu" if index.is_none() => Ok(Self::Cpu),
+            "metal" if index.is_none() => Ok(Self::Metal),
+            "cuda" => number().map(Self::Cuda),
+            "vulkan" => number().map(Self::Vulkan),
             _ => Err(unknown()),
         }
     }
@@ -66,6 +66,22 @@ impl DeviceName {
             Self::Metal => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(not(feature = "metal"))]
             Self::Metal => Err(DeviceError::NotBuilt("metal")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_on_the_command_line() {
+        assert_eq!("cpu".parse(), Ok(DeviceName::Cpu));
+        assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
+        assert_eq!("vulkan:2".parse(), Ok(DeviceName::Vulkan(2)));
+        assert_eq!("metal".parse(), Ok(DeviceName::Metal));
+        for wrong in ["", "gpu", "cpu:3", "metal:0", "cuda:x", "cuda:", "cuda:0:1"] {
+            assert_eq!(wrong.parse::<DeviceName>(), Err(DeviceError::Unknown(wrong.to_owned())));
         }
     }
 }

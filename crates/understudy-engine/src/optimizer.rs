@@ -10,7 +10,7 @@ use crate::parameters::{NamedGradients, Parameters};
 
 /// Settings of [`AdamW`] (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct AdamWConfig {
     /// Decay rates of the two moments.
     pub betas: (f32, f32),
@@ -21,7 +21,7 @@ pub struct AdamWConfig {
     /// Gradients longer than this, all taken together, are scaled down to it; 0 turns it off.
     pub clip: f32,
     /// Moves matrices and kernels by Muon instead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub muon: Option<MuonConfig>,
 }
 
@@ -196,4 +196,46 @@ pub fn ema_step(ema: &mut Parameters, parameters: &Parameters, decay: f32) {
 fn to_tensor(values: Vec<f32>, device: &Device) -> Tensor<1> {
     let count = values.len();
     Tensor::from_data(TensorData::new(values, [count]), device)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn muon_moves_matrices_and_adamw_the_rest() {
+        let device = Device::flex();
+        let mut parameters = Parameters::new();
+        let names = ["block.weight", "block.bias", "shared.weight"];
+        let shapes: [&[usize]; 3] = [&[8, 4, 3], &[96], &[8, 12]];
+        let values_of =
+            |scale: f32| (0..96).map(|i| scale * ((i * 37 % 96) as f32 - 47.5)).collect::<Vec<f32>>();
+        for (name, shape) in names.into_iter().zip(shapes) {
+            parameters.insert(name, shape, vec![0.0; 96], &device);
+        }
+        let muon = MuonConfig { momentum: 0.95, except: vec!["shared".into()] };
+        let config = AdamWConfig { weight_decay: 0.0, muon: Some(muon), ..AdamWConfig::default() };
+        let gradients = |scale| names.map(|name| (name.to_owned(), to_tensor(values_of(scale), &device)));
+        let mut optimizer = AdamW::new(config.clone());
+        optimizer.step(&mut parameters, gradients(0.1).into_iter().collect(), |_| 0.1);
+
+        let moved = |name: &str, parameters: &Parameters| values(parameters.get(name).unwrap().value.clone());
+        // AdamW's first step is the learning rate, whatever the gradient.
+        assert!(moved("block.bias", &parameters).iter().all(|value| (value.abs() - 0.1).abs() < 1e-3));
+        assert_eq!(moved("block.bias", &parameters), moved("shared.weight", &parameters));
+        let muon = moved("block.weight", &parameters);
+        let size = (muon.iter().map(|value| value * value).sum::<f32>() / 96.0).sqrt();
+        assert!((0.012..0.028).contains(&size), "{size}");
+        assert_ne!(muon, moved("shared.weight", &parameters));
+
+        // A restored optimizer goes on as the one that was stored.
+        let mut other = parameters.clone();
+        let mut restored = AdamW::restore(config, optimizer.steps(), optimizer.moments());
+        optimizer.step(&mut parameters, gradients(0.3).into_iter().collect(), |_| 0.1);
+        restored.step(&mut other, gradients(0.3).into_iter().collect(), |_| 0.1);
+        for name in names {
+            assert_eq!(moved(name, &parameters), moved(name, &other));
+        }
+    }
 }

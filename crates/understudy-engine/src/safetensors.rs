@@ -311,13 +311,21 @@ pub struct NamedValues {
 /// that `path` never holds half a file.
 ///
 /// # Errors
-/// When the folder cannot be written or the disk is full; the temporary file is then removed.
+/// When the folder cannot be written or the disk is full (the temporary file is then removed), and when a
+/// tensor's values do not make its shape.
 pub fn write(
     path: &Path,
     tensors: &[NamedValues],
     metadata: BTreeMap<String, String>,
     precision: Precision,
 ) -> Result<(), WeightError> {
+    for tensor in tensors {
+        let NamedValues { name, shape, values } = tensor;
+        if shape.iter().product::<usize>() != values.len() {
+            let reason = format!("has {} values, which do not make shape {shape:?}", values.len());
+            return Err(WeightError::Tensor { name: name.clone(), reason });
+        }
+    }
     write_atomically(path, &serialize(tensors, metadata, precision))
 }
 

@@ -89,7 +89,7 @@ fn check(name: &str) {
     }
     assert_eq!(gradients.len(), 2 * case.residuals.sites.len());
 
-    let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 0.0 };
+    let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 0.0, muon: None };
     let mut optimizer = AdamW::new(adamw);
     let expected = case.io.values("losses").unwrap().0;
     let (mut losses, mut worst_weight) = (Vec::new(), BTreeMap::new());

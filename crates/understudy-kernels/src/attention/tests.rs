@@ -1,5 +1,6 @@
 use super::*;
 use crate::cpu::{Bf16Path, Isa};
+use crate::floats::Floats;
 use crate::matmul::Precision;
 use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
@@ -76,12 +77,12 @@ impl Case {
         (out, lse)
     }
 
-    fn forward(&self, precision: Precision) -> (Vec<f32>, Vec<f32>) {
+    fn forward(&self, precision: Precision) -> (Floats, Vec<f32>) {
         let (mask, bias) = (self.mask.as_deref(), self.bias.as_deref());
         attention_forward(&self.q, &self.k, &self.v, self.shape, self.scale, mask, bias, precision)
     }
 
-    fn backward(&self, precision: Precision) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    fn backward(&self, precision: Precision) -> (Floats, Floats, Floats) {
         let (out, lse) = self.forward(precision);
         let (mask, bias) = (self.mask.as_deref(), self.bias.as_deref());
         attention_backward(
@@ -194,7 +195,7 @@ fn large_scores_do_not_overflow() {
     let (out, lse) = case.forward(Precision::F32);
     assert!(out.iter().chain(&lse).all(|v| v.is_finite()));
     let (dq, dk, dv) = case.backward(Precision::Bf16);
-    assert!(dq.iter().chain(&dk).chain(&dv).all(|v| v.is_finite()));
+    assert!(dq.iter().chain(&dk[..]).chain(&dv[..]).all(|v| v.is_finite()));
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn thread_count_does_not_matter() {
                 || {
                     let (out, lse) = case.forward(precision);
                     let (dq, dk, dv) = case.backward(precision);
-                    [out, lse, dq, dk, dv].concat()
+                    [&out[..], &lse, &dq, &dk, &dv].concat()
                 },
                 |x| bits(x),
             );

@@ -157,7 +157,7 @@ fn thread_count_does_not_matter() {
                 || {
                     let (dw, db) = conv3d_backward_weight(&x, &dy, &s, precision);
                     let y = conv3d_forward(&x, &w, None, &s, precision);
-                    [y, conv3d_backward_data(&dy, &w, &s, precision), dw, db].concat()
+                    [&y[..], &conv3d_backward_data(&dy, &w, &s, precision), &dw, &db].concat()
                 },
                 |v| bits(v),
             );

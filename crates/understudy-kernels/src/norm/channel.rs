@@ -182,7 +182,7 @@ mod tests {
         same_for_any_thread_count(
             || {
                 let (dx, dg) = channel_rms_norm_backward(&x, n, &gamma, &g);
-                [channel_rms_norm_forward(&x, n, &gamma), dx, dg].concat()
+                [&channel_rms_norm_forward(&x, n, &gamma)[..], &dx, &dg].concat()
             },
             |v| bits(v),
         );

@@ -322,7 +322,7 @@ mod tests {
                 let out = layer_norm_modulate_forward(&x, &params);
                 let grads = layer_norm_modulate_backward(&x, &params, &out.mean, &out.rstd, &dy);
                 let (scale, weight) = (grads.dscale.unwrap_or_default(), grads.dweight.unwrap_or_default());
-                [out.y, grads.dx, scale, weight].concat()
+                [&out.y[..], &grads.dx, &scale, &weight].concat()
             },
             |v| bits(v),
         );

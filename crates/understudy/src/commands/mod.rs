@@ -6,7 +6,7 @@ mod generate;
 mod inspect;
 mod pretrain;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, Subcommand, ValueEnum};
 use understudy_engine::device::DeviceName;
@@ -62,8 +62,11 @@ impl Common {
     /// The device, with the precision set.
     ///
     /// # Errors
-    /// When the program was built without the device.
+    /// When the program was built without the device, or the precision is not built for it.
     pub fn open(&self) -> Result<Device> {
+        if self.dtype == Dtype::Bf16 && self.device != DeviceName::Cpu {
+            bail!("--dtype bf16 is built for --device cpu only; leave it out, or compute on the cpu");
+        }
         self.set_precision();
         Ok(self.device.open()?)
     }
