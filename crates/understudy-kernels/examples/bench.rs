@@ -78,7 +78,8 @@ fn attention() {
     for (batch, heads, tokens, dim) in
         [(4, 8, 1280, 32), (4, 4, 512, 96), (1, 12, 2048, 128), (20, 8, 64, 32)]
     {
-        let shape = AttentionShape { batch, heads, q_tokens: tokens, k_tokens: tokens, dim };
+        let shape =
+            AttentionShape { batch, heads, q_tokens: tokens, k_tokens: tokens, dim, heads_inside: false };
         let n = batch * heads * tokens * dim;
         let (q, k, v, g) = (random(n), random(n), random(n), random(n));
         let flop = 4.0 * (n * tokens) as f64;

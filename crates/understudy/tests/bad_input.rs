@@ -186,7 +186,7 @@ fn prompts_and_sizes_that_do_not_fit() {
         (&["--steps", "0"], 2, "steps"),
         (&["--shift", "-1"], 2, "shift"),
         (&["--guidance", "NaN"], 2, "guidance"),
-        (&["--width", "8192"], 1, "3840x2160"),
+        (&["--width", "8192"], 2, "positions for 64"),
     ] {
         let mut arguments = vec!["generate", "--base", BASE, "--out", "a.mp4"];
         for usual in [["--frames", "5"], ["--height", "16"], ["--width", "16"], ["--prompt", "a ball"]] {
@@ -200,6 +200,16 @@ fn prompts_and_sizes_that_do_not_fit() {
         let message = understudy(folder.path(), &arguments).fails(code);
         assert!(message.contains(part), "{message}");
     }
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn a_video_larger_than_its_format_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = ["--frames", "5", "--height", "64", "--width", "80", "--upscale", "64"];
+    let flags = ["generate", "--base", BASE, "--prompt", "a ball", "--steps", "1000", "--out", "a.mp4"];
+    let message = understudy(folder.path(), &[&flags[..], &size].concat()).fails(1);
+    assert!(message.contains("a.mp4") && message.contains("3840x2160"), "{message}");
     assert!(names(folder.path()).is_empty());
 }
 

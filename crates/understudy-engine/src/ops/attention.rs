@@ -3,7 +3,7 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Tensor, TensorData};
 use understudy_kernels as kernels;
-use understudy_kernels::{AttentionShape, Floats};
+use understudy_kernels::AttentionShape;
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 use crate::ops::precision;
@@ -33,7 +33,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
     {
         let seen = |&length: &usize| (0..k_tokens).map(move |k| k < length);
         let op = Attention {
-            shape: AttentionShape { batch, heads, q_tokens, k_tokens, dim },
+            shape: AttentionShape { batch, heads, q_tokens, k_tokens, dim, heads_inside: false },
             scale: options.scale.unwrap_or((dim as f32).powf(-0.5)),
             mask: options.key_lengths.as_ref().map(|lengths| lengths.iter().flat_map(seen).collect()),
         };
@@ -49,8 +49,8 @@ pub fn multi_head_attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, 
     let k_tokens = key.dims()[1];
     let dim = channels / heads;
     if let (Some(q), Some(k), Some(v)) = (Primitive::of(&query), Primitive::of(&key), Primitive::of(&value)) {
-        let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim };
-        let op = MultiHead(Attention { shape, scale: (dim as f32).powf(-0.5), mask: None });
+        let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim, heads_inside: true };
+        let op = Attention { shape, scale: (dim as f32).powf(-0.5), mask: None };
         return apply(op, [q, k, v]).into_tensor();
     }
     let split = |x: Tensor<3>, tokens| x.reshape([batch, tokens, heads, dim]).swap_dims(1, 2);
@@ -127,69 +127,6 @@ impl CpuOp<3> for Attention {
             index += 1;
             wanted[index - 1].then(|| Array::new(values, kept.shape(index - 1)))
         })
-    }
-}
-
-/// [`Attention`] with the heads of all its arrays inside their channels.
-#[derive(Clone, Debug)]
-struct MultiHead(Attention);
-
-impl MultiHead {
-    /// `(batch, tokens, heads * dim)` to `(batch, heads, tokens, dim)`.
-    fn split(&self, x: &[f32], tokens: usize) -> Floats {
-        self.exchange(x, tokens, self.0.shape.heads)
-    }
-
-    /// The inverse of [`MultiHead::split`].
-    fn join(&self, x: &[f32], tokens: usize) -> Floats {
-        self.exchange(x, self.0.shape.heads, tokens)
-    }
-
-    /// `(batch, first, second, dim)` to `(batch, second, first, dim)`.
-    fn exchange(&self, x: &[f32], first: usize, second: usize) -> Floats {
-        let AttentionShape { batch, dim, .. } = self.0.shape;
-        let mut out = Floats::unspecified(x.len());
-        kernels::transpose_heads(x, batch, first, second, dim, &mut out);
-        out
-    }
-}
-
-impl CpuOp<3> for MultiHead {
-    fn forward(&self, [q, k, v]: [&Array; 3]) -> (Array, Vec<Array>) {
-        let AttentionShape { q_tokens, k_tokens, .. } = self.0.shape;
-        let [q_split, k_split, v_split] =
-            [self.split(q.data(), q_tokens), self.split(k.data(), k_tokens), self.split(v.data(), k_tokens)];
-        let Attention { shape, scale, .. } = self.0;
-        let (out, lse) =
-            kernels::attention_forward(&q_split, &k_split, &v_split, shape, scale, None, None, precision());
-        let rows = lse.len();
-        (Array::new(self.join(&out, q_tokens), q.shape()), vec![Array::new(lse, [rows])])
-    }
-
-    fn keeps(&self, _: [bool; 3]) -> ([bool; 3], bool) {
-        ([true, true, true], true)
-    }
-
-    fn backward(&self, kept: &Kept<3>, grad: &Array, wanted: [bool; 3]) -> [Option<Array>; 3] {
-        let AttentionShape { q_tokens, k_tokens, .. } = self.0.shape;
-        let Attention { shape, scale, .. } = self.0;
-        let (dq, dk, dv) = kernels::attention_backward(
-            &self.split(kept.input(0), q_tokens),
-            &self.split(kept.input(1), k_tokens),
-            &self.split(kept.input(2), k_tokens),
-            &self.split(kept.output(), q_tokens),
-            kept.extra(0),
-            &self.split(grad.data(), q_tokens),
-            shape,
-            scale,
-            None,
-            None,
-            precision(),
-        );
-        let back = |index: usize, values: &[f32], tokens| {
-            wanted[index].then(|| Array::new(self.join(values, tokens), kept.shape(index)))
-        };
-        [back(0, &dq, q_tokens), back(1, &dk, k_tokens), back(2, &dv, k_tokens)]
     }
 }
 

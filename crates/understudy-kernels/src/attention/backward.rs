@@ -28,9 +28,10 @@ multiversion! {
 }
 
 multiversion! {
-    pub(super) fn row_dots(a: &[f32], b: &[f32], dim: usize, out: &mut [f32]) {
-        for ((a, b), out) in a.chunks_exact(dim).zip(b.chunks_exact(dim)).zip(out) {
-            *out = simd::sum2(a, b, |a, b| a * b);
+    /// Dot products of rows `stride` apart.
+    pub(super) fn row_dots(a: &[f32], b: &[f32], dim: usize, stride: usize, out: &mut [f32]) {
+        for ((a, b), out) in a.chunks(stride).zip(b.chunks(stride)).zip(out) {
+            *out = simd::sum2(&a[..dim], &b[..dim], |a, b| a * b);
         }
     }
 }
@@ -61,45 +62,41 @@ pub fn attention_backward(
     let heads = shape.batch * shape.heads;
     assert_eq!(lse.len(), heads * shape.q_tokens, "attention: length of lse");
     let AttentionShape { q_tokens, k_tokens, dim, .. } = shape;
-    let (mut dq, mut dk, mut dv) =
-        (Floats::zeroed(q.len()), Floats::zeroed(k.len()), Floats::zeroed(k.len()));
     if q.is_empty() || k.is_empty() {
-        return (dq, dk, dv);
+        return (Floats::zeroed(q.len()), Floats::zeroed(k.len()), Floats::zeroed(k.len()));
     }
+    let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| Floats::unspecified(x.len()));
     let isa = Isa::best();
     let (dq_all, dk_all, dv_all) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
     par::for_each(heads, |head| {
-        let (q_at, k_at) = (head * q_tokens * dim, head * k_tokens * dim);
+        let [mut dq, mut dk, mut dv] =
+            [q_tokens, k_tokens, k_tokens].map(|tokens| Buffer::<f32>::new(tokens * dim));
         // SAFETY: each task writes its own head.
-        let (dq, dk, dv) = unsafe {
-            (
-                dq_all.slice(q_at, q_tokens * dim),
-                dk_all.slice(k_at, k_tokens * dim),
-                dv_all.slice(k_at, k_tokens * dim),
-            )
+        let store = |dq: &[f32], dk: &[f32], dv: &[f32]| unsafe {
+            shape.store(dq, &dq_all, head, 0, q_tokens);
+            shape.store(dk, &dk_all, head, 0, k_tokens);
+            shape.store(dv, &dv_all, head, 0, k_tokens);
         };
         let mut delta = Buffer::<f32>::new(q_tokens);
-        let all = q_at..q_at + q_tokens * dim;
-        row_dots(isa, &out[all.clone()], &dout[all.clone()], dim, &mut delta);
+        let from = shape.at(head, 0, q_tokens);
+        row_dots(isa, &out[from..], &dout[from..], dim, shape.stride(), &mut delta);
         if precision == Precision::Bf16 {
             let path = Bf16Path::best();
             let inputs = Inputs { isa, path, q, k, v, shape, scale, mask, bias };
             let lse = &lse[head * q_tokens..(head + 1) * q_tokens];
-            bf16::backward_head(&inputs, head, (&dout[all], lse, &delta), dq, dk, dv);
-            return;
+            bf16::backward_head(&inputs, head, (dout, lse, &delta), &mut dq, &mut dk, &mut dv);
+            return store(&dq, &dk, &dv);
         }
         let (mask, bias) = (shape.mask(mask, head), shape.bias(bias, head));
         let block = QUERIES.min(q_tokens) * KEYS.min(k_tokens);
         let (mut p, mut dp) = (Buffer::<f32>::new(block), Buffer::<f32>::new(block));
         for key in (0..k_tokens).step_by(KEYS) {
             let cols = KEYS.min(k_tokens - key);
-            let from = k_at + key * dim;
-            let (k, v) = (MatRef::new(&k[from..], cols, dim), MatRef::new(&v[from..], cols, dim));
+            let [k, v] = [k, v].map(|x| shape.rows(x, head, (key, cols), k_tokens));
             let (dk, dv) = (&mut dk[key * dim..][..cols * dim], &mut dv[key * dim..][..cols * dim]);
             for first in (0..q_tokens).step_by(QUERIES) {
                 let rows = QUERIES.min(q_tokens - first);
-                let from = q_at + first * dim;
-                let (q, g) = (MatRef::new(&q[from..], rows, dim), MatRef::new(&dout[from..], rows, dim));
+                let [q, g] = [q, dout].map(|x| shape.rows(x, head, (first, rows), q_tokens));
                 let (p, dp) = (&mut p[..rows * cols], &mut dp[..rows * cols]);
                 let times = |a, b, c: &mut [f32], add| matmul_with(a, b, c, add, precision, Threads::One);
                 times(q, k.t(), p, false);
@@ -116,6 +113,7 @@ pub fn attention_backward(
                 times(dp, k, &mut dq[first * dim..][..rows * dim], key > 0);
             }
         }
+        store(&dq, &dk, &dv);
     });
     (dq, dk, dv)
 }

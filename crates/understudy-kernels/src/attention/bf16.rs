@@ -102,13 +102,13 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
     {
         let (keys, values) = (Shared::new(&mut keys), Shared::new(&mut values));
         par::for_each(heads, |head| {
-            let at = head * k_tokens * dim;
             // SAFETY: each task packs its own head.
             let (keys, values) = unsafe {
                 (keys.slice(head * keys_len, keys_len), values.slice(head * values_len, values_len))
             };
-            pack_all(Side::Right, MatRef::new(&x.k[at..], k_tokens, dim), keys);
-            pack_all(Side::Right, MatRef::new(&x.v[at..], k_tokens, dim).t(), values);
+            let [k, v] = [x.k, x.v].map(|part| x.shape.rows(part, head, (0, k_tokens), k_tokens));
+            pack_all(Side::Right, k, keys);
+            pack_all(Side::Right, v.t(), values);
         });
     }
     let (queries, block) = FORWARD;
@@ -122,10 +122,11 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
         let rows = queries.min(q_tokens - first);
         let at = head * q_tokens + first;
         // SAFETY: each task writes its own queries.
-        let (out, lse) = unsafe { (out_all.slice(at * dim, rows * dim), lse_all.slice(at, rows)) };
+        let lse = unsafe { lse_all.slice(at, rows) };
+        let mut out = Buffer::<f32>::new(rows * dim);
         let (mask, bias) = (x.shape.mask(x.mask, head), x.shape.bias(x.bias, head));
         let mut query = Buffer::<u16>::new(panels_len(rows, dim));
-        pack_all(Side::Left, MatRef::new(&x.q[at * dim..], rows, dim), &mut query);
+        pack_all(Side::Left, x.shape.rows(x.q, head, (first, rows), q_tokens), &mut query);
         let query = Panels { data: &query, stride: panels_len(1, dim) };
         let keys = Panels { data: &keys[head * keys_len..(head + 1) * keys_len], stride: panels_len(1, dim) };
         let values = Panels {
@@ -193,6 +194,8 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
             out.iter_mut().for_each(|o| *o *= inverse);
             lse[r] = top[r] + sum[r].ln();
         }
+        // SAFETY: each task writes its own queries.
+        unsafe { x.shape.store(&out, &out_all, head, first, q_tokens) };
     });
 }
 
@@ -246,7 +249,8 @@ multiversion! {
     }
 }
 
-/// See [`super::attention_backward`] for one head, whose slices these are; `delta` is the dot product of each query's
+/// See [`super::attention_backward`] for one head: `dout` is that of all heads, `lse`, the gradients and `delta` are its
+/// own; `delta` is the dot product of each query's
 /// output and output gradient.
 pub(super) fn backward_head(
     x: &Inputs,
@@ -258,10 +262,8 @@ pub(super) fn backward_head(
 ) {
     let (isa, path) = (x.isa, x.path);
     let AttentionShape { q_tokens, k_tokens, dim, .. } = x.shape;
-    let q = MatRef::new(&x.q[head * q_tokens * dim..], q_tokens, dim);
-    let k = MatRef::new(&x.k[head * k_tokens * dim..], k_tokens, dim);
-    let v = MatRef::new(&x.v[head * k_tokens * dim..], k_tokens, dim);
-    let g = MatRef::new(dout, q_tokens, dim);
+    let [q, g] = [x.q, dout].map(|part| x.shape.rows(part, head, (0, q_tokens), q_tokens));
+    let [k, v] = [x.k, x.v].map(|part| x.shape.rows(part, head, (0, k_tokens), k_tokens));
     let (mask, bias) = (x.shape.mask(x.mask, head), x.shape.bias(x.bias, head));
     let packed = |side, m: MatRef| {
         let mut data = Buffer::<u16>::new(panels_len(m.rows, m.cols));

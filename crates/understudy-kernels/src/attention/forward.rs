@@ -36,7 +36,7 @@ multiversion! {
 /// any key gives zeros.
 ///
 /// `q` (batch, heads, q_tokens, dim), `k` and `v` (batch, heads, k_tokens, dim), `bias` (heads, q_tokens, k_tokens),
-/// the same for the whole batch, or (batch * heads, q_tokens, k_tokens). Gives `out`, shaped as `q`, and the
+/// the same for the whole batch, or (batch * heads, q_tokens, k_tokens). [`AttentionShape`] says where heads lie. Gives `out`, shaped as `q`, and the
 /// log-sum-exp of the scores (batch, heads, q_tokens), minus infinity where there is no key. Memory beyond the outputs
 /// is linear in the tokens.
 ///
@@ -75,16 +75,16 @@ pub fn attention_forward(
         let rows = QUERIES.min(q_tokens - first);
         let at = head * q_tokens + first;
         // SAFETY: each task writes its own queries.
-        let (out, lse) = unsafe { (out_all.slice(at * dim, rows * dim), lse_all.slice(at, rows)) };
-        let q = MatRef::new(&q[at * dim..], rows, dim);
+        let lse = unsafe { lse_all.slice(at, rows) };
+        let mut out = Buffer::<f32>::new(rows * dim);
+        let q = shape.rows(q, head, (first, rows), q_tokens);
         let (mask, bias) = (shape.mask(mask, head), shape.bias(bias, head));
         let (mut top, mut sum) = (vec![f32::NEG_INFINITY; rows], vec![0.0; rows]);
         let mut weights = Buffer::<f32>::new(rows * KEYS.min(k_tokens));
         for key in (0..k_tokens).step_by(KEYS) {
             let cols = KEYS.min(k_tokens - key);
-            let from = (head * k_tokens + key) * dim;
             let weights = &mut weights[..rows * cols];
-            let (k, v) = (MatRef::new(&k[from..], cols, dim), MatRef::new(&v[from..], cols, dim));
+            let [k, v] = [k, v].map(|x| shape.rows(x, head, (key, cols), k_tokens));
             matmul_with(q, k.t(), weights, false, precision, Threads::One);
             for (r, row) in weights.chunks_exact_mut(cols).enumerate() {
                 let bias = bias.map(|b| &b[(first + r) * k_tokens + key..][..cols]);
@@ -94,13 +94,15 @@ pub fn attention_forward(
                     out[r * dim..(r + 1) * dim].iter_mut().for_each(|o| *o *= shrink);
                 }
             }
-            matmul_with(MatRef::new(weights, rows, cols), v, out, key > 0, precision, Threads::One);
+            matmul_with(MatRef::new(weights, rows, cols), v, &mut out, key > 0, precision, Threads::One);
         }
         for (r, out) in out.chunks_exact_mut(dim).enumerate() {
             let inverse = if sum[r] > 0.0 { 1.0 / sum[r] } else { 0.0 };
             out.iter_mut().for_each(|o| *o *= inverse);
             lse[r] = top[r] + sum[r].ln();
         }
+        // SAFETY: each task writes its own queries.
+        unsafe { shape.store(&out, &out_all, head, first, q_tokens) };
     });
     (out, lse)
 }

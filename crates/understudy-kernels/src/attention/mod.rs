@@ -9,12 +9,16 @@ mod tests;
 pub use backward::attention_backward;
 pub use forward::attention_forward;
 
+use crate::matmul::MatRef;
+use crate::par::Shared;
+
 /// Queries handled together.
 const QUERIES: usize = 128;
 /// Keys handled together.
 const KEYS: usize = 512;
 
-/// Sizes of an attention: queries (batch, heads, q_tokens, dim), keys and values (batch, heads, k_tokens, dim).
+/// Sizes of an attention: queries (batch, heads, q_tokens, dim), keys and values (batch, heads, k_tokens, dim), or, with
+/// `heads_inside`, (batch, q_tokens, heads, dim) and (batch, k_tokens, heads, dim).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionShape {
     /// Batch items.
@@ -27,6 +31,8 @@ pub struct AttentionShape {
     pub k_tokens: usize,
     /// Width of a head.
     pub dim: usize,
+    /// Whether the heads of a token lie together, as linear maps give them.
+    pub heads_inside: bool,
 }
 
 /// Which keys may be attended to: (batch, k_tokens), `true` for yes.
@@ -54,6 +60,49 @@ impl AttentionShape {
             bias.is_none_or(|b| b.len() == table || b.len() == self.batch * table),
             "attention: bias is (heads or batch * heads, q_tokens, k_tokens)"
         );
+    }
+
+    /// Where `token` of `tokens` of `head` (counted over the batch) begins.
+    fn at(&self, head: usize, token: usize, tokens: usize) -> usize {
+        let (item, inner) = (head / self.heads, head % self.heads);
+        match self.heads_inside {
+            true => ((item * tokens + token) * self.heads + inner) * self.dim,
+            false => (head * tokens + token) * self.dim,
+        }
+    }
+
+    /// From one token of a head to the next.
+    fn stride(&self) -> usize {
+        if self.heads_inside { self.heads * self.dim } else { self.dim }
+    }
+
+    /// Tokens `first..first + rows` of `tokens` of `head`, as a matrix (rows, dim).
+    fn rows<'a>(
+        &self,
+        x: &'a [f32],
+        head: usize,
+        (first, rows): (usize, usize),
+        tokens: usize,
+    ) -> MatRef<'a> {
+        MatRef {
+            data: &x[self.at(head, first, tokens)..],
+            rows,
+            cols: self.dim,
+            row_stride: self.stride(),
+            col_stride: 1,
+        }
+    }
+
+    /// Copies `from` (rows, dim) to the tokens from `first` on of `head`.
+    ///
+    /// # Safety
+    ///
+    /// No other task may touch these tokens of this head.
+    unsafe fn store(&self, from: &[f32], to: &Shared<f32>, head: usize, first: usize, tokens: usize) {
+        for (row, from) in from.chunks_exact(self.dim).enumerate() {
+            // SAFETY: by the caller's promise.
+            unsafe { to.slice(self.at(head, first + row, tokens), self.dim) }.copy_from_slice(from);
+        }
     }
 
     /// The bias table of `head` (counted over the batch).

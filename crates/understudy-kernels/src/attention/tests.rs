@@ -4,6 +4,7 @@ use crate::floats::Floats;
 use crate::matmul::Precision;
 use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
+#[derive(Clone)]
 struct Case {
     shape: AttentionShape,
     q: Vec<f32>,
@@ -25,7 +26,7 @@ fn case(
     mask: u8,
     bias: u8,
 ) -> Case {
-    let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim };
+    let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim, heads_inside: false };
     let coin = random(9, batch * k_tokens);
     Case {
         shape,
@@ -199,6 +200,34 @@ fn large_scores_do_not_overflow() {
 }
 
 #[test]
+fn heads_may_lie_inside_tokens() {
+    let case = case((2, 3, 70, 130, 16), 1, 1);
+    let s = case.shape;
+    let inside = |x: &[f32], tokens: usize| {
+        let mut out = vec![0.0; x.len()];
+        crate::transpose_heads(x, s.batch, s.heads, tokens, s.dim, &mut out);
+        out
+    };
+    let other = Case {
+        shape: AttentionShape { heads_inside: true, ..s },
+        q: inside(&case.q, s.q_tokens),
+        k: inside(&case.k, s.k_tokens),
+        v: inside(&case.v, s.k_tokens),
+        dout: inside(&case.dout, s.q_tokens),
+        ..case.clone()
+    };
+    for (precision, _) in PRECISIONS {
+        let ((out, lse), (out_inside, lse_inside)) = (case.forward(precision), other.forward(precision));
+        assert_eq!(inside(&out, s.q_tokens), &out_inside[..]);
+        assert_eq!(lse, lse_inside);
+        let ((dq, dk, dv), found) = (case.backward(precision), other.backward(precision));
+        assert_eq!(inside(&dq, s.q_tokens), &found.0[..]);
+        assert_eq!(inside(&dk, s.k_tokens), &found.1[..]);
+        assert_eq!(inside(&dv, s.k_tokens), &found.2[..]);
+    }
+}
+
+#[test]
 fn thread_count_does_not_matter() {
     for shape in [(1, 3, 300, 700, 24), (2, 2, 150, 150, 32)] {
         let case = case(shape, 1, 1);
@@ -246,7 +275,7 @@ fn every_path_agrees_in_bf16() {
                 .collect();
             let lse = &lse[head * s.q_tokens..(head + 1) * s.q_tokens];
             let (dk, dv) = (&mut dk[k.clone()], &mut dv[k]);
-            bf16::backward_head(&inputs, head, (dout, lse, &delta), &mut dq[q], dk, dv);
+            bf16::backward_head(&inputs, head, (&case.dout, lse, &delta), &mut dq[q], dk, dv);
         }
         [out, lse, dq, dk, dv].concat()
     };
@@ -267,7 +296,7 @@ fn every_path_agrees_in_f32() {
         let (mut top, mut sum) = (-1.0, 2.0);
         let shrink = forward::weigh(isa, &mut row, 0.5, Some(&bias), Some(&mask), &mut top, &mut sum);
         backward::slopes(isa, &mut weights, &mut slopes, 0.5, Some(&bias), Some(&mask), 1.2, 0.3);
-        backward::row_dots(isa, &p, &dp, 77, &mut dot);
+        backward::row_dots(isa, &p, &dp, 77, 77, &mut dot);
         [row, weights, slopes, vec![top, sum, shrink, dot[0]]].concat()
     };
     let want = to_f64(&run(Isa::Scalar));
