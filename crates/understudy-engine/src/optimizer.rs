@@ -1,12 +1,14 @@
 //! AdamW with f32 state, and moving averages of parameters.
 
+mod on_device;
+mod on_host;
+
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use understudy_kernels as kernels;
-
+use crate::cpu::Primitive;
 use crate::host::values;
 use crate::parameters::{NamedGradients, Parameters};
+use burn::tensor::{Device, Tensor, TensorData};
 
 /// Settings of [`AdamW`] (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -44,11 +46,39 @@ impl Default for AdamWConfig {
     }
 }
 
+/// Both moments of a parameter; of one that Muon moves, the momentum and a placeholder.
+type Moments = [Tensor<1>; 2];
+
+/// The root mean square of AdamW's steps relative to the learning rate, which Muon's are given too.
+const USUAL: f32 = 0.2;
+
+/// One parameter's step.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// Learning rate.
+    rate: f32,
+    /// Weight decay.
+    decay: f32,
+    /// The gradient is multiplied by this.
+    scale: f32,
+    /// Which step it is, from 1.
+    number: u64,
+    /// Momentum, and rows and columns, if Muon moves it.
+    muon: Option<(f32, [usize; 2])>,
+}
+
+impl Step {
+    /// How far Muon moves along an orthogonal matrix.
+    fn muon_size(&self, [rows, columns]: [usize; 2]) -> f32 {
+        self.rate * USUAL * (rows.max(columns) as f32).sqrt()
+    }
+}
+
 /// The optimizer's state.
 #[derive(Clone, Debug, Default)]
 pub struct AdamW {
     config: AdamWConfig,
-    moments: BTreeMap<String, [Tensor<1>; 2]>,
+    moments: BTreeMap<String, Moments>,
     step: u64,
 }
 
@@ -65,58 +95,55 @@ impl AdamW {
 
     /// Moves every parameter that has a gradient; `rate` gives its learning rate by name. Returns the length
     /// of the whole gradient before clipping; when it is not finite nothing is changed.
+    ///
+    /// On the CPU engine kernels work in place; elsewhere nothing but that length leaves the device.
     pub fn step(
         &mut self,
         parameters: &mut Parameters,
         gradients: NamedGradients,
         rate: impl Fn(&str) -> f32,
     ) -> f32 {
-        let gradients: BTreeMap<String, Vec<f32>> =
-            gradients.into_iter().map(|(name, gradient)| (name, values(gradient))).collect();
-        let norm = gradients.values().map(|g| kernels::sum_squares(g)).sum::<f64>().sqrt() as f32;
+        match gradients.values().all(|gradient| Primitive::of(gradient).is_some()) {
+            true => {
+                let gradients: BTreeMap<_, _> =
+                    gradients.into_iter().map(|(name, gradient)| (name, values(gradient))).collect();
+                self.run(parameters, gradients, rate, on_host::length, on_host::moved)
+            }
+            false => self.run(parameters, gradients, rate, on_device::length, on_device::moved),
+        }
+    }
+
+    /// [`AdamW::step`] with gradients as `G`: their length by `length`, and one parameter's step by `moved`.
+    fn run<G>(
+        &mut self,
+        parameters: &mut Parameters,
+        mut gradients: BTreeMap<String, G>,
+        rate: impl Fn(&str) -> f32,
+        length: impl Fn(&BTreeMap<String, G>) -> f32,
+        moved: impl Fn(&AdamWConfig, Step, Tensor<1>, Option<Moments>, G) -> (Tensor<1>, Moments),
+    ) -> f32 {
+        let norm = length(&gradients);
         if !norm.is_finite() {
             return norm;
         }
         self.step += 1;
         let clip = self.config.clip;
-        let grad_scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         for (name, parameter) in parameters.iter_mut() {
-            let Some(gradient) = gradients.get(name) else { continue };
-            let device = parameter.value.device();
-            if let Some((momentum, shape)) = self.config.muon_matrix(name, &parameter.shape) {
-                let m = self.moments.remove(name).map(|[m, _]| values(m));
-                let mut m = m.unwrap_or_else(|| vec![0.0; gradient.len()]);
-                let mut value = values(std::mem::replace(&mut parameter.value, Tensor::zeros([1], &device)));
-                let rates = [rate(name), self.config.weight_decay, momentum, grad_scale];
-                muon_step(&mut value, &mut m, gradient, shape, rates);
-                parameter.value = to_tensor(value, &device);
-                self.moments.insert(name.clone(), [to_tensor(m, &device), Tensor::zeros([1], &device)]);
-                continue;
-            }
-            let count = gradient.len();
-            let [m, v] = match self.moments.remove(name) {
-                Some(moments) => moments.map(values),
-                None => [vec![0.0; count], vec![0.0; count]],
+            let Some(gradient) = gradients.remove(name) else { continue };
+            let step = Step {
+                rate: rate(name),
+                decay: self.config.decay(&parameter.shape),
+                scale,
+                number: self.step,
+                muon: self.config.muon_matrix(name, &parameter.shape),
             };
-            let [mut m, mut v] = [m, v];
-            let value = std::mem::replace(&mut parameter.value, Tensor::zeros([1], &device));
-            let mut value = values(value);
-            let options = kernels::AdamW {
-                lr: rate(name),
-                beta1: self.config.betas.0,
-                beta2: self.config.betas.1,
-                eps: self.config.eps,
-                weight_decay: if parameter.shape.iter().filter(|&&extent| extent > 1).count() > 1 {
-                    self.config.weight_decay
-                } else {
-                    0.0
-                },
-                step: self.step,
-                grad_scale,
-            };
-            kernels::adamw_step(&options, &mut value, &mut m, &mut v, gradient);
-            parameter.value = to_tensor(value, &device);
-            self.moments.insert(name.clone(), [to_tensor(m, &device), to_tensor(v, &device)]);
+            let none = Tensor::zeros([1], &parameter.value.device());
+            let value = std::mem::replace(&mut parameter.value, none);
+            let moments = self.moments.remove(name);
+            let (value, moments) = moved(&self.config, step, value, moments, gradient);
+            parameter.value = value;
+            self.moments.insert(name.clone(), moments);
         }
         norm
     }
@@ -145,6 +172,14 @@ impl AdamW {
 const LEAST_SIDE: usize = 4;
 
 impl AdamWConfig {
+    /// The weight decay of a parameter: vectors, and what is one but for its shape, have none.
+    fn decay(&self, shape: &[usize]) -> f32 {
+        match shape.iter().filter(|&&extent| extent > 1).count() {
+            0 | 1 => 0.0,
+            _ => self.weight_decay,
+        }
+    }
+
     /// The momentum and `[rows, columns]` of a parameter that Muon moves.
     fn muon_matrix(&self, name: &str, shape: &[usize]) -> Option<(f32, [usize; 2])> {
         let muon = self.muon.as_ref()?;
@@ -156,40 +191,16 @@ impl AdamWConfig {
     }
 }
 
-/// One step of Muon in place. `rates`: learning rate, weight decay, decay of the momentum, factor on the gradient.
-fn muon_step(
-    value: &mut [f32],
-    m: &mut [f32],
-    gradient: &[f32],
-    [rows, columns]: [usize; 2],
-    rates: [f32; 4],
-) {
-    // The root mean square of AdamW's steps, relative to the learning rate.
-    const USUAL: f32 = 0.2;
-    let [rate, decay, momentum, scale] = rates;
-    // Nesterov's look ahead.
-    let ahead: Vec<f32> = (m.iter_mut().zip(gradient))
-        .map(|(m, g)| {
-            *m = momentum * *m + g * scale;
-            momentum * *m + g * scale
-        })
-        .collect();
-    let direction = kernels::orthogonalize(&ahead, rows, columns);
-    let size = rate * USUAL * (rows.max(columns) as f32).sqrt();
-    for (value, direction) in value.iter_mut().zip(&direction) {
-        *value -= rate * decay * *value + size * direction;
-    }
-}
-
 /// Moves every average in `ema` toward `parameters`: `ema = decay * ema + (1 - decay) * parameter`.
 pub fn ema_step(ema: &mut Parameters, parameters: &Parameters, decay: f32) {
     for (name, average) in ema.iter_mut() {
         let Some(parameter) = parameters.get(name) else { continue };
-        let device = average.value.device();
-        let value = std::mem::replace(&mut average.value, Tensor::zeros([1], &device));
-        let mut value = values(value);
-        kernels::ema_step(&mut value, &values(parameter.value.clone()), decay);
-        average.value = to_tensor(value, &device);
+        let none = Tensor::zeros([1], &average.value.device());
+        let value = std::mem::replace(&mut average.value, none);
+        average.value = match Primitive::of(&value).is_some() {
+            true => on_host::blend(value, parameter.value.clone(), decay),
+            false => on_device::blend(value, parameter.value.clone(), decay),
+        };
     }
 }
 
@@ -202,6 +213,7 @@ fn to_tensor(values: Vec<f32>, device: &Device) -> Tensor<1> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     #[test]
     fn muon_moves_matrices_and_adamw_the_rest() {
@@ -237,5 +249,45 @@ mod tests {
         for name in names {
             assert_eq!(moved(name, &parameters), moved(name, &other));
         }
+    }
+
+    #[test]
+    fn both_ways_agree() {
+        let device = Device::flex();
+        let numbers = |seed: u64| Random::new(seed, 0).normals(96);
+        for muon in [None, Some(MuonConfig { momentum: 0.9, except: Vec::new() })] {
+            let config = AdamWConfig { muon, ..AdamWConfig::default() };
+            let mut start = Parameters::new();
+            start.insert("w", &[8, 12], numbers(1), &device);
+            start.insert("b", &[96], numbers(2), &device);
+            let run = |host: bool| {
+                let (mut optimizer, mut parameters) = (AdamW::new(config.clone()), start.clone());
+                let mut lengths = Vec::new();
+                for round in 0..3 {
+                    let gradients = ["w", "b"].map(|name| (name.to_owned(), numbers(10 + round)));
+                    let rate = |_: &str| 0.1;
+                    lengths.push(if host {
+                        let gradients = gradients.into_iter().collect();
+                        optimizer.run(&mut parameters, gradients, rate, on_host::length, on_host::moved)
+                    } else {
+                        let tensors = gradients.map(|(name, values)| (name, to_tensor(values, &device)));
+                        let gradients = tensors.into_iter().collect();
+                        optimizer.run(&mut parameters, gradients, rate, on_device::length, on_device::moved)
+                    });
+                }
+                (lengths, ["w", "b"].map(|name| values(parameters.get(name).unwrap().value.clone())))
+            };
+            let ((lengths, host), (other, found)) = (run(true), run(false));
+            assert!(lengths.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-4));
+            // Muon's products are rounded to bf16 on the CPU.
+            let tolerance = if config.muon.is_some() { 1e-2 } else { 1e-5 };
+            for (a, b) in host.concat().iter().zip(found.concat()) {
+                assert!((a - b).abs() < tolerance, "{a} {b}");
+            }
+        }
+        let average = to_tensor(numbers(1), &device);
+        let host = values(on_host::blend(average.clone(), to_tensor(numbers(2), &device), 0.9));
+        let found = values(on_device::blend(average, to_tensor(numbers(2), &device), 0.9));
+        assert!(host.iter().zip(found).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }

@@ -45,5 +45,7 @@ pub use norm::{
     channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward,
     rms_norm_forward,
 };
-pub use optim::{AdamW, adamw_step, ema_step, orthogonalize, sum_squares};
+pub use optim::{
+    AdamW, NEWTON_SCHULZ, NEWTON_SCHULZ_ITERATIONS, adamw_step, ema_step, orthogonalize, sum_squares,
+};
 pub use rope::{HeadLayout, rope};

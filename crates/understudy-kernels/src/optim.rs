@@ -5,7 +5,7 @@ mod muon;
 use crate::cpu::Isa;
 use crate::par::{self, CHUNK, Shared};
 use crate::simd::{fma, multiversion};
-pub use muon::orthogonalize;
+pub use muon::{NEWTON_SCHULZ, NEWTON_SCHULZ_ITERATIONS, orthogonalize};
 use rayon::prelude::*;
 
 /// Settings of [`adamw_step`].

@@ -3,11 +3,11 @@
 use crate::matmul::{MatRef, Precision, matmul};
 use crate::optim::sum_squares;
 
-/// Newton-Schulz iterations.
-const ITERATIONS: usize = 5;
-/// Coefficients of the odd polynomial that is iterated: it drives singular values from almost anywhere in (0, 1]
+/// Iterations of [`orthogonalize`].
+pub const NEWTON_SCHULZ_ITERATIONS: usize = 5;
+/// Coefficients of the odd polynomial that [`orthogonalize`] iterates, of degree 1, 3 and 5: it drives singular values from almost anywhere in (0, 1]
 /// quickly to between 0.7 and 1.2, and no closer to 1, which does not matter to training.
-const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+pub const NEWTON_SCHULZ: [f32; 3] = [3.4445, -4.7750, 2.0315];
 
 /// `matrix` (rows, cols) with its singular values replaced by values near 1 and its singular vectors kept.
 ///
@@ -25,8 +25,8 @@ pub fn orthogonalize(matrix: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let mut gram = vec![0.0; rows * rows];
     let mut polynomial = vec![0.0; rows * rows];
     let mut product = vec![0.0; rows * cols];
-    let [a, b, c] = COEFFICIENTS;
-    for _ in 0..ITERATIONS {
+    let [a, b, c] = NEWTON_SCHULZ;
+    for _ in 0..NEWTON_SCHULZ_ITERATIONS {
         let view = MatRef::new(&x, rows, cols);
         matmul(view, view.t(), &mut gram, false, Precision::Bf16);
         let square = MatRef::new(&gram, rows, rows);

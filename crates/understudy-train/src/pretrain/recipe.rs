@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use understudy_engine::hash::Fnv;
+use understudy_engine::ops;
 use understudy_engine::parameters::Parameters;
 use understudy_engine::weights::Weights;
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
@@ -198,8 +199,10 @@ fn run_denoiser(
     let key = latents_key(&config, &weights, recipe.size);
     let path = folder.join(format!("latents-{key}.f16"));
     let mut tell = |done| emit(&prepared("clips encoded", done, recipe.clips));
-    let cache = LatentCache::fill(&path, &vae, recipe.size, recipe.clips, device, &mut tell)?;
-    let Some(cache) = cache else { return Ok(()) };
+    ops::set_bf16_products(recipe.training.bf16_products);
+    let cache = LatentCache::fill(&path, &vae, recipe.size, recipe.clips, device, &mut tell);
+    ops::set_bf16_products(false);
+    let Some(cache) = cache? else { return Ok(()) };
     let training = recipe.training.clone();
     let objective = Denoiser::new(recipe, cache, nano_tokenizer()?, (config, weights));
     match whole(&objective, &training, folder, device, emit)? {
