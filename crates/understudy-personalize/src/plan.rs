@@ -1,21 +1,17 @@
 //! What the method `lora` is going to cost, before it starts.
 
-use std::time::Instant;
-
-use burn::tensor::Tensor;
-use understudy_engine::ops;
+use understudy_pipeline::cost::{
+    OVERHEAD, base_bytes, block_numbers, denoiser_work, products_per_second, text_weights,
+};
 use understudy_pipeline::{Base, latent_shape};
 
 use crate::config::{LoraConfig, Stage};
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
 use crate::prompts::{neutral_prompts, personal_caption};
-use crate::sites::linear_sites;
 
 /// From this many tokens in a batch on, blocks are replayed in the backward pass unless it is set.
 const CHECKPOINTED_TOKENS: usize = 8192;
-/// A step takes this much longer than its matrix products alone.
-const OVERHEAD: f64 = 2.0;
 
 /// Checks everything that can be checked cheaply, and estimates memory and time.
 ///
@@ -46,7 +42,8 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
     let rate = products_per_second(base);
     let stage = |name, stage: &Stage, prior: usize| {
         let replayed = if checkpointing { 3.0 } else { 2.0 };
-        let denoiser = replayed * forward_work(base, stage.batch * size.mean + prior, size.longest);
+        let denoiser =
+            replayed * denoiser_work(&base.config.transformer, stage.batch * size.mean + prior, size.longest);
         let work = denoiser + text_work(base) * stage.batch as f64;
         PlannedStage { name, steps: stage.steps, step_seconds: (work / rate * OVERHEAD) as f32 }
     };
@@ -126,18 +123,11 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
     Ok(())
 }
 
-/// Multiplications of the denoiser on `tokens` in all, `longest` in a sample. The gradients of its inputs take
-/// as many, and so does replaying it.
-fn forward_work(base: &Base, tokens: usize, longest: usize) -> f64 {
-    let config = &base.config.transformer;
-    let weights: usize = linear_sites(config).values().map(|[o, i]| o * i).sum();
-    let attention = 2 * longest * config.inner_dim() * config.num_layers;
-    tokens as f64 * (weights + attention) as f64
-}
-
 /// Multiplications of all videos that are generated on the way, with guidance.
 fn generation_work(base: &Base, config: &LoraConfig, size: &Sizes) -> f64 {
-    let video = |tokens: usize, steps: usize| 2.0 * steps as f64 * forward_work(base, tokens, tokens);
+    let video = |tokens: usize, steps: usize| {
+        2.0 * steps as f64 * denoiser_work(&base.config.transformer, tokens, tokens)
+    };
     let prior = config.prior.samples as f64 * video(size.prior, config.prior.steps);
     let rounds = config.lora.steps.checked_div(config.samples.every).unwrap_or(0);
     let shown = rounds as f64 * config.samples.prompts.len() as f64 * video(size.shown, config.samples.steps);
@@ -147,43 +137,17 @@ fn generation_work(base: &Base, config: &LoraConfig, size: &Sizes) -> f64 {
 /// Multiplications of a prompt's encoding and its gradient.
 fn text_work(base: &Base) -> f64 {
     const WORDS: f64 = 8.0;
-    2.0 * WORDS * text_weights(base) as f64
-}
-
-fn text_weights(base: &Base) -> usize {
-    let config = &base.config.text_encoder;
-    config.num_layers * config.d_model * (4 * config.num_heads * config.d_kv + 3 * config.d_ff)
+    2.0 * WORDS * text_weights(&base.config.text_encoder) as f64
 }
 
 /// Bytes: the base, four numbers for each trained one, and activations.
 fn memory(base: &Base, parameters: usize, tokens: usize, checkpointing: bool) -> u64 {
     const FLOAT: usize = 4;
     let config = &base.config.transformer;
-    let weights: usize = linear_sites(config).values().map(|[o, i]| o * i).sum();
-    let embedding = base.config.text_encoder.vocab_size * base.config.text_encoder.d_model;
-    // Per token and block: inputs, outputs and normed copies of both attentions, and the feed-forward's middle.
-    let block = 20 * config.inner_dim() + 3 * config.ffn_dim;
+    let block = block_numbers(config);
     let activations = match checkpointing {
         true => tokens * (config.num_layers * config.inner_dim() + 2 * block),
         false => tokens * config.num_layers * block,
     };
-    (FLOAT * (weights + embedding + text_weights(base) + 4 * parameters + activations)) as u64
-}
-
-/// How many multiplications the device does a second, measured on a feed-forward layer of this base.
-fn products_per_second(base: &Base) -> f64 {
-    const TOKENS: usize = 256;
-    const ENOUGH: f64 = 0.05;
-    let [dim, ffn] = [base.config.transformer.inner_dim(), base.config.transformer.ffn_dim];
-    let x = Tensor::<2>::ones([TOKENS, dim], &base.device);
-    let weight = Tensor::<2>::ones([ffn, dim], &base.device);
-    let run = || ops::linear(x.clone(), weight.clone(), None).slice([0..1, 0..1]).into_scalar::<f32>();
-    run();
-    let start = Instant::now();
-    let mut runs = 0.0;
-    while start.elapsed().as_secs_f64() < ENOUGH {
-        run();
-        runs += 1.0;
-    }
-    runs * (TOKENS * dim * ffn) as f64 / start.elapsed().as_secs_f64()
+    base_bytes(&base.config) + (FLOAT * (4 * parameters + activations)) as u64
 }

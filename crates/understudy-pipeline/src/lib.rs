@@ -21,6 +21,7 @@
 //! ```
 
 mod base;
+pub mod cost;
 mod denoiser;
 mod error;
 mod export;

@@ -11,6 +11,7 @@ use serde_json::json;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
 use understudy_personalize::{Adapter, combine};
+use understudy_pipeline::cost::Estimate;
 use understudy_pipeline::{Base, BaseConfig, Event, Files, Output, Request, Sampler, Tokenizer, generate};
 
 use super::Common;
@@ -141,7 +142,7 @@ impl Generate {
         let base = Base::load(&files, &device)?;
         (request.attachments, request.token_embeddings) = combine(&adapters, &base)?;
         let mut progress = self.common.progress();
-        self.tell_plan(&base, &request, &adapters, &progress);
+        self.tell_plan(&base, &request, &adapters, &progress)?;
         let output = run(&base, &request, &mut progress)?;
         progress.clear();
         self.write(output, format)?;
@@ -224,7 +225,14 @@ impl Generate {
         })
     }
 
-    fn tell_plan(&self, base: &Base, request: &Request, adapters: &[(Adapter, f32)], progress: &Progress) {
+    fn tell_plan(
+        &self,
+        base: &Base,
+        request: &Request,
+        adapters: &[(Adapter, f32)],
+        progress: &Progress,
+    ) -> Result<()> {
+        let Estimate { memory, seconds } = request.estimate(base)?;
         let scheduler = request.scheduler(&base.config);
         let Request { frames, height, width, steps, guidance, seed, .. } = request;
         let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
@@ -236,11 +244,13 @@ impl Generate {
             "event": "plan", "base": self.base.name(), "identity": base.identity, "prompt": self.prompt,
             "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
             "scheduler": sampler, "shift": shift, "seed": seed, "adapters": loaded.collect::<Vec<_>>(),
+            "memory": memory, "seconds": seconds,
         }));
         progress.say(&format!(
             "{}: {frames} frames of {width}x{height}, {steps} {sampler} steps (shift {shift}), guidance {guidance}, \
-             seed {seed}",
-            self.base.name()
+             seed {seed}; about {:.1} GB of memory and {seconds:.0} s",
+            self.base.name(),
+            memory as f64 / 1e9
         ));
         for (named, (adapter, weight)) in self.adapters.iter().zip(adapters) {
             let (path, sites) = (named.path.display(), adapter.residuals.len());
@@ -252,6 +262,7 @@ impl Generate {
                 progress.say(&format!("note: the prompt does not name {token}, the subject of {path}"));
             }
         }
+        Ok(())
     }
 
     fn write(&self, output: Output, format: OutputFormat) -> Result<()> {
