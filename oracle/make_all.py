@@ -7,7 +7,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Alphabetical but for lora_steps, which reads the checkpoint of wan_transformer_a.
-FAMILIES = ["clip", "iresnet", "ops", "schedulers", "umt5", "wan_pipeline", "wan_transformer", "wan_vae", "lora_steps"]
+FAMILIES = [
+    "clip", "formats", "iresnet", "ops", "schedulers", "umt5", "wan_pipeline", "wan_transformer", "wan_vae", "lora_steps",
+]
 LIMIT = 8 * 1024 * 1024
 
 for family in FAMILIES:

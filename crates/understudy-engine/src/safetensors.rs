@@ -1,4 +1,5 @@
-//! Checkpoints in the safetensors format, read by memory map, and atomic writing of them.
+//! Checkpoints, read by memory map: safetensors files, whole or in shards, and GGUF files; and atomic writing of
+//! safetensors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -6,13 +7,15 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use ::safetensors::tensor::{Metadata, SafeTensors};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use serde_json::json;
 
+use crate::encoding::Encoding;
 use crate::error::WeightError;
+use crate::gguf;
 use crate::weights::{Init, WeightSource};
 
 /// Element types a checkpoint can be written in.
@@ -54,12 +57,14 @@ impl Storage {
 
 struct Entry {
     file: usize,
-    dtype: Dtype,
+    encoding: Encoding,
     shape: Vec<usize>,
     range: Range<usize>,
+    /// What the stored numbers are multiplied by: one factor, or one a row; none at all is 1.
+    scales: Vec<f32>,
 }
 
-/// One or more safetensors files seen as one store of named tensors.
+/// One or more files seen as one store of named tensors.
 pub struct Checkpoint {
     files: Vec<Storage>,
     entries: BTreeMap<String, Entry>,
@@ -77,10 +82,16 @@ pub struct TensorInfo {
     pub dtype: String,
     /// Dimensions.
     pub shape: Vec<usize>,
+    /// Bytes it takes in the file.
+    pub bytes: u64,
 }
 
 impl Checkpoint {
-    /// Opens `path`: a safetensors file, or an index (`*.index.json`) whose shards lie beside it.
+    /// Opens `path`: a safetensors or GGUF file (told apart by what they begin with), or an index
+    /// (`*.index.json`) whose shards lie beside it.
+    ///
+    /// 8-bit floats with scales beside them, as ComfyUI stores them (`NAME.scale_weight` or `NAME.weight_scale`),
+    /// are read as what they stand for; the scales and other notes of that kind are no tensors of their own.
     ///
     /// # Errors
     /// When a file cannot be read, is truncated, or its header is not consistent.
@@ -93,6 +104,7 @@ impl Checkpoint {
         } else {
             checkpoint.add(map(path)?, path)?;
         }
+        checkpoint.attach_scales()?;
         Ok(checkpoint)
     }
 
@@ -118,19 +130,72 @@ impl Checkpoint {
 
     fn add(&mut self, storage: Storage, path: &Path) -> Result<(), WeightError> {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
+        if storage.bytes().starts_with(gguf::MAGIC) {
+            let header = gguf::read(storage.bytes()).map_err(malformed)?;
+            for gguf::TensorHeader { name, encoding, shape, range } in header.tensors {
+                self.insert(name, encoding, shape, range).map_err(malformed)?;
+            }
+            self.metadata.extend(header.metadata);
+            self.files.push(storage);
+            return Ok(());
+        }
         let (header, metadata) = SafeTensors::read_metadata(storage.bytes())
             .map_err(|error| malformed(format!("header: {error}")))?;
         let start = header + 8;
         self.check_length(&metadata, start, storage.bytes().len()).map_err(malformed)?;
         for (name, info) in metadata.tensors() {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            let entry = Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), range };
-            if self.entries.insert(name.clone(), entry).is_some() {
-                return Err(malformed(format!("tensor {name} stands in more than one shard")));
-            }
+            self.insert(name, info.dtype.into(), info.shape.clone(), range).map_err(malformed)?;
         }
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         self.files.push(storage);
+        Ok(())
+    }
+
+    /// Adds a tensor of the file that is about to be added.
+    fn insert(
+        &mut self,
+        name: String,
+        encoding: Encoding,
+        shape: Vec<usize>,
+        range: Range<usize>,
+    ) -> Result<(), String> {
+        let entry = Entry { file: self.files.len(), encoding, shape, range, scales: Vec::new() };
+        match self.entries.insert(name.clone(), entry) {
+            Some(_) => Err(format!("tensor {name} stands twice, or in more than one shard")),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives 8-bit floats their scales.
+    fn attach_scales(&mut self) -> Result<(), WeightError> {
+        if !self.entries.values().any(|entry| entry.encoding.is_eight_bits()) {
+            return Ok(());
+        }
+        for name in self.entries.keys().cloned().collect::<Vec<_>>() {
+            let (layer, last) = name.rsplit_once('.').unwrap_or(("", &name));
+            match last {
+                "scale_weight" | "weight_scale" => {
+                    let (scales, _) = self.values(&name)?;
+                    let weight = format!("{layer}.weight");
+                    let fault = |reason: String| WeightError::Tensor { name: name.clone(), reason };
+                    let entry = self
+                        .entries
+                        .get_mut(&weight)
+                        .ok_or_else(|| fault(format!("there is no {weight}")))?;
+                    if scales.len() != 1 && Some(&scales.len()) != entry.shape.first() {
+                        let reason = format!("{} scales do not fit shape {:?}", scales.len(), entry.shape);
+                        return Err(fault(reason));
+                    }
+                    entry.scales = scales;
+                    self.entries.remove(&name);
+                }
+                "scale_input" | "input_scale" | "comfy_quant" | "scaled_fp8" => {
+                    self.entries.remove(&name);
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -176,8 +241,9 @@ impl Checkpoint {
     pub fn infos(&self) -> Vec<TensorInfo> {
         let info = |(name, entry): (&String, &Entry)| TensorInfo {
             name: name.clone(),
-            dtype: format!("{:?}", entry.dtype),
+            dtype: entry.encoding.name(),
             shape: entry.shape.clone(),
+            bytes: entry.range.len() as u64,
         };
         self.entries.iter().map(info).collect()
     }
@@ -190,8 +256,14 @@ impl Checkpoint {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
         let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
-        let values = to_f32(bytes, entry.dtype)
-            .ok_or_else(|| fault(format!("type {:?} is not supported here", entry.dtype)))?;
+        let mut values = entry
+            .encoding
+            .to_f32(bytes)
+            .ok_or_else(|| fault(format!("type {} is not supported here", entry.encoding.name())))?;
+        let row = values.len() / entry.scales.len().max(1);
+        for (row, scale) in values.chunks_mut(row.max(1)).zip(&entry.scales) {
+            row.iter_mut().for_each(|value| *value *= scale);
+        }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(fault(format!(
                 "value {at} in {} is {}; the file is damaged or its training diverged",
@@ -209,12 +281,7 @@ impl Checkpoint {
         let fault = |reason: &str| WeightError::Tensor { name: name.to_owned(), reason: reason.to_owned() };
         let entry = self.entries.get(name).ok_or_else(|| fault("not in the file"))?;
         let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
-        let values = match entry.dtype {
-            Dtype::I64 => elements::<8>(bytes).map(i64::from_le_bytes).collect(),
-            Dtype::I32 => elements::<4>(bytes).map(|b| i64::from(i32::from_le_bytes(b))).collect(),
-            Dtype::BOOL | Dtype::U8 => bytes.iter().map(|&b| i64::from(b)).collect(),
-            _ => return Err(fault("is not an integer tensor")),
-        };
+        let values = entry.encoding.to_integers(bytes).ok_or_else(|| fault("is not an integer tensor"))?;
         Ok((values, entry.shape.clone()))
     }
 }
@@ -240,20 +307,6 @@ impl WeightSource for Checkpoint {
     fn describe(&self) -> String {
         self.name.clone()
     }
-}
-
-fn elements<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.as_chunks::<N>().0.iter().copied()
-}
-
-fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => elements::<4>(bytes).map(f32::from_le_bytes).collect(),
-        Dtype::BF16 => elements::<2>(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::F16 => elements::<2>(bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::F64 => elements::<8>(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(),
-        _ => return None,
-    })
 }
 
 fn map(path: &Path) -> Result<Storage, WeightError> {

@@ -27,6 +27,7 @@ mod error;
 mod export;
 mod folder;
 mod limits;
+pub mod original;
 mod prompt;
 mod sampler;
 mod schedule;

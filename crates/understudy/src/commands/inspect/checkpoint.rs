@@ -46,7 +46,7 @@ impl Totals {
             let count: usize = info.shape.iter().product();
             totals.tensors += 1;
             totals.parameters += count;
-            totals.bytes += (count * bits(&info.dtype)).div_ceil(8) as u64;
+            totals.bytes += info.bytes;
             totals.dtypes.insert(info.dtype.clone());
         }
         totals
@@ -56,14 +56,6 @@ impl Totals {
     pub fn precision(&self) -> String {
         self.dtypes.iter().map(String::as_str).collect::<Vec<_>>().join("+")
     }
-}
-
-/// Bits of one element, by the digits of its type's name: `BF16`, `F8_E4M3`, `I64`.
-fn bits(dtype: &str) -> usize {
-    let digits: String =
-        dtype.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    // A truth value takes a byte.
-    digits.parse().unwrap_or(8)
 }
 
 impl CheckpointSummary {

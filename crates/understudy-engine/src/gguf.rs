@@ -1,0 +1,282 @@
+//! The header of GGUF files, versions 2 and 3.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::encoding::{Encoding, Quantization};
+
+/// What files of this format begin with.
+pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
+/// Where tensors begin, unless the file says otherwise.
+const ALIGNMENT: usize = 32;
+/// Most dimensions of a tensor.
+const DIMENSIONS: usize = 4;
+/// Metadata under this prefix and a tensor's name is the shape it had before it was flattened.
+const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
+
+/// Everything a header says.
+#[derive(Debug, Default)]
+pub(crate) struct Header {
+    pub(crate) tensors: Vec<TensorHeader>,
+    /// Strings and numbers of the metadata.
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// What the header says of one tensor.
+#[derive(Debug)]
+pub(crate) struct TensorHeader {
+    pub(crate) name: String,
+    pub(crate) encoding: Encoding,
+    /// Slowest dimension first.
+    pub(crate) shape: Vec<usize>,
+    /// Where its bytes lie in the file.
+    pub(crate) range: Range<usize>,
+}
+
+/// Reads the header of `bytes`, a whole file.
+///
+/// # Errors
+/// Says which field is wrong, and how.
+pub(crate) fn read(bytes: &[u8]) -> Result<Header, String> {
+    let mut reader = Reader { bytes, at: 0 };
+    if reader.take(4, "magic")? != MAGIC {
+        return Err("magic: it is not GGUF".to_owned());
+    }
+    let version = reader.u32("version")?;
+    if !(2..=3).contains(&version) {
+        return Err(format!("version: {version} is not supported; it must be 2 or 3"));
+    }
+    let tensor_count = reader.count("tensor_count", 24)?;
+    let entries = reader.count("metadata_kv_count", 12)?;
+    let mut values = BTreeMap::new();
+    for _ in 0..entries {
+        let key = reader.string("metadata key")?;
+        let kind = reader.u32(&key)?;
+        let value = reader.value(kind, &key, 0)?;
+        values.insert(key, value);
+    }
+    let described: Vec<_> = (0..tensor_count).map(|_| reader.tensor()).collect::<Result<_, _>>()?;
+    let alignment = match values.get("general.alignment") {
+        Some(Value::Number(text)) => {
+            text.parse().ok().filter(|&n: &usize| n.is_power_of_two() && n <= 1 << 16)
+        }
+        Some(_) => None,
+        None => Some(ALIGNMENT),
+    };
+    let alignment = alignment.ok_or("general.alignment: must be a power of two up to 65536")?;
+    let start = reader.at.next_multiple_of(alignment);
+    let mut tensors = Vec::with_capacity(described.len());
+    for (name, shape, kind, offset) in described {
+        let (encoding, length) = stored(kind, &shape).map_err(|reason| format!("tensor {name}: {reason}"))?;
+        let range = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| start.checked_add(offset))
+            .and_then(|from| Some(from..from.checked_add(length)?))
+            .filter(|range| range.end <= bytes.len())
+            .ok_or_else(|| {
+                format!(
+                    "tensor {name}: offset {offset} with {length} bytes lies beyond the file (truncated?)"
+                )
+            })?;
+        let shape = original_shape(&values, &name, shape)?;
+        tensors.push(TensorHeader { name, encoding, shape, range });
+    }
+    apart(&tensors)?;
+    let metadata = values.into_iter().filter_map(|(key, value)| Some((key, value.text()?))).collect();
+    Ok(Header { tensors, metadata })
+}
+
+/// The encoding of ggml's type `kind`, and the bytes of a tensor of `shape`.
+fn stored(kind: u32, shape: &[usize]) -> Result<(Encoding, usize), String> {
+    use Quantization::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let (encoding, numbers, size) = match kind {
+        0 => (Encoding::F32, 1, 4),
+        1 => (Encoding::F16, 1, 2),
+        26 => (Encoding::I32, 1, 4),
+        27 => (Encoding::I64, 1, 8),
+        28 => (Encoding::F64, 1, 8),
+        30 => (Encoding::Bf16, 1, 2),
+        _ => {
+            let known = [
+                (2, Q4_0),
+                (3, Q4_1),
+                (6, Q5_0),
+                (7, Q5_1),
+                (8, Q8_0),
+                (10, Q2K),
+                (11, Q3K),
+                (12, Q4K),
+                (13, Q5K),
+                (14, Q6K),
+            ];
+            let Some((_, quantization)) = known.into_iter().find(|(id, _)| *id == kind) else {
+                return Err(format!("type {kind} of ggml is not supported"));
+            };
+            let (numbers, size) = quantization.block();
+            (Encoding::Quantized(quantization), numbers, size)
+        }
+    };
+    let count = shape.iter().try_fold(1_usize, |count, &extent| count.checked_mul(extent));
+    let row = shape.last().copied().unwrap_or(1);
+    if !row.is_multiple_of(numbers) {
+        return Err(format!("rows of {row} are not whole blocks of {numbers}"));
+    }
+    let bytes = count.and_then(|count| (count / numbers).checked_mul(size));
+    bytes.map(|bytes| (encoding, bytes)).ok_or_else(|| format!("shape {shape:?} is absurd"))
+}
+
+/// The shape a tensor had before it was flattened, if the metadata says.
+fn original_shape(
+    values: &BTreeMap<String, Value>,
+    name: &str,
+    shape: Vec<usize>,
+) -> Result<Vec<usize>, String> {
+    let Some(value) = values.get(&format!("{ORIGINAL_SHAPE}{name}")) else { return Ok(shape) };
+    let original = match value {
+        Value::Numbers(numbers) => {
+            numbers.iter().map(|text| text.parse().ok()).collect::<Option<Vec<usize>>>()
+        }
+        _ => None,
+    };
+    let product =
+        |shape: &[usize]| shape.iter().try_fold(1_usize, |count, &extent| count.checked_mul(extent));
+    match original {
+        Some(original) if product(&original) == product(&shape) => Ok(original),
+        _ => Err(format!("{ORIGINAL_SHAPE}{name}: does not fit shape {shape:?}")),
+    }
+}
+
+/// That no two tensors share bytes.
+fn apart(tensors: &[TensorHeader]) -> Result<(), String> {
+    let mut ranges: Vec<_> = tensors.iter().map(|tensor| (&tensor.range, &tensor.name)).collect();
+    ranges.sort_by_key(|(range, _)| (range.start, range.end));
+    match ranges.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
+        Some(pair) => Err(format!("tensors {} and {} overlap", pair[0].1, pair[1].1)),
+        None => Ok(()),
+    }
+}
+
+/// A metadata value, as far as anything here needs it.
+#[derive(Debug)]
+enum Value {
+    Number(String),
+    Text(String),
+    Numbers(Vec<String>),
+    Other,
+}
+
+impl Value {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Number(text) | Self::Text(text) => Some(text),
+            Self::Numbers(_) | Self::Other => None,
+        }
+    }
+}
+
+/// A place in the file. Every read is checked against its end.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize, field: &str) -> Result<&'a [u8], String> {
+        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or_else(|| format!("{field}: the file ends too early (truncated?)"))?;
+        let part = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(part)
+    }
+
+    fn array<const N: usize>(&mut self, field: &str) -> Result<[u8; N], String> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N, field)?);
+        Ok(array)
+    }
+
+    fn u32(&mut self, field: &str) -> Result<u32, String> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, field: &str) -> Result<u64, String> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
+    /// A number of things that take at least `least` bytes each.
+    fn count(&mut self, field: &str, least: usize) -> Result<usize, String> {
+        let count = self.u64(field)?;
+        let room = (self.bytes.len() - self.at) / least;
+        match usize::try_from(count) {
+            Ok(count) if count <= room => Ok(count),
+            _ => Err(format!("{field}: {count} do not fit into the file")),
+        }
+    }
+
+    fn string(&mut self, field: &str) -> Result<String, String> {
+        let length = self.count(field, 1)?;
+        let bytes = self.take(length, field)?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| format!("{field}: it is not text"))
+    }
+
+    /// A metadata value of ggml's type `kind`, `depth` arrays deep.
+    fn value(&mut self, kind: u32, key: &str, depth: usize) -> Result<Value, String> {
+        let number = |text: String| Ok(Value::Number(text));
+        match kind {
+            0 => number(self.array::<1>(key)?[0].to_string()),
+            1 => number(i8::from_le_bytes(self.array(key)?).to_string()),
+            2 => number(u16::from_le_bytes(self.array(key)?).to_string()),
+            3 => number(i16::from_le_bytes(self.array(key)?).to_string()),
+            4 => number(self.u32(key)?.to_string()),
+            5 => number(i32::from_le_bytes(self.array(key)?).to_string()),
+            6 => number(f32::from_le_bytes(self.array(key)?).to_string()),
+            7 => number((self.array::<1>(key)?[0] != 0).to_string()),
+            8 => Ok(Value::Text(self.string(key)?)),
+            9 => self.values(key, depth),
+            10 => number(self.u64(key)?.to_string()),
+            11 => number(i64::from_le_bytes(self.array(key)?).to_string()),
+            12 => number(f64::from_le_bytes(self.array(key)?).to_string()),
+            _ => Err(format!("{key}: type {kind} is not known")),
+        }
+    }
+
+    /// An array. Vocabularies are long and of no use here: only short arrays of numbers are kept.
+    fn values(&mut self, key: &str, depth: usize) -> Result<Value, String> {
+        const DEEPEST: usize = 4;
+        const KEPT: usize = 16;
+        if depth >= DEEPEST {
+            return Err(format!("{key}: arrays are nested too deeply"));
+        }
+        let kind = self.u32(key)?;
+        let count = self.count(key, 1)?;
+        let mut numbers = Vec::new();
+        for index in 0..count {
+            if let Value::Number(text) = self.value(kind, key, depth + 1)?
+                && index < KEPT
+            {
+                numbers.push(text);
+            }
+        }
+        Ok(if numbers.len() == count { Value::Numbers(numbers) } else { Value::Other })
+    }
+
+    /// Name, shape (slowest dimension first), type and offset.
+    fn tensor(&mut self) -> Result<(String, Vec<usize>, u32, u64), String> {
+        let name = self.string("tensor name")?;
+        let dimensions = self.u32(&name)? as usize;
+        if dimensions > DIMENSIONS {
+            return Err(format!(
+                "tensor {name}: {dimensions} dimensions, and there are at most {DIMENSIONS}"
+            ));
+        }
+        let mut shape = Vec::with_capacity(dimensions);
+        for _ in 0..dimensions {
+            let extent = self.u64(&name)?;
+            shape.push(
+                usize::try_from(extent).map_err(|_| format!("tensor {name}: extent {extent} is absurd"))?,
+            );
+        }
+        shape.reverse();
+        Ok((name.clone(), shape, self.u32(&name)?, self.u64(&name)?))
+    }
+}

@@ -1,0 +1,226 @@
+//! The names of Wan 2.1's original release, and of the files people share: what each tensor is called in diffusers.
+//!
+//! Nothing but names differs: no tensor is reshaped or split.
+
+/// Parts of names in the denoiser, original and diffusers'. Blocks are numbered alike.
+const DENOISER: [(&str, &str); 22] = [
+    ("patch_embedding", "patch_embedding"),
+    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+    ("time_projection.1", "condition_embedder.time_proj"),
+    ("head.modulation", "scale_shift_table"),
+    ("head.head", "proj_out"),
+    ("modulation", "scale_shift_table"),
+    // The norm before the cross attention is the third of the original and the second of diffusers.
+    ("norm3", "norm2"),
+    ("self_attn.q", "attn1.to_q"),
+    ("self_attn.k", "attn1.to_k"),
+    ("self_attn.v", "attn1.to_v"),
+    ("self_attn.o", "attn1.to_out.0"),
+    ("self_attn.norm_q", "attn1.norm_q"),
+    ("self_attn.norm_k", "attn1.norm_k"),
+    ("cross_attn.q", "attn2.to_q"),
+    ("cross_attn.k", "attn2.to_k"),
+    ("cross_attn.v", "attn2.to_v"),
+    ("cross_attn.o", "attn2.to_out.0"),
+    ("cross_attn.norm_q", "attn2.norm_q"),
+    ("cross_attn.norm_k", "attn2.norm_k"),
+];
+/// The feed-forward's two maps.
+const FEED_FORWARD: [(&str, &str); 2] = [("ffn.0", "ffn.net.0.proj"), ("ffn.2", "ffn.net.2")];
+
+/// Prefixes that programs put before the denoiser's names, longest first.
+const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", "model."];
+
+/// Parts of a block of the text encoder.
+const TEXT_BLOCK: [(&str, &str); 10] = [
+    ("norm1.weight", "layer.0.layer_norm.weight"),
+    ("attn.q.weight", "layer.0.SelfAttention.q.weight"),
+    ("attn.k.weight", "layer.0.SelfAttention.k.weight"),
+    ("attn.v.weight", "layer.0.SelfAttention.v.weight"),
+    ("attn.o.weight", "layer.0.SelfAttention.o.weight"),
+    ("pos_embedding.embedding.weight", "layer.0.SelfAttention.relative_attention_bias.weight"),
+    ("norm2.weight", "layer.1.layer_norm.weight"),
+    ("ffn.gate.0.weight", "layer.1.DenseReluDense.wi_0.weight"),
+    ("ffn.fc1.weight", "layer.1.DenseReluDense.wi_1.weight"),
+    ("ffn.fc2.weight", "layer.1.DenseReluDense.wo.weight"),
+];
+
+/// Parts of a residual block of the autoencoder.
+const RESIDUAL: [(&str, &str); 5] = [
+    ("residual.0.", "norm1."),
+    ("residual.2.", "conv1."),
+    ("residual.3.", "norm2."),
+    ("residual.6.", "conv2."),
+    ("shortcut.", "conv_shortcut."),
+];
+
+/// The denoiser's tensor `name` as diffusers calls it; `None` where the name is none of the original's.
+pub fn denoiser(name: &str) -> Option<String> {
+    let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let (block, rest) = match name.strip_prefix("blocks.") {
+        Some(inner) => {
+            let (index, rest) = numbered(inner)?;
+            (format!("blocks.{index}."), rest)
+        }
+        None => (String::new(), name),
+    };
+    DENOISER.iter().chain(&FEED_FORWARD).find_map(|(own, published)| {
+        let end = rest.strip_prefix(own)?;
+        let fits = end.is_empty() || end == ".weight" || end == ".bias";
+        fits.then(|| format!("{block}{published}{end}"))
+    })
+}
+
+/// The text encoder's tensor `name` as transformers calls it.
+pub fn text_encoder(name: &str) -> Option<String> {
+    match name {
+        "token_embedding.weight" => return Some("shared.weight".to_owned()),
+        "norm.weight" => return Some("encoder.final_layer_norm.weight".to_owned()),
+        _ => {}
+    }
+    let (index, rest) = numbered(name.strip_prefix("blocks.")?)?;
+    let (_, published) = TEXT_BLOCK.iter().find(|(own, _)| *own == rest)?;
+    Some(format!("encoder.block.{index}.{published}"))
+}
+
+/// The autoencoder's tensor `name` as diffusers calls it, for a decoder with `num_res_blocks + 1` residual blocks a
+/// level.
+pub fn autoencoder(name: &str, num_res_blocks: usize) -> Option<String> {
+    let exact = [("conv1.", "quant_conv."), ("conv2.", "post_quant_conv.")];
+    if let Some(found) = replaced(name, &exact) {
+        return Some(found);
+    }
+    let (half, rest) = name.split_once('.')?;
+    if half != "encoder" && half != "decoder" {
+        return None;
+    }
+    let inner = match rest.split_once('.')? {
+        ("conv1", end) => format!("conv_in.{end}"),
+        ("head", end) => replaced(end, &[("0.", "norm_out."), ("2.", "conv_out.")])?,
+        ("middle", end) => middle(end)?,
+        ("downsamples", end) if half == "encoder" => {
+            let (index, end) = numbered(end)?;
+            format!("down_blocks.{index}.{}", level(end)?)
+        }
+        ("upsamples", end) if half == "decoder" => {
+            let (index, end) = numbered(end)?;
+            // The original counts residual blocks and upsamplers of all levels in one row.
+            let (block, place) = (index / (num_res_blocks + 2), index % (num_res_blocks + 2));
+            let module = match place <= num_res_blocks {
+                true => format!("resnets.{place}"),
+                false => "upsamplers.0".to_owned(),
+            };
+            format!("up_blocks.{block}.{module}.{}", level(end)?)
+        }
+        _ => return None,
+    };
+    Some(format!("{half}.{inner}"))
+}
+
+/// Between the halves: a residual block, an attention, a residual block.
+fn middle(rest: &str) -> Option<String> {
+    match rest.split_once('.')? {
+        ("0", end) => Some(format!("mid_block.resnets.0.{}", replaced(end, &RESIDUAL)?)),
+        ("1", end) => Some(format!("mid_block.attentions.0.{end}")),
+        ("2", end) => Some(format!("mid_block.resnets.1.{}", replaced(end, &RESIDUAL)?)),
+        _ => None,
+    }
+}
+
+/// A part of a residual block, or of what changes the size, which both call alike.
+fn level(rest: &str) -> Option<String> {
+    let alike = rest.starts_with("resample.1.") || rest.starts_with("time_conv.");
+    if alike { Some(rest.to_owned()) } else { replaced(rest, &RESIDUAL) }
+}
+
+/// `name` with the first of the prefixes it has replaced.
+fn replaced(name: &str, prefixes: &[(&str, &str)]) -> Option<String> {
+    prefixes.iter().find_map(|(own, published)| Some(format!("{published}{}", name.strip_prefix(own)?)))
+}
+
+/// `"12.rest"` as 12 and `rest`.
+fn numbered(text: &str) -> Option<(usize, &str)> {
+    let (index, rest) = text.split_once('.')?;
+    Some((index.parse().ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_denoiser() {
+        for (own, published) in [
+            ("patch_embedding.weight", "patch_embedding.weight"),
+            ("blocks.3.self_attn.norm_q.weight", "blocks.3.attn1.norm_q.weight"),
+            ("blocks.3.cross_attn.o.bias", "blocks.3.attn2.to_out.0.bias"),
+            ("blocks.11.ffn.0.weight", "blocks.11.ffn.net.0.proj.weight"),
+            ("blocks.11.ffn.2.bias", "blocks.11.ffn.net.2.bias"),
+            ("blocks.0.modulation", "blocks.0.scale_shift_table"),
+            ("blocks.0.norm3.weight", "blocks.0.norm2.weight"),
+            ("head.modulation", "scale_shift_table"),
+            ("head.head.bias", "proj_out.bias"),
+            ("time_projection.1.weight", "condition_embedder.time_proj.weight"),
+            ("text_embedding.2.bias", "condition_embedder.text_embedder.linear_2.bias"),
+        ] {
+            assert_eq!(denoiser(own).as_deref(), Some(published));
+            assert_eq!(denoiser(&format!("model.diffusion_model.{own}")).as_deref(), Some(published));
+        }
+        for unknown in ["blocks.x.modulation", "blocks.0.self_attn.q.lora_A", "img_emb.proj.1.weight", ""] {
+            assert_eq!(denoiser(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_text_encoder() {
+        for (own, published) in [
+            ("token_embedding.weight", "shared.weight"),
+            ("norm.weight", "encoder.final_layer_norm.weight"),
+            ("blocks.7.norm1.weight", "encoder.block.7.layer.0.layer_norm.weight"),
+            ("blocks.7.attn.q.weight", "encoder.block.7.layer.0.SelfAttention.q.weight"),
+            (
+                "blocks.7.pos_embedding.embedding.weight",
+                "encoder.block.7.layer.0.SelfAttention.relative_attention_bias.weight",
+            ),
+            ("blocks.7.ffn.gate.0.weight", "encoder.block.7.layer.1.DenseReluDense.wi_0.weight"),
+            ("blocks.7.ffn.fc2.weight", "encoder.block.7.layer.1.DenseReluDense.wo.weight"),
+        ] {
+            assert_eq!(text_encoder(own).as_deref(), Some(published));
+        }
+        assert_eq!(text_encoder("blocks.7.ffn.fc3.weight"), None);
+    }
+
+    #[test]
+    fn names_of_the_autoencoder() {
+        for (own, published) in [
+            ("conv1.weight", "quant_conv.weight"),
+            ("conv2.bias", "post_quant_conv.bias"),
+            ("encoder.conv1.weight", "encoder.conv_in.weight"),
+            ("encoder.downsamples.0.residual.0.gamma", "encoder.down_blocks.0.norm1.gamma"),
+            ("encoder.downsamples.3.shortcut.weight", "encoder.down_blocks.3.conv_shortcut.weight"),
+            ("encoder.downsamples.5.time_conv.weight", "encoder.down_blocks.5.time_conv.weight"),
+            ("encoder.downsamples.2.resample.1.bias", "encoder.down_blocks.2.resample.1.bias"),
+            ("encoder.middle.0.residual.6.weight", "encoder.mid_block.resnets.0.conv2.weight"),
+            ("encoder.middle.1.to_qkv.weight", "encoder.mid_block.attentions.0.to_qkv.weight"),
+            ("encoder.middle.2.residual.3.gamma", "encoder.mid_block.resnets.1.norm2.gamma"),
+            ("encoder.head.0.gamma", "encoder.norm_out.gamma"),
+            ("encoder.head.2.weight", "encoder.conv_out.weight"),
+            ("decoder.conv1.bias", "decoder.conv_in.bias"),
+            ("decoder.upsamples.0.residual.2.weight", "decoder.up_blocks.0.resnets.0.conv1.weight"),
+            ("decoder.upsamples.3.time_conv.weight", "decoder.up_blocks.0.upsamplers.0.time_conv.weight"),
+            ("decoder.upsamples.4.shortcut.weight", "decoder.up_blocks.1.resnets.0.conv_shortcut.weight"),
+            ("decoder.upsamples.14.residual.6.bias", "decoder.up_blocks.3.resnets.2.conv2.bias"),
+            ("decoder.head.2.bias", "decoder.conv_out.bias"),
+        ] {
+            assert_eq!(autoencoder(own, 2).as_deref(), Some(published));
+        }
+        for unknown in
+            ["encoder.upsamples.0.residual.0.gamma", "decoder.middle.3.norm.gamma", "encoder", "x.y"]
+        {
+            assert_eq!(autoencoder(unknown, 2), None, "{unknown}");
+        }
+    }
+}
