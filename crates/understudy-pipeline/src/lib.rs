@@ -32,6 +32,7 @@ mod prompt;
 mod sampler;
 mod schedule;
 mod scheduler;
+pub mod shapes;
 mod text_to_video;
 mod tokenize;
 mod video;

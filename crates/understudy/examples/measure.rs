@@ -6,8 +6,9 @@
 //! Each prints one JSON object. All seeds are fixed.
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
+use understudy_engine::host;
 use understudy_engine::weights::Weights;
 use understudy_evaluate::{Judges, bootstrap, frechet_distance, retrieval_accuracy};
 use understudy_media::{Image, Picture, Range, Video};
@@ -100,56 +101,72 @@ impl Measure {
         Ok(frames.map(|rgb| Image::new(SIZE[2], SIZE[1], rgb.to_vec())).collect::<Result<_, _>>()?)
     }
 
-    fn generated(&self, prompt: &str, seed: u64, adapters: &[(Adapter, f32)]) -> Result<Vec<Image>> {
+    /// A clip for each prompt, the first with `seed`, the next with the one after it.
+    fn generated(
+        &self,
+        prompts: &[String],
+        seed: u64,
+        adapters: &[(Adapter, f32)],
+    ) -> Result<Vec<Vec<Image>>> {
         let (attachments, token_embeddings) = combine(adapters, &self.base)?;
         let [frames, height, width] = SIZE;
-        let request = Request {
-            frames,
-            height,
-            width,
-            steps: STEPS,
-            guidance: GUIDANCE,
-            seed,
-            attachments,
-            token_embeddings,
-            ..Request::new(prompt)
-        };
-        let output = generate(&self.base, &request, &mut |_| std::ops::ControlFlow::Continue(()))?;
-        let values: Vec<f32> = output.frames.into_data().try_into_vec()?;
-        Ok(Video::from_planar(&values, SIZE, 8.0, Range::Unit)?.frames)
+        let mut clips = Vec::new();
+        for (batch, prompts) in prompts.chunks(BATCH).enumerate() {
+            let request = Request {
+                prompts: prompts.to_vec(),
+                frames,
+                height,
+                width,
+                steps: STEPS,
+                guidance: GUIDANCE,
+                seed: seed + (batch * BATCH) as u64,
+                attachments: attachments.clone(),
+                token_embeddings: token_embeddings.clone(),
+                ..Request::new("")
+            };
+            let output = generate(&self.base, &request, &mut |_| std::ops::ControlFlow::Continue(()))?;
+            clips.extend(clips_of(output.frames)?);
+        }
+        Ok(clips)
     }
 
-    /// Retrieval of the right one among 64 held-out prompts, for real and for generated clips.
+    /// Embeddings of clips by the small CLIP.
+    fn embed(&self, clips: &[Vec<Image>]) -> Result<Vec<Vec<f32>>> {
+        clips.iter().map(|clip| Ok(self.judges.clip_video_embedding(clip)?)).collect()
+    }
+
+    /// Retrieval of the right one among 64 held-out prompts: for real clips, for what the autoencoder makes of
+    /// them, and for generated ones.
     fn retrieval(&self, count: u64) -> Result<Value> {
         let scenarios: Vec<Scenario> = (0..count).map(|i| self.clips.scenario(Split::HeldOut, i)).collect();
         let captions: Vec<String> = scenarios.iter().map(Scenario::caption).collect();
         let texts = self.judges.clip.embed_texts(&captions.iter().map(String::as_str).collect::<Vec<_>>())?;
-        let [mut real, mut generated] = [Vec::new(), Vec::new()];
-        for (index, (scenario, caption)) in scenarios.iter().zip(&captions).enumerate() {
-            real.push(self.judges.clip_video_embedding(&self.real(scenario)?)?);
-            generated.push(self.judges.clip_video_embedding(&self.generated(
-                caption,
-                index as u64,
-                &[],
-            )?)?);
+        let real = scenarios.iter().map(|scenario| self.real(scenario)).collect::<Result<Vec<_>>>()?;
+        let mut coded = Vec::new();
+        for scenario in &scenarios {
+            let video = self.clips.batch(std::slice::from_ref(scenario), 0, SIZE[0]).video(&self.device);
+            coded.extend(clips_of(decode_video(&self.base, encode_video(&self.base, video)?))?);
         }
-        let [real, generated] = [retrieval_accuracy(&real, &texts)?, retrieval_accuracy(&generated, &texts)?];
-        Ok(json!({"real": real, "generated": generated, "ratio": generated / real, "prompts": count}))
+        let generated = self.generated(&captions, 0, &[])?;
+        let accuracy =
+            |clips: &[Vec<Image>]| -> Result<f64> { Ok(retrieval_accuracy(&self.embed(clips)?, &texts)?) };
+        let [real, coded, generated] = [accuracy(&real)?, accuracy(&coded)?, accuracy(&generated)?];
+        Ok(json!({
+            "real": real, "autoencoded": coded, "generated": generated, "ratio": generated / real,
+            "prompts": count,
+        }))
     }
 
     /// Frechet distance of the video features of generated and real clips, beside that of two real sets.
     fn frechet(&self, count: u64) -> Result<Value> {
-        let real = |index: u64| -> Result<Vec<f32>> {
-            let frames = self.real(&self.clips.scenario(Split::HeldOut, index))?;
-            Ok(self.judges.clip_video_embedding(&frames)?)
+        let real = |first: u64| -> Result<Vec<Vec<f32>>> {
+            let clips = (first..first + count).map(|i| self.real(&self.clips.scenario(Split::HeldOut, i)));
+            self.embed(&clips.collect::<Result<Vec<_>>>()?)
         };
-        let embed = |first: u64| (first..first + count).map(real).collect::<Result<Vec<_>>>();
-        let [one, two] = [embed(0)?, embed(count)?];
-        let mut generated = Vec::new();
-        for index in 0..count {
-            let caption = self.clips.scenario(Split::HeldOut, index).caption();
-            generated.push(self.judges.clip_video_embedding(&self.generated(&caption, index, &[])?)?);
-        }
+        let [one, two] = [real(0)?, real(count)?];
+        let captions: Vec<String> =
+            (0..count).map(|index| self.clips.scenario(Split::HeldOut, index).caption()).collect();
+        let generated = self.embed(&self.generated(&captions, 0, &[])?)?;
         Ok(json!({
             "generated_to_real": frechet_distance(&generated, &one)?,
             "real_to_real": frechet_distance(&two, &one)?,
@@ -205,23 +222,39 @@ impl Measure {
         let mut sums = [0.0; 4];
         let phrase = format!("{DEFAULT_TOKEN} {class}");
         let adapters = [(adapter, 1.0)];
-        for number in 0..PROMPTS {
-            let scene = Scene::ALL[number as usize % Scene::ALL.len()];
-            let action = Action::ALL[number as usize % Action::ALL.len()];
-            let prompt = |who: &str| format!("a {who} {} {}", verb(action), place(scene));
-            let plain = prompt(class);
-            let base = self.generated(&plain, number, &[])?;
-            let fitted = self.generated(&prompt(&phrase), number, &adapters)?;
-            sums[0] += self.judges.identity_similarity(&base, &pictures)?;
-            sums[1] += self.judges.identity_similarity(&fitted, &pictures)?;
-            sums[2] += self.judges.clip_text_score(&base, &plain)?;
-            sums[3] += self.judges.clip_text_score(&fitted, &plain)?;
+        let prompts = |who: &str| -> Vec<String> {
+            let prompt = |number: usize| {
+                let scene = Scene::ALL[number % Scene::ALL.len()];
+                let action = Action::ALL[number % Action::ALL.len()];
+                format!("a {who} {} {}", verb(action), place(scene))
+            };
+            (0..PROMPTS).map(prompt).collect()
+        };
+        let plain = prompts(class);
+        let base = self.generated(&plain, 0, &[])?;
+        let fitted = self.generated(&prompts(&phrase), 0, &adapters)?;
+        for ((base, fitted), prompt) in base.iter().zip(&fitted).zip(&plain) {
+            sums[0] += self.judges.identity_similarity(base, &pictures)?;
+            sums[1] += self.judges.identity_similarity(fitted, &pictures)?;
+            sums[2] += self.judges.clip_text_score(base, prompt)?;
+            sums[3] += self.judges.clip_text_score(fitted, prompt)?;
         }
         Ok(sums.map(|sum| sum / PROMPTS as f64))
     }
 }
 
-const PROMPTS: u64 = 10;
+/// Prompts a subject is generated with.
+const PROMPTS: usize = 10;
+/// Clips generated at once.
+const BATCH: usize = 8;
+
+/// The clips of `frames (clips, 3, frames, rows, columns)` in [0, 1].
+fn clips_of(frames: Tensor<5>) -> Result<Vec<Vec<Image>>> {
+    let each: usize = 3 * SIZE.iter().product::<usize>();
+    let values = host::values(frames);
+    let clip = |planar: &[f32]| Ok(Video::from_planar(planar, SIZE, 8.0, Range::Unit)?.frames);
+    values.chunks_exact(each).map(clip).collect()
+}
 
 /// A verb phrase of the world's captions.
 fn verb(action: Action) -> &'static str {

@@ -1,0 +1,287 @@
+//! What a network must be, told from the shapes of its tensors alone: files people share rarely carry a
+//! configuration.
+
+use std::collections::BTreeMap;
+
+use understudy_engine::safetensors::Checkpoint;
+use understudy_models::umt5::Umt5Config;
+use understudy_models::wan_transformer::WanTransformerConfig;
+use understudy_models::wan_vae::WanVaeConfig;
+
+/// Channels of an attention head in every published Wan denoiser, where nothing says how many heads there are.
+const HEAD: usize = 128;
+
+/// Means and deviations of the latents of Wan 2.1's autoencoder, as published in its configuration.
+const LATENTS_MEAN: [f32; 16] = [
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632,
+    -0.1922, -0.9497, 0.2503, -0.2921,
+];
+const LATENTS_STD: [f32; 16] = [
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382,
+    1.1253, 2.8251, 1.9160,
+];
+
+/// Shapes by diffusers' (or transformers') names.
+#[derive(Clone, Debug, Default)]
+pub struct Shapes(BTreeMap<String, Vec<usize>>);
+
+impl Shapes {
+    /// Those of an open file.
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        Self(checkpoint.infos().into_iter().map(|info| (info.name, info.shape)).collect())
+    }
+
+    /// The extents of tensor `name`, as many as wanted.
+    fn extents<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
+        let shape = self.0.get(name).ok_or_else(|| format!("tensor {name} is missing"))?;
+        shape.as_slice().try_into().map_err(|_| format!("tensor {name} has shape {shape:?}, not {N} extents"))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// How many of `name(0)`, `name(1)`, ... there are.
+    fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..).take_while(|&index| self.has(&name(index))).count()
+    }
+
+    /// The denoiser's configuration. `heads` is how many attention heads it has, if something says.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or has an impossible shape.
+    pub fn transformer(&self, heads: Option<usize>) -> Result<WanTransformerConfig, String> {
+        let [inner, in_channels, frames, rows, columns] = self.extents("patch_embedding.weight")?;
+        let [patch_outputs, _] = self.extents("proj_out.weight")?;
+        let [_, text_dim] = self.extents("condition_embedder.text_embedder.linear_1.weight")?;
+        let [_, freq_dim] = self.extents("condition_embedder.time_embedder.linear_1.weight")?;
+        let [ffn_dim, _] = self.extents("blocks.0.ffn.net.0.proj.weight")?;
+        let patch = frames * rows * columns;
+        if patch == 0 || !patch_outputs.is_multiple_of(patch) {
+            return Err(format!(
+                "tensor proj_out.weight: {patch_outputs} outputs are not whole patches of {patch}"
+            ));
+        }
+        let heads = match heads {
+            Some(heads) => heads,
+            None => inner / HEAD,
+        };
+        if heads == 0 || !inner.is_multiple_of(heads) {
+            return Err(format!(
+                "tensor patch_embedding.weight: {inner} channels are not whole heads of {HEAD}"
+            ));
+        }
+        let added = self.0.get("blocks.0.attn2.add_k_proj.weight").and_then(|shape| shape.get(1).copied());
+        Ok(WanTransformerConfig {
+            patch_size: [frames, rows, columns],
+            num_attention_heads: heads,
+            attention_head_dim: inner / heads,
+            in_channels,
+            out_channels: patch_outputs / patch,
+            text_dim,
+            freq_dim,
+            ffn_dim,
+            num_layers: self.count(|block| format!("blocks.{block}.ffn.net.2.weight")),
+            cross_attn_norm: self.has("blocks.0.norm2.weight"),
+            qk_norm: self.has("blocks.0.attn1.norm_q.weight").then(|| "rms_norm_across_heads".to_owned()),
+            eps: 1e-6,
+            image_dim: added,
+            added_kv_proj_dim: added,
+            rope_max_seq_len: 1024,
+        })
+    }
+
+    /// The text encoder's configuration.
+    ///
+    /// # Errors
+    /// As [`Shapes::transformer`].
+    pub fn text_encoder(&self) -> Result<Umt5Config, String> {
+        let first = "encoder.block.0.layer.0.SelfAttention";
+        let [vocab_size, d_model] = self.extents("shared.weight")?;
+        let [inner, _] = self.extents(&format!("{first}.q.weight"))?;
+        let [buckets, num_heads] = self.extents(&format!("{first}.relative_attention_bias.weight"))?;
+        let [d_ff, _] = self.extents("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")?;
+        if num_heads == 0 || !inner.is_multiple_of(num_heads) {
+            return Err(format!(
+                "tensor {first}.q.weight: {inner} outputs are not whole heads of {num_heads}"
+            ));
+        }
+        Ok(Umt5Config {
+            vocab_size,
+            d_model,
+            d_kv: inner / num_heads,
+            d_ff,
+            num_layers: self.count(|block| format!("encoder.block.{block}.layer.1.layer_norm.weight")),
+            num_heads,
+            relative_attention_num_buckets: buckets,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: "gated-gelu".to_owned(),
+        })
+    }
+
+    /// The autoencoder's configuration. Means and deviations of the latents are those of Wan 2.1, so there must be
+    /// as many latent channels.
+    ///
+    /// # Errors
+    /// As [`Shapes::transformer`].
+    pub fn autoencoder(&self) -> Result<WanVaeConfig, String> {
+        let [base_dim, ..] = self.extents::<5>("encoder.conv_in.weight")?;
+        let [twice, ..] = self.extents::<5>("quant_conv.weight")?;
+        let [decoder_out, ..] = self.extents::<5>("decoder.conv_in.weight")?;
+        let z_dim = twice / 2;
+        if z_dim != LATENTS_MEAN.len() {
+            return Err(format!(
+                "tensor quant_conv.weight: {z_dim} latent channels, and Wan 2.1's autoencoder has {}",
+                LATENTS_MEAN.len()
+            ));
+        }
+        if base_dim == 0 {
+            return Err("tensor encoder.conv_in.weight: has no channels".to_owned());
+        }
+        let (mut dim_mult, mut temperal_downsample) = (Vec::new(), Vec::new());
+        let (mut blocks, mut index) = (0, 0);
+        loop {
+            let at = format!("encoder.down_blocks.{index}");
+            if self.has(&format!("{at}.conv2.weight")) {
+                let [channels, ..] = self.extents::<5>(&format!("{at}.conv2.weight"))?;
+                // The first block of a level says how wide it is.
+                if dim_mult.len() == temperal_downsample.len() {
+                    dim_mult.push(channels / base_dim);
+                }
+                blocks += 1;
+            } else if self.has(&format!("{at}.resample.1.weight")) {
+                temperal_downsample.push(self.has(&format!("{at}.time_conv.weight")));
+            } else {
+                break;
+            }
+            index += 1;
+        }
+        let Some(&widest) = dim_mult.last().filter(|&&last| last > 0) else {
+            return Err("tensor encoder.down_blocks.0.conv2.weight is missing".to_owned());
+        };
+        let decoder_base = decoder_out / widest;
+        Ok(WanVaeConfig {
+            base_dim,
+            decoder_base_dim: (decoder_base != base_dim).then_some(decoder_base),
+            z_dim,
+            num_res_blocks: blocks / dim_mult.len(),
+            dim_mult,
+            attn_scales: Vec::new(),
+            temperal_downsample,
+            latents_mean: LATENTS_MEAN.to_vec(),
+            latents_std: LATENTS_STD.to_vec(),
+            is_residual: false,
+            patch_size: None,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+    use understudy_engine::parameters::Initializer;
+    use understudy_engine::weights::Weights;
+    use understudy_models::umt5::Umt5Encoder;
+    use understudy_models::wan_transformer::WanTransformer;
+    use understudy_models::wan_vae::WanVae;
+
+    use super::*;
+
+    /// The shapes of what `build` asks for.
+    fn shapes(build: impl Fn(&Weights)) -> Shapes {
+        let device = Device::flex();
+        let source = Initializer::new(0, &device);
+        build(&Weights::new(&source, &device));
+        let parameters = source.into_parameters();
+        Shapes(parameters.iter().map(|(name, parameter)| (name.clone(), parameter.shape.clone())).collect())
+    }
+
+    fn transformer() -> WanTransformerConfig {
+        WanTransformerConfig {
+            patch_size: [1, 2, 2],
+            num_attention_heads: 2,
+            attention_head_dim: 128,
+            in_channels: 4,
+            out_channels: 6,
+            text_dim: 20,
+            freq_dim: 32,
+            ffn_dim: 72,
+            num_layers: 3,
+            cross_attn_norm: true,
+            qk_norm: Some("rms_norm_across_heads".into()),
+            eps: 1e-6,
+            image_dim: None,
+            added_kv_proj_dim: None,
+            rope_max_seq_len: 1024,
+        }
+    }
+
+    fn autoencoder(decoder_base_dim: Option<usize>) -> WanVaeConfig {
+        WanVaeConfig {
+            base_dim: 4,
+            decoder_base_dim,
+            z_dim: 16,
+            dim_mult: vec![1, 2, 4, 4],
+            num_res_blocks: 2,
+            attn_scales: Vec::new(),
+            temperal_downsample: vec![false, true, true],
+            latents_mean: LATENTS_MEAN.to_vec(),
+            latents_std: LATENTS_STD.to_vec(),
+            is_residual: false,
+            patch_size: None,
+        }
+    }
+
+    #[test]
+    fn shapes_tell_the_configuration() {
+        for cross_attn_norm in [true, false] {
+            let config = WanTransformerConfig { cross_attn_norm, ..transformer() };
+            let found = shapes(|weights| drop(WanTransformer::new(weights, &config)));
+            assert_eq!(found.transformer(None).unwrap(), config);
+            let halves = WanTransformerConfig { num_attention_heads: 4, attention_head_dim: 64, ..config };
+            assert_eq!(found.transformer(Some(4)).unwrap(), halves);
+        }
+        for decoder_base_dim in [None, Some(6)] {
+            let config = autoencoder(decoder_base_dim);
+            let found = shapes(|weights| drop(WanVae::new(weights, &config)));
+            assert_eq!(found.autoencoder().unwrap(), config);
+        }
+        let config = Umt5Config {
+            vocab_size: 50,
+            d_model: 24,
+            d_kv: 8,
+            d_ff: 40,
+            num_layers: 2,
+            num_heads: 3,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: "gated-gelu".into(),
+        };
+        let found = shapes(|weights| drop(Umt5Encoder::new(weights, &config)));
+        assert_eq!(found.text_encoder().unwrap(), config);
+    }
+
+    #[test]
+    fn what_cannot_be_is_an_error() {
+        let config = transformer();
+        let whole = shapes(|weights| drop(WanTransformer::new(weights, &config)));
+        let spoiled = |name: &str, shape: Option<Vec<usize>>| {
+            let mut shapes = whole.clone();
+            match shape {
+                Some(shape) => shapes.0.insert(name.to_owned(), shape),
+                None => shapes.0.remove(name),
+            };
+            let message = shapes.transformer(None).unwrap_err();
+            assert!(message.contains(name), "{message}");
+        };
+        spoiled("patch_embedding.weight", None);
+        spoiled("patch_embedding.weight", Some(vec![256, 4]));
+        spoiled("patch_embedding.weight", Some(vec![100, 4, 1, 2, 2]));
+        spoiled("proj_out.weight", Some(vec![25, 256]));
+        assert!(whole.transformer(Some(0)).is_err() && whole.transformer(Some(3)).is_err());
+        assert!(whole.autoencoder().is_err() && whole.text_encoder().is_err());
+    }
+}
