@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Alphabetical but for lora_steps, which reads the checkpoint of wan_transformer_a.
 FAMILIES = [
-    "clip", "formats", "iresnet", "ops", "schedulers", "umt5", "wan_pipeline", "wan_transformer", "wan_vae", "lora_steps",
+    "clip", "formats", "iresnet", "ops", "schedulers", "spiece", "umt5", "wan_pipeline", "wan_transformer", "wan_vae", "lora_steps",
 ]
 LIMIT = 8 * 1024 * 1024
 

@@ -33,6 +33,7 @@ mod sampler;
 mod schedule;
 mod scheduler;
 pub mod shapes;
+mod spiece;
 mod text_to_video;
 mod tokenize;
 mod video;

@@ -5,9 +5,12 @@ use tokenizers::AddedToken;
 
 use crate::error::{Error, Result};
 use crate::folder::Files;
+use crate::spiece;
 
 /// Where a base keeps its tokenizer.
 pub(crate) const TOKENIZER: &str = "tokenizer/tokenizer.json";
+/// The same as SentencePiece writes it.
+const SPIECE: &str = "tokenizer/spiece.model";
 
 /// A tokenizer that never truncates. The end-of-text token is added as `tokenizer.json` says.
 #[derive(Clone, Debug)]
@@ -35,12 +38,23 @@ pub fn clean(prompt: &str) -> String {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a base.
+    /// Reads the tokenizer of a base: its `tokenizer.json` or, where there is none, its `spiece.model`.
     ///
     /// # Errors
-    /// When there is no `tokenizer.json`, or it is malformed or has no `<pad>`.
+    /// When there is neither, or it is malformed or has no `<pad>`.
     pub fn load(files: &Files) -> Result<Self> {
-        Self::from_bytes(&files.read(TOKENIZER)?, &files.name(TOKENIZER))
+        match !files.has(TOKENIZER) && files.has(SPIECE) {
+            true => Self::from_spiece(&files.read(SPIECE)?, &files.name(SPIECE)),
+            false => Self::from_bytes(&files.read(TOKENIZER)?, &files.name(TOKENIZER)),
+        }
+    }
+
+    /// Reads a SentencePiece model; `file` names it in errors.
+    ///
+    /// # Errors
+    /// When it is malformed, of another kind than T5's, or has no `<pad>`.
+    pub fn from_spiece(bytes: &[u8], file: &str) -> Result<Self> {
+        Self::of(spiece::tokenizer(bytes), file)
     }
 
     /// Reads the text of a `tokenizer.json`; `file` names it in errors.
@@ -48,12 +62,16 @@ impl Tokenizer {
     /// # Errors
     /// When it is malformed or has no `<pad>`.
     pub fn from_bytes(bytes: &[u8], file: &str) -> Result<Self> {
+        Self::of(tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()), file)
+    }
+
+    fn of(read: Result<tokenizers::Tokenizer, String>, file: &str) -> Result<Self> {
         let fault = |reason: String| Error::File {
             file: file.to_owned(),
             reason,
             advice: "download or export the tokenizer again",
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| fault(error.to_string()))?;
+        let mut inner = read.map_err(fault)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| fault(error.to_string()))?;
         let padding = inner.token_to_id("<pad>").ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
