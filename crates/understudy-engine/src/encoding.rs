@@ -4,6 +4,7 @@ mod quantized;
 
 use ::safetensors::tensor::Dtype;
 use half::{bf16, f16};
+use pytorch_reader::DType;
 
 pub use quantized::Quantization;
 
@@ -99,6 +100,22 @@ impl From<Dtype> for Encoding {
             Dtype::I32 => Self::I32,
             Dtype::U8 => Self::U8,
             Dtype::BOOL => Self::Bool,
+            other => Self::Other(format!("{other:?}")),
+        }
+    }
+}
+
+impl From<DType> for Encoding {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F64 => Self::F64,
+            DType::F32 => Self::F32,
+            DType::F16 => Self::F16,
+            DType::BF16 => Self::Bf16,
+            DType::I64 => Self::I64,
+            DType::I32 => Self::I32,
+            DType::U8 => Self::U8,
+            DType::Bool => Self::Bool,
             other => Self::Other(format!("{other:?}")),
         }
     }

@@ -1,6 +1,7 @@
-//! Checkpoints, read by memory map: safetensors files, whole or in shards, and GGUF files; and atomic writing of
-//! safetensors.
+//! Checkpoints: safetensors files, whole or in shards, and GGUF files, read by memory map, and PyTorch's `.pth`; and
+//! atomic writing of safetensors.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
@@ -11,6 +12,7 @@ use ::safetensors::tensor::{Metadata, SafeTensors};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use pytorch_reader::PytorchReader;
 use serde_json::json;
 
 use crate::encoding::Encoding;
@@ -55,14 +57,30 @@ impl Storage {
     }
 }
 
+/// Where a tensor's bytes are.
+enum Place {
+    /// A part of a file in memory.
+    Part { file: usize, range: Range<usize> },
+    /// In a file of PyTorch's, read when asked for.
+    Pytorch(pytorch_reader::Tensor),
+}
+
 struct Entry {
-    file: usize,
+    place: Place,
     encoding: Encoding,
     shape: Vec<usize>,
-    range: Range<usize>,
     /// What the stored numbers are multiplied by: one factor, or one a row; none at all is 1.
     scales: Vec<f32>,
 }
+
+impl Entry {
+    fn new(place: Place, encoding: Encoding, shape: Vec<usize>) -> Self {
+        Self { place, encoding, shape, scales: Vec::new() }
+    }
+}
+
+/// What PyTorch's files begin with: an archive, or a pickle.
+const PYTORCH: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02"];
 
 /// One or more files seen as one store of named tensors.
 pub struct Checkpoint {
@@ -87,7 +105,7 @@ pub struct TensorInfo {
 }
 
 impl Checkpoint {
-    /// Opens `path`: a safetensors or GGUF file (told apart by what they begin with), or an index
+    /// Opens `path`: a safetensors, GGUF or PyTorch file (told apart by what they begin with), or an index
     /// (`*.index.json`) whose shards lie beside it.
     ///
     /// 8-bit floats with scales beside them, as ComfyUI stores them (`NAME.scale_weight` or `NAME.weight_scale`),
@@ -133,11 +151,15 @@ impl Checkpoint {
         if storage.bytes().starts_with(gguf::MAGIC) {
             let header = gguf::read(storage.bytes()).map_err(malformed)?;
             for gguf::TensorHeader { name, encoding, shape, range } in header.tensors {
-                self.insert(name, encoding, shape, range).map_err(malformed)?;
+                let place = Place::Part { file: self.files.len(), range };
+                self.insert(name, Entry::new(place, encoding, shape)).map_err(malformed)?;
             }
             self.metadata.extend(header.metadata);
             self.files.push(storage);
             return Ok(());
+        }
+        if PYTORCH.iter().any(|magic| storage.bytes().starts_with(magic)) {
+            return self.add_pytorch(path);
         }
         let (header, metadata) = SafeTensors::read_metadata(storage.bytes())
             .map_err(|error| malformed(format!("header: {error}")))?;
@@ -145,22 +167,27 @@ impl Checkpoint {
         self.check_length(&metadata, start, storage.bytes().len()).map_err(malformed)?;
         for (name, info) in metadata.tensors() {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            self.insert(name, info.dtype.into(), info.shape.clone(), range).map_err(malformed)?;
+            let place = Place::Part { file: self.files.len(), range };
+            self.insert(name, Entry::new(place, info.dtype.into(), info.shape.clone())).map_err(malformed)?;
         }
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         self.files.push(storage);
         Ok(())
     }
 
-    /// Adds a tensor of the file that is about to be added.
-    fn insert(
-        &mut self,
-        name: String,
-        encoding: Encoding,
-        shape: Vec<usize>,
-        range: Range<usize>,
-    ) -> Result<(), String> {
-        let entry = Entry { file: self.files.len(), encoding, shape, range, scales: Vec::new() };
+    /// Adds the tensors of a file that `torch.save` wrote. Only tensors are read of it: nothing in it is run.
+    fn add_pytorch(&mut self, path: &Path) -> Result<(), WeightError> {
+        let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
+        let reader = PytorchReader::new(path)
+            .map_err(|error| malformed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))?;
+        for (name, tensor) in reader.into_tensors() {
+            let (encoding, shape) = (tensor.dtype().into(), tensor.shape().to_vec());
+            self.insert(name, Entry::new(Place::Pytorch(tensor), encoding, shape)).map_err(malformed)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, name: String, entry: Entry) -> Result<(), String> {
         match self.entries.insert(name.clone(), entry) {
             Some(_) => Err(format!("tensor {name} stands twice, or in more than one shard")),
             None => Ok(()),
@@ -227,6 +254,12 @@ impl Checkpoint {
         Ok(Self { entries, ..self })
     }
 
+    /// The same without the tensors that `unwanted` names.
+    pub fn without(mut self, unwanted: &[&str]) -> Self {
+        self.entries.retain(|name, _| !unwanted.contains(&name.as_str()));
+        self
+    }
+
     /// The device tensors are placed on.
     pub fn device(&self) -> &Device {
         &self.device
@@ -243,7 +276,10 @@ impl Checkpoint {
             name: name.clone(),
             dtype: entry.encoding.name(),
             shape: entry.shape.clone(),
-            bytes: entry.range.len() as u64,
+            bytes: match &entry.place {
+                Place::Part { range, .. } => range.len() as u64,
+                Place::Pytorch(tensor) => tensor.byte_len() as u64,
+            },
         };
         self.entries.iter().map(info).collect()
     }
@@ -255,10 +291,10 @@ impl Checkpoint {
     pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightError> {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
-        let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
+        let bytes = self.bytes(entry).map_err(fault)?;
         let mut values = entry
             .encoding
-            .to_f32(bytes)
+            .to_f32(&bytes)
             .ok_or_else(|| fault(format!("type {} is not supported here", entry.encoding.name())))?;
         let row = values.len() / entry.scales.len().max(1);
         for (row, scale) in values.chunks_mut(row.max(1)).zip(&entry.scales) {
@@ -273,6 +309,13 @@ impl Checkpoint {
         Ok((values, entry.shape.clone()))
     }
 
+    fn bytes(&self, entry: &Entry) -> Result<Cow<'_, [u8]>, String> {
+        match &entry.place {
+            Place::Part { file, range } => Ok(Cow::Borrowed(&self.files[*file].bytes()[range.clone()])),
+            Place::Pytorch(tensor) => tensor.read().map(Cow::Owned).map_err(|error| error.to_string()),
+        }
+    }
+
     /// The integers of tensor `name` (I64 or I32).
     ///
     /// # Errors
@@ -280,8 +323,8 @@ impl Checkpoint {
     pub fn integers(&self, name: &str) -> Result<(Vec<i64>, Vec<usize>), WeightError> {
         let fault = |reason: &str| WeightError::Tensor { name: name.to_owned(), reason: reason.to_owned() };
         let entry = self.entries.get(name).ok_or_else(|| fault("not in the file"))?;
-        let bytes = &self.files[entry.file].bytes()[entry.range.clone()];
-        let values = entry.encoding.to_integers(bytes).ok_or_else(|| fault("is not an integer tensor"))?;
+        let bytes = self.bytes(entry).map_err(|reason| fault(&reason))?;
+        let values = entry.encoding.to_integers(&bytes).ok_or_else(|| fault("is not an integer tensor"))?;
         Ok((values, entry.shape.clone()))
     }
 }

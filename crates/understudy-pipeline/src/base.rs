@@ -112,6 +112,19 @@ impl BaseConfig {
         limits::autoencoder(&self.vae).map_err(|found| fault(&VAE, found))
     }
 
+    /// The checks that need no files of diffusers'; `file` names the denoiser in errors.
+    pub(crate) fn check(&self, file: &str) -> Result<()> {
+        let fault = |(field, rule): (&str, String)| Error::File {
+            file: file.to_owned(),
+            reason: format!("{field}: must be {rule}"),
+            advice: "download the files again",
+        };
+        limits::text_encoder(&self.text_encoder).map_err(fault)?;
+        limits::transformer(&self.transformer).map_err(fault)?;
+        limits::autoencoder(&self.vae).map_err(fault)?;
+        self.check_fit(file)
+    }
+
     /// Whether the networks take what their neighbours give.
     fn check_fit(&self, file: &str) -> Result<()> {
         let fields = [

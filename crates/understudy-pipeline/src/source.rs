@@ -1,0 +1,237 @@
+//! Where a base comes from: a folder in diffusers' layout, the folder of Wan's original release, or one file a
+//! network as people share them.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde_json::Value;
+use understudy_engine::safetensors::Checkpoint;
+use understudy_models::umt5::Umt5Config;
+
+use crate::base::{Base, BaseConfig, BaseWeights};
+use crate::error::{Error, Result};
+use crate::folder::Files;
+use crate::original;
+use crate::sampler::Sampler;
+use crate::scheduler::Scheduler;
+use crate::shapes::Shapes;
+use crate::tokenize::Tokenizer;
+
+/// Wan 2.1's prompts are padded to this many tokens.
+const MAX_SEQUENCE_LENGTH: usize = 512;
+/// The shift of the noise levels that diffusers publishes for Wan 2.1.
+const SHIFT: f64 = 3.0;
+const AGAIN: &str = "download the file again";
+
+/// A base's files, in any of the layouts they come in.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// diffusers' layout, in a folder or compiled into the program.
+    Files(Files),
+    /// One file a network.
+    Parts(Parts),
+}
+
+/// One file a network, in any naming and precision that [`Checkpoint`] reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// The denoiser: safetensors (whole, or the index of shards) or GGUF.
+    pub transformer: PathBuf,
+    /// The text encoder.
+    pub text_encoder: PathBuf,
+    /// The autoencoder.
+    pub vae: PathBuf,
+    /// `tokenizer.json` or `spiece.model`.
+    pub tokenizer: PathBuf,
+    /// A configuration of the denoiser as the original release has it, if there is one.
+    pub config: Option<PathBuf>,
+}
+
+impl Source {
+    /// What lies in `folder`: diffusers' layout if it has a `model_index.json`, otherwise the original release.
+    ///
+    /// # Errors
+    /// When it is neither; the message says what is missing.
+    pub fn folder(folder: &Path) -> Result<Self> {
+        let files = Files::folder(folder);
+        if files.has(crate::base::INDEX) {
+            return Ok(Self::Files(files));
+        }
+        match Parts::original(folder)? {
+            Some(parts) => Ok(Self::Parts(parts)),
+            None => Ok(Self::Files(files)),
+        }
+    }
+
+    /// The base's configuration, read without its weights.
+    ///
+    /// # Errors
+    /// When a file is missing, malformed or of another model.
+    pub fn config(&self) -> Result<BaseConfig> {
+        match self {
+            Self::Files(files) => BaseConfig::read(files),
+            Self::Parts(parts) => parts.open(&Device::flex())?.config(parts),
+        }
+    }
+
+    /// The base's tokenizer.
+    ///
+    /// # Errors
+    /// When there is none, or it is malformed.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match self {
+            Self::Files(files) => Tokenizer::load(files),
+            Self::Parts(parts) => parts.tokenizer(),
+        }
+    }
+
+    /// Loads the base.
+    ///
+    /// # Errors
+    /// As [`Base::load`].
+    pub fn load(&self, device: &Device) -> Result<Base> {
+        let parts = match self {
+            Self::Files(files) => return Base::load(files, device),
+            Self::Parts(parts) => parts,
+        };
+        let opened = parts.open(device)?;
+        let config = opened.config(parts)?;
+        let weights = BaseWeights {
+            text_encoder: &opened.text_encoder,
+            transformer: &opened.transformer,
+            vae: &opened.vae,
+        };
+        Base::build(config, parts.tokenizer()?, weights, device)
+    }
+}
+
+/// The files of [`Parts`], their tensors under diffusers' names.
+struct Opened {
+    transformer: Checkpoint,
+    text_encoder: Checkpoint,
+    vae: Checkpoint,
+}
+
+impl Parts {
+    /// The original release in `folder`; `None` if nothing in it looks like one.
+    ///
+    /// # Errors
+    /// When some of its files are there and others are not; the message names them.
+    pub fn original(folder: &Path) -> Result<Option<Self>> {
+        let first = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+        let transformer =
+            first(&["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"]);
+        let text_encoder = named(folder, "models_t5");
+        let vae = named(folder, "Wan2.1_VAE");
+        let tokenizer = first(&["google/umt5-xxl/tokenizer.json", "google/umt5-xxl/spiece.model"]);
+        let config = first(&["config.json"]);
+        if transformer.is_none() && text_encoder.is_none() && vae.is_none() {
+            return Ok(None);
+        }
+        let need = |found: Option<PathBuf>, name: &str| {
+            found.ok_or_else(|| Error::File {
+                file: folder.join(name).display().to_string(),
+                reason: "it is not there, and other files of Wan's original release are".to_owned(),
+                advice: "download the whole repository",
+            })
+        };
+        Ok(Some(Self {
+            transformer: need(transformer, "diffusion_pytorch_model.safetensors")?,
+            text_encoder: need(text_encoder, "models_t5_umt5-xxl-enc-bf16.pth")?,
+            vae: need(vae, "Wan2.1_VAE.pth")?,
+            tokenizer: need(tokenizer, "google/umt5-xxl/tokenizer.json")?,
+            config,
+        }))
+    }
+
+    fn open(&self, device: &Device) -> Result<Opened> {
+        let open = |path: &Path, rename: &dyn Fn(&str) -> Option<String>| -> Result<Checkpoint> {
+            Ok(Checkpoint::open(path, device)?.renamed(rename)?)
+        };
+        let vae = Checkpoint::open(&self.vae, device)?;
+        let blocks = decoder_blocks(&vae);
+        Ok(Opened {
+            transformer: open(&self.transformer, &original::denoiser)?,
+            // ComfyUI's file carries its tokenizer along as a tensor of bytes.
+            text_encoder: open(&self.text_encoder, &original::text_encoder)?.without(&["spiece_model"]),
+            vae: vae.renamed(|name| original::autoencoder(name, blocks))?,
+        })
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let file = self.tokenizer.display().to_string();
+        let bytes = std::fs::read(&self.tokenizer).map_err(|source| Error::Io {
+            action: "read",
+            file: file.clone(),
+            source,
+            advice: "give the text encoder's tokenizer.json or spiece.model",
+        })?;
+        match bytes.first() {
+            Some(b'{') => Tokenizer::from_bytes(&bytes, &file),
+            _ => Tokenizer::from_spiece(&bytes, &file),
+        }
+    }
+
+    /// The number of heads a configuration of the original release names.
+    fn heads(&self) -> Result<Option<usize>> {
+        let Some(path) = &self.config else { return Ok(None) };
+        let fault = |reason: String| Error::File { file: path.display().to_string(), reason, advice: AGAIN };
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        let config: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+        match config.get("model_type").and_then(Value::as_str) {
+            None | Some("t2v") => {}
+            Some(other) => return Err(fault(format!("model_type {other:?} is not supported; only t2v is"))),
+        }
+        match config.get("num_heads").map(Value::as_u64) {
+            None => Ok(None),
+            Some(Some(heads @ 1..=1024)) => Ok(Some(heads as usize)),
+            Some(_) => Err(fault("num_heads: must be between 1 and 1024".to_owned())),
+        }
+    }
+}
+
+impl Opened {
+    fn config(&self, parts: &Parts) -> Result<BaseConfig> {
+        let fault = |path: &Path| {
+            let file = path.display().to_string();
+            move |reason: String| Error::File { file, reason, advice: "give a file of Wan 2.1 text-to-video" }
+        };
+        let transformer = Shapes::of(&self.transformer);
+        let config = BaseConfig {
+            text_encoder: Shapes::of(&self.text_encoder)
+                .text_encoder()
+                .map_err(fault(&parts.text_encoder))?,
+            transformer: transformer.transformer(parts.heads()?).map_err(fault(&parts.transformer))?,
+            vae: Shapes::of(&self.vae).autoencoder().map_err(fault(&parts.vae))?,
+            scheduler: Scheduler { sampler: Sampler::UniPc, shift: SHIFT },
+            max_sequence_length: MAX_SEQUENCE_LENGTH,
+        };
+        let unsupported = Umt5Config::unsupported(&config.text_encoder)
+            .or_else(|| config.transformer.unsupported())
+            .or_else(|| config.vae.unsupported());
+        if let Some(reason) = unsupported {
+            return Err(fault(&parts.transformer)(format!("not supported: {reason}")));
+        }
+        config.check(&parts.transformer.display().to_string())?;
+        Ok(config)
+    }
+}
+
+/// The file in `folder` whose name begins with `start`.
+fn named(folder: &Path, start: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)))
+        .collect();
+    found.sort();
+    found.into_iter().next()
+}
+
+/// Residual blocks of a level of the encoder, which the original's decoder has one more of: those before the first
+/// change of size.
+fn decoder_blocks(vae: &Checkpoint) -> usize {
+    let names: Vec<String> = vae.infos().into_iter().map(|info| info.name).collect();
+    let has = |name: String| names.contains(&name);
+    (0..).take_while(|block| has(format!("encoder.downsamples.{block}.residual.2.weight"))).count()
+}

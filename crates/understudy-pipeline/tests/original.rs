@@ -1,0 +1,89 @@
+//! Wan's original release and the files people share, against diffusers; see `oracle/wan_original.py`.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use common::{Case, check, device, folder, go, values};
+use understudy_engine::safetensors::{Checkpoint, NamedValues, Precision, write};
+use understudy_pipeline::{Output, Parts, Source, generate};
+
+const CASE: &str = "wan_original";
+
+fn run(source: &Source) -> Output {
+    let base = source.load(&device()).unwrap();
+    generate(&base, &Case::open(CASE).request(), &mut go).unwrap()
+}
+
+fn agrees(output: &Output, prefix: &str) {
+    let case = Case::open(CASE);
+    let frames = values(output.frames.clone().permute([0, 2, 3, 4, 1]));
+    check("latents", &values(output.latents.clone()), &case.values(&format!("{prefix}latents_out")), 1e-3);
+    check("frames", &frames, &case.values(&format!("{prefix}frames")), 1e-3);
+}
+
+fn parts(transformer: &Path) -> Source {
+    let original = Parts::original(&folder(CASE)).unwrap().unwrap();
+    Source::Parts(Parts { transformer: transformer.to_owned(), config: None, ..original })
+}
+
+fn same(a: &Output, b: &Output) {
+    let bits = |tensor: &Tensor<5>| values(tensor.clone()).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&a.latents), bits(&b.latents));
+    assert_eq!(bits(&a.frames), bits(&b.frames));
+}
+
+#[test]
+fn the_original_release_gives_what_diffusers_gives() {
+    let output = run(&Source::folder(&folder(CASE)).unwrap());
+    agrees(&output, "");
+
+    // The same weights as one file of ComfyUI's.
+    let checkpoint =
+        Checkpoint::open(&folder(CASE).join("diffusion_pytorch_model.safetensors"), &device()).unwrap();
+    let tensors: Vec<NamedValues> = (checkpoint.infos().into_iter())
+        .map(|info| {
+            let (values, shape) = checkpoint.values(&info.name).unwrap();
+            NamedValues { name: format!("model.diffusion_model.{}", info.name), shape, values }
+        })
+        .collect();
+    let target = tempfile::tempdir().unwrap();
+    for precision in [Precision::Bf16, Precision::F32] {
+        let path = target.path().join("wan.safetensors");
+        write(&path, &tensors, Default::default(), precision).unwrap();
+        same(&run(&parts(&path)), &output);
+    }
+}
+
+#[test]
+fn a_quantized_denoiser_gives_what_its_values_give() {
+    agrees(&run(&parts(&folder(CASE).join("wan-q8_0.gguf"))), "gguf.");
+}
+
+#[test]
+fn incomplete_and_foreign_files_are_errors() {
+    let whole = folder(CASE);
+    let target = tempfile::tempdir().unwrap();
+    let copied = target.path().join("base");
+    std::fs::create_dir(&copied).unwrap();
+    std::fs::copy(whole.join("Wan2.1_VAE.pth"), copied.join("Wan2.1_VAE.pth")).unwrap();
+    let message = Source::folder(&copied).unwrap_err().to_string();
+    assert!(message.contains("diffusion_pytorch_model.safetensors"), "{message}");
+
+    // A text encoder where the denoiser should be.
+    let message = parts(&whole.join("models_t5_umt5-xxl-enc-bf16.pth")).config().unwrap_err().to_string();
+    assert!(message.contains("models_t5") && message.contains("patch_embedding.weight"), "{message}");
+
+    // Image to video.
+    let path = target.path().join("config.json");
+    std::fs::write(&path, r#"{"model_type": "i2v", "num_heads": 1}"#).unwrap();
+    let original = Parts::original(&whole).unwrap().unwrap();
+    let message = Source::Parts(Parts { config: Some(path), ..original }).config().unwrap_err().to_string();
+    assert!(message.contains("i2v"), "{message}");
+
+    // A folder of nothing is told what a base is.
+    let message = Source::folder(target.path()).unwrap().config().unwrap_err().to_string();
+    assert!(message.contains("model_index.json"), "{message}");
+}
