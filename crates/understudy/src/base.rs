@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use understudy_pipeline::Files;
+use understudy_pipeline::{Files, Source};
 
-/// A base as the command line names it: `nano`, or a diffusers folder.
+/// A base as the command line names it: `nano`, or a folder.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BaseName {
     /// The one compiled into the program.
@@ -53,13 +53,13 @@ impl BaseName {
     /// Its files.
     ///
     /// # Errors
-    /// When there is no such folder, or the program was built without `nano`.
-    pub fn files(&self) -> Result<Files> {
+    /// When there is no such folder or it is incomplete, or the program was built without `nano`.
+    pub fn source(&self) -> Result<Source> {
         match self {
-            Self::Nano => nano(),
-            Self::Folder(folder) if folder.is_dir() => Ok(Files::folder(folder)),
+            Self::Nano => Ok(Source::Files(nano()?)),
+            Self::Folder(folder) if folder.is_dir() => Ok(Source::folder(folder)?),
             Self::Folder(folder) => bail!(
-                "--base {}: no such folder; give a folder in diffusers' layout, or nano",
+                "--base {}: no such folder; give a folder in diffusers' layout, that of Wan's original release, or nano",
                 folder.display()
             ),
         }

@@ -15,7 +15,7 @@ use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
     Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, SubjectOptions, lora,
 };
-use understudy_pipeline::{Base, BaseConfig};
+use understudy_pipeline::Base;
 
 use super::{Common, Dtype};
 use crate::base::BaseName;
@@ -25,7 +25,7 @@ use settings::Settings;
 /// Learn a subject from pictures of it and write an adapter.
 #[derive(Debug, Args)]
 pub struct Fit {
-    /// The base: a folder in diffusers' layout, or nano.
+    /// The base: a folder in diffusers' layout or of Wan's original release, or nano.
     #[arg(long, default_value = "nano", value_name = "DIR|nano")]
     base: BaseName,
     /// How to learn.
@@ -102,9 +102,9 @@ impl Fit {
         let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
         let subject = Subject::open(&places.subject, &places.class, &self.token, options)?;
         let device = self.common.open()?;
-        let files = self.base.files()?;
-        config.check_base(&BaseConfig::read(&files)?)?;
-        let base = Base::load(&files, &device)?;
+        let source = self.base.source()?;
+        config.check_base(&source.config()?)?;
+        let base = source.load(&device)?;
         let adapter = self.train(&base, &subject, &config, &places)?;
         adapter.save(&places.out, self.format, Precision::F32)?;
         let progress = self.common.progress();

@@ -12,7 +12,7 @@ use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
 use understudy_personalize::{Adapter, combine};
 use understudy_pipeline::cost::Estimate;
-use understudy_pipeline::{Base, BaseConfig, Event, Files, Output, Request, Sampler, Tokenizer, generate};
+use understudy_pipeline::{Base, BaseConfig, Event, Output, Request, Sampler, Source, generate};
 
 use super::Common;
 use crate::base::BaseName;
@@ -26,7 +26,7 @@ const LATENTS: &str = "latents";
 /// Generate a video from a prompt.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// The base: a folder in diffusers' layout, or nano.
+    /// The base: a folder in diffusers' layout or of Wan's original release, or nano.
     #[arg(long, default_value = "nano", value_name = "DIR|nano")]
     base: BaseName,
     /// What to show. A fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach".
@@ -132,14 +132,14 @@ impl Generate {
             bail!("--reference: no method uses it yet; leave it out");
         }
         let device = self.common.open()?;
-        let files = self.base.files()?;
-        let config = BaseConfig::read(&files)?;
+        let source = self.base.source()?;
+        let config = source.config()?;
         let mut request = self.request(&device)?;
         request.check(&config)?;
         let upscale = self.write_options(format).upscale;
         format.check_size(&self.out, request.width * upscale, request.height * upscale)?;
-        let adapters = self.read_adapters(&config, &files, &device)?;
-        let base = Base::load(&files, &device)?;
+        let adapters = self.read_adapters(&config, &source, &device)?;
+        let base = source.load(&device)?;
         (request.attachments, request.token_embeddings) = combine(&adapters, &base)?;
         let mut progress = self.common.progress();
         self.tell_plan(&base, &request, &adapters, &progress)?;
@@ -181,7 +181,7 @@ impl Generate {
     fn read_adapters(
         &self,
         config: &BaseConfig,
-        files: &Files,
+        source: &Source,
         device: &Device,
     ) -> Result<Vec<(Adapter, f32)>> {
         let mut adapters = Vec::new();
@@ -201,7 +201,7 @@ impl Generate {
             tokens.extend(adapter.metadata.tokens.iter().cloned());
             adapters.push((adapter, *weight));
         }
-        let tokenizer = Tokenizer::load(files)?.with_added(&tokens)?;
+        let tokenizer = source.tokenizer()?.with_added(&tokens)?;
         tokenizer.encode(&[&self.prompt, &self.negative_prompt], config.max_sequence_length)?;
         Ok(adapters)
     }
