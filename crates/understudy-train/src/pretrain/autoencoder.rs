@@ -15,6 +15,7 @@ use understudy_puppet::Split;
 
 use crate::error::TrainError;
 use crate::pretrain::clips::{ClipBatch, Clips};
+use crate::pretrain::export;
 use crate::pretrain::grid::frames_grid;
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
@@ -45,6 +46,9 @@ pub struct AutoencoderRecipe {
     pub kl_weight: f32,
     /// How much more a character's pixels count.
     pub mask_weight: f32,
+    /// An autoencoder to start from in place of random weights: what an earlier run of the same network exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// The network.
     pub model: WanVaeConfig,
     /// The loop.
@@ -93,6 +97,11 @@ impl Objective for Autoencoder {
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
+        if let Some(folder) = &self.recipe.start {
+            let (_, parameters) = export::read_network::<WanVaeConfig>(folder, export::DIFFUSERS, device)?;
+            self.build(&Weights::new(&parameters, device))?;
+            return Ok(parameters);
+        }
         let source = Initializer::new(self.recipe.seed, device);
         WanVae::new(&Weights::new(&source, device), &self.recipe.model);
         let mut parameters = source.into_parameters();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
 use understudy_engine::random::Random;
-use understudy_engine::safetensors::Precision;
+use understudy_engine::safetensors::{Checkpoint, Precision};
 use understudy_engine::weights::{Below, WeightSource};
 use understudy_models::umt5::Umt5Config;
 use understudy_models::wan_transformer::WanTransformerConfig;
@@ -47,6 +47,9 @@ pub struct DenoiserRecipe {
     pub max_tokens: usize,
     /// The folder of the trained autoencoder.
     pub autoencoder: PathBuf,
+    /// A base to start from in place of random weights: what an earlier run of the same networks exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// The text encoder.
     pub text_encoder: Umt5Config,
     /// The denoiser.
@@ -118,6 +121,22 @@ impl Denoiser {
     }
 }
 
+/// The two trained networks of an exported base.
+fn exported(folder: &Path, device: &Device) -> Result<Parameters, TrainError> {
+    let mut parameters = Parameters::new();
+    for (prefix, file) in [
+        (TEXT_ENCODER, "text_encoder/model.safetensors"),
+        (TRANSFORMER, "transformer/diffusion_pytorch_model.safetensors"),
+    ] {
+        let checkpoint = Checkpoint::open(&folder.join(file), device)?;
+        for info in checkpoint.infos() {
+            let (values, shape) = checkpoint.values(&info.name)?;
+            parameters.insert(format!("{prefix}{}", info.name), &shape, values, device);
+        }
+    }
+    Ok(parameters)
+}
+
 /// How much a caption tells, drawn anew at every visit.
 fn detail(random: &mut Random) -> Detail {
     [Detail::Brief, Detail::Colors, Detail::Traits, Detail::Full, Detail::Full][random.below(5) as usize]
@@ -134,6 +153,11 @@ impl Objective for Denoiser {
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
+        if let Some(folder) = &self.recipe.start {
+            let parameters = exported(folder, device)?;
+            self.base(&parameters, device)?;
+            return Ok(parameters);
+        }
         let source = Initializer::new(self.recipe.seed, device);
         self.base(&source, device)?;
         Ok(source.into_parameters())
