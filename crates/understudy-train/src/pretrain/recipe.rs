@@ -227,12 +227,13 @@ fn build_vae(parameters: &Parameters, config: &WanVaeConfig, device: &Device) ->
 mod tests {
     use super::*;
 
-    const RECIPES: [&str; 5] = [
+    const RECIPES: [&str; 6] = [
         include_str!("../../../../recipes/autoencoder.toml"),
         include_str!("../../../../recipes/denoiser.toml"),
         include_str!("../../../../recipes/clip.toml"),
         include_str!("../../../../recipes/identity.toml"),
         include_str!("../../../../recipes/identity-reward.toml"),
+        include_str!("../../../../recipes/autoencoder-smooth.toml"),
     ];
 
     #[test]
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        let [autoencoder, denoiser, clip, identity, _] = RECIPES;
+        let [autoencoder, denoiser, clip, identity, ..] = RECIPES;
         for (recipe, entry, value) in [
             (autoencoder, "size = ", "[17, 64, 62]"),
             (autoencoder, "size = ", "[16, 64, 64]"),

@@ -107,14 +107,3 @@ impl fmt::Display for CheckpointSummary {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::bits;
-
-    #[test]
-    fn element_types_have_their_sizes() {
-        let sizes = ["F32", "BF16", "F8_E4M3", "I64", "BOOL", "U8"].map(bits);
-        assert_eq!(sizes, [32, 16, 8, 64, 8, 8]);
-    }
-}
