@@ -158,7 +158,9 @@ impl Checkpoint {
             self.files.push(storage);
             return Ok(());
         }
-        if PYTORCH.iter().any(|magic| storage.bytes().starts_with(magic)) {
+        // A safetensors file begins with any eight bytes, which are its header's length, and then the header.
+        let safetensors = storage.bytes().get(8) == Some(&b'{');
+        if !safetensors && PYTORCH.iter().any(|magic| storage.bytes().starts_with(magic)) {
             return self.add_pytorch(path);
         }
         let (header, metadata) = SafeTensors::read_metadata(storage.bytes())
@@ -501,6 +503,20 @@ mod tests {
             assert_eq!(read.metadata(), &metadata);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_header_may_be_as_long_as_a_pickle_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        // 0x280 bytes: the file begins like a pickle of protocol 2.
+        let found = (0..700).find(|&length| {
+            let metadata = BTreeMap::from([("note".to_owned(), "x".repeat(length))]);
+            write(&path, &sample(), metadata, Precision::F32).unwrap();
+            std::fs::read(&path).unwrap().starts_with(b"\x80\x02")
+        });
+        assert!(found.is_some());
+        assert!(Checkpoint::open(&path, &Device::flex()).is_ok());
     }
 
     #[test]

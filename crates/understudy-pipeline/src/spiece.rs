@@ -47,7 +47,7 @@ pub(crate) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
     tokenizer.with_decoder(Some(metaspace));
     let template = TemplateProcessing::builder()
         .try_single(format!("$A {END}"))
-        .and_then(|builder| Ok(builder.special_tokens(vec![(END, end as u32)])))
+        .map(|builder| builder.special_tokens(vec![(END, end as u32)]))
         .map_err(|error| error.to_string())?
         .build()
         .map_err(|error| error.to_string())?;

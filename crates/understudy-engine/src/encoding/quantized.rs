@@ -121,10 +121,10 @@ fn five_bits(block: &[u8], start: usize, centre: impl Fn(f32) -> f32, values: &m
 fn two_bits_k(block: &[u8], values: &mut Vec<f32>) {
     let (scales, quants) = (&block[..16], &block[16..80]);
     let (scale, least) = (half_at(block, 80), half_at(block, 82));
-    for part in 0..16 {
+    for (part, &pair) in scales.iter().enumerate() {
         // Halves of 128 numbers, in each four shifts, in each two runs of 16.
         let (half, shift, run) = (part / 8, part % 8 / 2 * 2, part % 2);
-        let (d, m) = (scale * f32::from(scales[part] & 15), least * f32::from(scales[part] >> 4));
+        let (d, m) = (scale * f32::from(pair & 15), least * f32::from(pair >> 4));
         let from = half * 32 + run * 16;
         values.extend(quants[from..from + 16].iter().map(|q| d * f32::from(q >> shift & 3) - m));
     }

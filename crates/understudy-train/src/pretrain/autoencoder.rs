@@ -189,7 +189,7 @@ pub fn measure_latents(
     count: u64,
     device: &Device,
     tell: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<(Vec<f32>, Vec<f32>)>, TrainError> {
+) -> Result<Option<[Vec<f32>; 2]>, TrainError> {
     let clips = Clips::new(size)?;
     let channels = network.config().z_dim;
     let mut sums = vec![[0.0_f64; 2]; channels];
@@ -210,8 +210,8 @@ pub fn measure_latents(
     }
     let mean = |sum: &[f64; 2]| sum[0] / values;
     let deviation = |sum: &[f64; 2]| (sum[1] / values - mean(sum).powi(2)).max(1e-12).sqrt();
-    Ok(Some((
+    Ok(Some([
         sums.iter().map(|sum| mean(sum) as f32).collect(),
         sums.iter().map(|sum| deviation(sum) as f32).collect(),
-    )))
+    ]))
 }

@@ -116,7 +116,7 @@ impl Recipe {
                 let network = build_vae(&state.ema, &recipe.model, device)?;
                 let mut tell = |done| emit(&prepared("latents measured", done, MEASURED_CLIPS));
                 let measured = measure_latents(&network, recipe.size, MEASURED_CLIPS, device, &mut tell)?;
-                let Some((mean, deviation)) = measured else { return Ok(()) };
+                let Some([mean, deviation]) = measured else { return Ok(()) };
                 let config = WanVaeConfig { latents_mean: mean, latents_std: deviation, ..recipe.model };
                 export::network(&export, "AutoencoderKLWan", export::DIFFUSERS, &config, &state.ema)
             }
