@@ -72,6 +72,11 @@ impl Parameters {
         Ok(parameters)
     }
 
+    /// Adds all of `others`, each under `prefix` and its own name.
+    pub fn extend_below(&mut self, prefix: &str, others: Self) {
+        self.entries.extend(others.entries.into_iter().map(|(name, own)| (format!("{prefix}{name}"), own)));
+    }
+
     /// The parameters `rename` gives a name to, under that name.
     pub fn filtered(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let keep = |(name, p): (&String, &Parameter)| Some((rename(name)?, p.clone()));

@@ -95,34 +95,22 @@ impl BaseConfig {
             scheduler: Scheduler::from_config(&files.object(SCHEDULER)?, &files.name(SCHEDULER))?,
             max_sequence_length,
         };
-        config.check_sizes(files)?;
-        config.check_fit(&files.name(&TRANSFORMER.config()))?;
+        config.check([TEXT_ENCODER, TRANSFORMER, VAE].map(|part| files.name(&part.config())))?;
         Ok(config)
     }
 
-    /// Whether every number is one a network can be built with.
-    fn check_sizes(&self, files: &Files) -> Result<()> {
-        let fault = |part: &Part, (field, rule): (&str, String)| Error::File {
-            file: files.name(&part.config()),
-            reason: format!("{field}: must be {rule}"),
-            advice: "download or export the folder again",
-        };
-        limits::text_encoder(&self.text_encoder).map_err(|found| fault(&TEXT_ENCODER, found))?;
-        limits::transformer(&self.transformer).map_err(|found| fault(&TRANSFORMER, found))?;
-        limits::autoencoder(&self.vae).map_err(|found| fault(&VAE, found))
-    }
-
-    /// The checks that need no files of diffusers'; `file` names the denoiser in errors.
-    pub(crate) fn check(&self, file: &str) -> Result<()> {
-        let fault = |(field, rule): (&str, String)| Error::File {
+    /// Whether every number is one a network can be built with, and the networks fit each other. The files of the
+    /// text encoder, the denoiser and the autoencoder are named in errors.
+    pub(crate) fn check(&self, [text_encoder, transformer, vae]: [String; 3]) -> Result<()> {
+        let fault = |file: &str, (field, rule): (&str, String)| Error::File {
             file: file.to_owned(),
             reason: format!("{field}: must be {rule}"),
-            advice: "download the files again",
+            advice: "download or export the files again",
         };
-        limits::text_encoder(&self.text_encoder).map_err(fault)?;
-        limits::transformer(&self.transformer).map_err(fault)?;
-        limits::autoencoder(&self.vae).map_err(fault)?;
-        self.check_fit(file)
+        limits::text_encoder(&self.text_encoder).map_err(|found| fault(&text_encoder, found))?;
+        limits::transformer(&self.transformer).map_err(|found| fault(&transformer, found))?;
+        limits::autoencoder(&self.vae).map_err(|found| fault(&vae, found))?;
+        self.check_fit(&transformer)
     }
 
     /// Whether the networks take what their neighbours give.

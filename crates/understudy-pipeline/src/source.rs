@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde_json::Value;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_models::umt5::Umt5Config;
 
 use crate::base::{Base, BaseConfig, BaseWeights};
 use crate::error::{Error, Result};
@@ -206,13 +205,12 @@ impl Opened {
             scheduler: Scheduler { sampler: Sampler::UniPc, shift: SHIFT },
             max_sequence_length: MAX_SEQUENCE_LENGTH,
         };
-        let unsupported = Umt5Config::unsupported(&config.text_encoder)
-            .or_else(|| config.transformer.unsupported())
-            .or_else(|| config.vae.unsupported());
-        if let Some(reason) = unsupported {
+        // Shapes can tell of nothing else that is not supported.
+        if let Some(reason) = config.transformer.unsupported() {
             return Err(fault(&parts.transformer)(format!("not supported: {reason}")));
         }
-        config.check(&parts.transformer.display().to_string())?;
+        let files = [&parts.text_encoder, &parts.transformer, &parts.vae];
+        config.check(files.map(|path| path.display().to_string()))?;
         Ok(config)
     }
 }

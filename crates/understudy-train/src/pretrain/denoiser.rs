@@ -129,10 +129,7 @@ fn exported(folder: &Path, device: &Device) -> Result<Parameters, TrainError> {
         (TRANSFORMER, "transformer/diffusion_pytorch_model.safetensors"),
     ] {
         let checkpoint = Checkpoint::open(&folder.join(file), device)?;
-        for info in checkpoint.infos() {
-            let (values, shape) = checkpoint.values(&info.name)?;
-            parameters.insert(format!("{prefix}{}", info.name), &shape, values, device);
-        }
+        parameters.extend_below(prefix, Parameters::from_checkpoint(&checkpoint, "")?);
     }
     Ok(parameters)
 }
