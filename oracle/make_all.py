@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Alphabetical but for lora_steps, which reads the checkpoint of wan_transformer_a.
+# Alphabetical but for those that read the checkpoints of others.
 FAMILIES = [
-    "clip", "formats", "iresnet", "ops", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "lora_steps",
+    "clip", "formats", "iresnet", "ops", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae",
+    "lora_steps", "lora_exchange",
 ]
 LIMIT = 12 * 1024 * 1024
 

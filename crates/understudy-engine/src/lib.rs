@@ -16,6 +16,7 @@ mod memory;
 pub mod ops;
 pub mod optimizer;
 pub mod parameters;
+pub mod patch;
 pub mod random;
 pub mod safetensors;
 pub mod weights;

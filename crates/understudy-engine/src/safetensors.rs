@@ -1,47 +1,25 @@
 //! Checkpoints: safetensors files, whole or in shards, and GGUF files, read by memory map, and PyTorch's `.pth`; and
-//! atomic writing of safetensors.
+//! writing safetensors.
+
+mod write;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Metadata, SafeTensors};
 use burn::tensor::{Device, Tensor, TensorData};
-use half::{bf16, f16};
 use memmap2::Mmap;
 use pytorch_reader::PytorchReader;
-use serde_json::json;
+
+pub use write::{NamedValues, Precision, write, write_atomically, write_stored};
 
 use crate::encoding::Encoding;
 use crate::error::WeightError;
 use crate::gguf;
 use crate::weights::{Init, WeightSource};
-
-/// Element types a checkpoint can be written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit float.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half.
-    F16,
-}
-
-impl Precision {
-    /// As the format names it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::Bf16 => "BF16",
-            Self::F16 => "F16",
-        }
-    }
-}
 
 enum Storage {
     Map(Mmap),
@@ -89,6 +67,37 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     name: String,
     device: Device,
+}
+
+/// A tensor as a file has it, its numbers untouched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// How its numbers are stored.
+    pub encoding: Encoding,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// The numbers, row by row.
+    pub bytes: Vec<u8>,
+}
+
+impl StoredTensor {
+    /// `values` of `shape`, rounded to `precision`.
+    pub fn new(values: &[f32], shape: Vec<usize>, precision: Precision) -> Self {
+        Self { encoding: precision.into(), shape, bytes: precision.encode(values) }
+    }
+
+    /// Its values as f32.
+    ///
+    /// # Errors
+    /// Says why when they are no floats, or one is not finite.
+    pub fn values(&self) -> Result<Vec<f32>, String> {
+        let unsupported = || format!("type {} is not supported here", self.encoding.name());
+        let values = self.encoding.to_f32(&self.bytes).ok_or_else(unsupported)?;
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(format!("it holds {value}; the file is damaged or its training diverged")),
+            None => Ok(values),
+        }
+    }
 }
 
 /// What a checkpoint says of one tensor.
@@ -311,6 +320,17 @@ impl Checkpoint {
         Ok((values, entry.shape.clone()))
     }
 
+    /// Tensor `name` as the file has it.
+    ///
+    /// # Errors
+    /// When there is no such tensor or it cannot be read.
+    pub fn stored(&self, name: &str) -> Result<StoredTensor, WeightError> {
+        let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
+        let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
+        let bytes = self.bytes(entry).map_err(fault)?.into_owned();
+        Ok(StoredTensor { encoding: entry.encoding.clone(), shape: entry.shape.clone(), bytes })
+    }
+
     fn bytes(&self, entry: &Entry) -> Result<Cow<'_, [u8]>, String> {
         match &entry.place {
             Place::Part { file, range } => Ok(Cow::Borrowed(&self.files[*file].bytes()[range.clone()])),
@@ -395,91 +415,6 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, WeightError> {
         .collect()
 }
 
-/// A tensor to be written: its name, shape and f32 values.
-pub struct NamedValues {
-    /// Path of the tensor.
-    pub name: String,
-    /// Dimensions.
-    pub shape: Vec<usize>,
-    /// Row-major values.
-    pub values: Vec<f32>,
-}
-
-/// Writes a safetensors file under a temporary name, flushes it to the disk, and renames it to `path`, so
-/// that `path` never holds half a file.
-///
-/// # Errors
-/// When the folder cannot be written or the disk is full (the temporary file is then removed), and when a
-/// tensor's values do not make its shape.
-pub fn write(
-    path: &Path,
-    tensors: &[NamedValues],
-    metadata: BTreeMap<String, String>,
-    precision: Precision,
-) -> Result<(), WeightError> {
-    for tensor in tensors {
-        let NamedValues { name, shape, values } = tensor;
-        if shape.iter().product::<usize>() != values.len() {
-            let reason = format!("has {} values, which do not make shape {shape:?}", values.len());
-            return Err(WeightError::Tensor { name: name.clone(), reason });
-        }
-    }
-    write_atomically(path, &serialize(tensors, metadata, precision))
-}
-
-/// The bytes of a safetensors file. Tensors stand in order of name and the header is padded to eight bytes,
-/// so equal content gives equal files; the format's own crate orders metadata at random.
-fn serialize(tensors: &[NamedValues], metadata: BTreeMap<String, String>, precision: Precision) -> Vec<u8> {
-    let mut sorted: Vec<&NamedValues> = tensors.iter().collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), json!(metadata));
-    }
-    let mut data = Vec::new();
-    for tensor in sorted {
-        let start = data.len();
-        data.extend(encode(&tensor.values, precision));
-        let entry = json!({
-            "dtype": precision.name(),
-            "shape": tensor.shape,
-            "data_offsets": [start, data.len()],
-        });
-        header.insert(tensor.name.clone(), entry);
-    }
-    let mut text = serde_json::Value::Object(header).to_string();
-    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(text.as_bytes());
-    bytes.extend(data);
-    bytes
-}
-
-fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
-    match precision {
-        Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        Precision::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-    }
-}
-
-/// Replaces `path` by `bytes` in one step: temporary file beside it, flush to the disk, rename.
-///
-/// # Errors
-/// When any of these fails; nothing is left behind then.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WeightError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|error| {
-        // The first error is the one to report; a leftover that cannot be removed is hidden by its dot.
-        let _ = std::fs::remove_file(&partial);
-        WeightError::Io { action: "write", path: path.to_owned(), error }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -517,16 +452,6 @@ mod tests {
         });
         assert!(found.is_some());
         assert!(Checkpoint::open(&path, &Device::flex()).is_ok());
-    }
-
-    #[test]
-    fn equal_content_gives_equal_files() {
-        let metadata = || (0..20).map(|i| (format!("key{i}"), i.to_string())).collect::<BTreeMap<_, _>>();
-        let mut reversed = sample();
-        reversed.reverse();
-        let one = serialize(&sample(), metadata(), Precision::F32);
-        assert_eq!(one, serialize(&reversed, metadata(), Precision::F32));
-        assert!(SafeTensors::deserialize(&one).is_ok());
     }
 
     #[test]

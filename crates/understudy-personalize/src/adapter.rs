@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use understudy_engine::attach::{Attachments, LowRank};
+use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::host::values;
-use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
-use understudy_pipeline::{Base, TokenEmbeddings};
+use understudy_engine::patch::{Addition, Additions};
+use understudy_engine::safetensors::{Precision, StoredTensor};
+use understudy_pipeline::{Base, BaseConfig, TokenEmbeddings};
 
 use crate::error::{Error, Result, list};
-use crate::metadata::{Metadata, OWN, PEFT, PeftScale, VERSION, to_peft};
-use crate::names::{Dialect, Names, Role, depth_of, key};
+use crate::file::{AdapterFile, Unmatched};
+use crate::metadata::{Metadata, OWN, VERSION};
+use crate::names::{self, Dialect, Part};
 use crate::sites::linear_sites;
-
-/// The key of the subject tokens' rows `(tokens, dim)`.
-const ROWS: &str = "understudy.token_embeddings";
-/// The same in a diffusers file, where every key has to contain `lora`.
-const DIFFUSERS_ROWS: &str = "understudy.lora.token_embeddings";
 
 /// A low-rank residual: adds `alpha / rank * x A^T B^T` to a linear map.
 #[derive(Clone, Debug)]
@@ -28,12 +25,41 @@ pub struct Residual {
     pub up: Tensor<2>,
     /// Its scale, times the rank.
     pub alpha: f32,
+    /// Frames, rows and columns of the kernel, where files have A as a convolution.
+    pub kernel: Option<[usize; 3]>,
 }
 
 impl Residual {
     /// Its rank.
     pub fn rank(&self) -> usize {
         self.down.dims()[0]
+    }
+
+    /// The shapes of A and B in a file.
+    fn shapes(&self) -> [Vec<usize>; 2] {
+        let [[rank, inputs], [outputs, _]] = [self.down.dims(), self.up.dims()];
+        match self.kernel {
+            None => [vec![rank, inputs], vec![outputs, rank]],
+            Some([frames, rows, columns]) => {
+                let channels = inputs / (frames * rows * columns).max(1);
+                [vec![rank, channels, frames, rows, columns], vec![outputs, rank, 1, 1, 1]]
+            }
+        }
+    }
+
+    fn read(file: &AdapterFile, site: &str, device: &Device) -> Result<Self, String> {
+        let rank = file.rank(site)?;
+        let shape = file.parts.get(&(site.to_owned(), Part::Down)).map(|down| down.shape.clone());
+        let kernel = match shape.as_deref() {
+            Some(&[_, _, frames, rows, columns]) => Some([frames, rows, columns]),
+            _ => None,
+        };
+        let up = matrix(file, site, Part::Up, device)?;
+        if up.dims()[1] != rank {
+            return Err(format!("{site}: B has {} columns for the rank {rank}", up.dims()[1]));
+        }
+        let alpha = file.alphas.get(site).map_or(rank as f32, |alpha| alpha.value);
+        Ok(Self { down: matrix(file, site, Part::Down, device)?, up, alpha, kernel })
     }
 
     fn is_zero(&self) -> bool {
@@ -48,6 +74,8 @@ pub struct Adapter {
     pub metadata: Metadata,
     /// Residuals by site.
     pub residuals: BTreeMap<String, Residual>,
+    /// Numbers that are added to the denoiser's own tensors, by their names: what cannot be attached.
+    pub differences: BTreeMap<String, Vec<f32>>,
     /// Rows `(tokens, dim)` of the text encoder's embedding, for [`Metadata::tokens`].
     pub token_rows: Option<Tensor<2>>,
 }
@@ -59,7 +87,7 @@ impl Adapter {
     /// As [`Adapter::open`] and [`Adapter::check`].
     pub fn load(path: &Path, base: &Base) -> Result<Self> {
         let adapter = Self::open(path, &base.device)?;
-        adapter.check_named(base, &path.display().to_string())?;
+        adapter.check_named(&base.config, &path.display().to_string())?;
         Ok(adapter)
     }
 
@@ -69,45 +97,67 @@ impl Adapter {
     /// When the file cannot be read, a key is not understood, a residual lacks a half, shapes do not fit each
     /// other, or values are not finite; all such keys are listed.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path, device)?;
-        let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
-        let own =
-            checkpoint.metadata().get(OWN).map(|text| read_metadata(text)).transpose().map_err(fault)?;
-        let scale =
-            checkpoint.metadata().get(PEFT).map(|text| PeftScale::read(text)).transpose().map_err(fault)?;
-        let sorted = Sorted::new(&checkpoint).map_err(fault)?;
-        let mut residuals = BTreeMap::new();
-        for (site, parts) in sorted.sites {
-            let residual = parts.read(&checkpoint, &site, scale.as_ref()).map_err(fault)?;
-            residuals.insert(site, residual);
-        }
-        let token_rows = sorted.rows.map(|key| matrix(&checkpoint, &key)).transpose().map_err(fault)?;
-        if residuals.is_empty() && token_rows.is_none() {
-            return Err(fault("it holds no residual and no token".to_owned()));
+        Ok(Self::open_with(path, device, Unmatched::Refuse)?.0)
+    }
+
+    /// The same with a say in what happens to keys that are not understood; gives those that were left out.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_with(path: &Path, device: &Device, unmatched: Unmatched) -> Result<(Self, Vec<String>)> {
+        let file = AdapterFile::read(path, unmatched)?;
+        let adapter = Self::from_file(&file, device)
+            .map_err(|reason| Error::Adapter { path: path.to_owned(), reason })?;
+        Ok((adapter, file.unmatched))
+    }
+
+    fn from_file(file: &AdapterFile, device: &Device) -> Result<Self, String> {
+        let own = file.metadata.get(OWN).map(|text| read_metadata(text)).transpose()?;
+        let residuals = file.residual_sites().into_iter().map(|site| {
+            let residual = Residual::read(file, &site, device)?;
+            Ok((site, residual))
+        });
+        let residuals = residuals.collect::<Result<BTreeMap<_, _>, String>>()?;
+        let differences = differences(file, &residuals)?;
+        let token_rows = match &file.rows {
+            None => None,
+            Some(rows) => match rows.shape[..] {
+                [tokens, dim] if tokens > 0 && dim > 0 => {
+                    let data = TensorData::new(numbers("of the tokens", rows)?, [tokens, dim]);
+                    Some(Tensor::from_data(data, device))
+                }
+                _ => return Err(format!("the tokens' rows have shape {:?}", rows.shape)),
+            },
+        };
+        if residuals.is_empty() && differences.is_empty() && token_rows.is_none() {
+            return Err("it holds no residual and no token".to_owned());
         }
         let metadata = own.unwrap_or_else(|| Metadata::new("lora", &residuals));
         let [rows, tokens] = [token_rows.as_ref().map_or(0, |rows| rows.dims()[0]), metadata.tokens.len()];
         if rows != tokens {
-            return Err(fault(format!("it has {rows} token rows for {tokens} tokens; export it again")));
+            return Err(format!("it has {rows} token rows for {tokens} tokens; export it again"));
         }
         if metadata.sites != residuals.len() {
-            let reason =
-                format!("it says {} sites and has {}; export it again", metadata.sites, residuals.len());
-            return Err(fault(reason));
+            return Err(format!(
+                "it says {} sites and has {}; export it again",
+                metadata.sites,
+                residuals.len()
+            ));
         }
-        Ok(Self { metadata, residuals, token_rows })
+        Ok(Self { metadata, residuals, differences, token_rows })
     }
 
-    /// That this adapter fits `base`.
+    /// That this adapter fits a base of this configuration.
     ///
     /// # Errors
-    /// [`Error::OtherBase`] when it was made for another architecture, or has a site `base` does not have or has
+    /// [`Error::OtherBase`] when it was made for another architecture, or has a site the base does not have or has
     /// in another shape.
-    pub fn check(&self, base: &Base) -> Result<()> {
-        self.check_named(base, "the adapter")
+    pub fn check(&self, config: &BaseConfig) -> Result<()> {
+        self.check_named(config, "the adapter")
     }
 
-    fn check_named(&self, base: &Base, name: &str) -> Result<()> {
+    fn check_named(&self, config: &BaseConfig, name: &str) -> Result<()> {
+        let identity = config.identity();
         let made_for = match &self.metadata.base {
             Some(made_for) => format!("the base {:?} ({})", made_for.name, made_for.identity),
             None => "another base".to_owned(),
@@ -115,34 +165,54 @@ impl Adapter {
         let fault = |reason: String| Error::OtherBase {
             adapter: name.to_owned(),
             made_for: made_for.clone(),
-            base: format!("this one ({})", base.identity),
+            base: format!("this one ({identity})"),
             reason,
         };
-        if self.metadata.base.as_ref().is_some_and(|made_for| made_for.identity != base.identity) {
+        if self.metadata.base.as_ref().is_some_and(|made_for| made_for.identity != identity) {
             return Err(fault("use it with its own base, or fit the subject again".to_owned()));
         }
-        let sites = linear_sites(&base.config.transformer);
-        let misfit = |(site, residual): (&String, &Residual)| {
-            let found = [residual.up.dims()[0], residual.down.dims()[1]];
-            match sites.get(site) {
-                None => Some(format!("{site} (no such site)")),
-                Some(shape) if *shape != found => {
-                    Some(format!("{site} (for {found:?}, the base has {shape:?})"))
-                }
-                Some(_) => None,
-            }
-        };
-        let misfits: Vec<String> = self.residuals.iter().filter_map(misfit).collect();
+        let misfits = self.misfits(config);
         if !misfits.is_empty() {
-            return Err(fault(format!("{} sites do not fit: {}", misfits.len(), list(&misfits))));
+            let said: Vec<String> = misfits.into_iter().map(|(_, reason)| reason).collect();
+            return Err(fault(format!("{} sites do not fit: {}", said.len(), list(&said))));
         }
-        let dim = base.config.text_encoder.d_model;
+        let dim = config.text_encoder.d_model;
         match self.token_rows.as_ref().map(|rows| rows.dims()[1]) {
             Some(found) if found != dim => {
                 Err(fault(format!("its token has {found} channels, the text encoder {dim}")))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sites whose residual a base of this configuration cannot take, and why.
+    fn misfits(&self, config: &BaseConfig) -> Vec<(String, String)> {
+        let sites = linear_sites(&config.transformer);
+        let misfit = |(site, residual): (&String, &Residual)| {
+            let found = [residual.up.dims()[0], residual.down.dims()[1]];
+            let reason = match sites.get(site) {
+                None => format!("{site} (no such site)"),
+                Some(shape) if *shape != found => format!("{site} (for {found:?}, the base has {shape:?})"),
+                Some(_) => match residual.kernel.map(|kernel| kernel == config.transformer.patch_size) {
+                    Some(false) => {
+                        format!("{site} (a convolution of {:?})", residual.kernel.unwrap_or_default())
+                    }
+                    _ => return None,
+                },
+            };
+            Some((site.clone(), reason))
+        };
+        self.residuals.iter().filter_map(misfit).collect()
+    }
+
+    /// Leaves out what a base of this configuration has no site for; gives what was left out and why.
+    pub fn keep_fitting(&mut self, config: &BaseConfig) -> Vec<String> {
+        let misfits = self.misfits(config);
+        for (site, _) in &misfits {
+            self.residuals.remove(site);
+        }
+        self.metadata.sites = self.residuals.len();
+        misfits.into_iter().map(|(_, reason)| reason).collect()
     }
 
     /// Its residuals, scaled by `weight`. A residual that would add nothing is left out, so that a network it
@@ -153,15 +223,42 @@ impl Adapter {
             if weight == 0.0 || residual.alpha == 0.0 || residual.is_zero() {
                 continue;
             }
-            let low_rank = LowRank {
-                down: residual.down.clone(),
-                up: residual.up.clone(),
-                scale: weight * residual.alpha / residual.rank() as f32,
-                window: self.metadata.window,
-            };
-            attachments.add_low_rank(site, low_rank);
+            attachments.add_low_rank(site, self.low_rank(residual, weight));
         }
         attachments
+    }
+
+    fn low_rank(&self, residual: &Residual, weight: f32) -> LowRank {
+        LowRank {
+            down: residual.down.clone(),
+            up: residual.up.clone(),
+            scale: weight * residual.alpha / residual.rank() as f32,
+            window: self.metadata.window,
+        }
+    }
+
+    /// What it adds to the denoiser's tensors, scaled by `weight`: its dense differences and, if they are to be
+    /// `merged` instead of attached, its residuals.
+    ///
+    /// # Errors
+    /// When residuals that are active in a part of denoising only are to be merged.
+    pub fn additions(&self, weight: f32, merged: bool) -> Result<Additions> {
+        let mut additions = Additions::default();
+        for (tensor, values) in &self.differences {
+            additions.add(tensor, Addition::Dense { values: values.clone(), scale: weight });
+        }
+        if merged && self.metadata.window != Window::ALWAYS {
+            let Window { start, end } = self.metadata.window;
+            let reason = format!(
+                "an adapter that is active from {start} to {end} of denoising cannot be merged; attach it"
+            );
+            return Err(Error::config("merge", reason));
+        }
+        for (site, residual) in self.residuals.iter().filter(|_| merged) {
+            let residual = Box::new(self.low_rank(residual, weight));
+            additions.add(names::tensor(site, Part::Weight), Addition::LowRank(residual));
+        }
+        Ok(additions)
     }
 
     /// Its tokens and their rows, if it has any.
@@ -175,32 +272,29 @@ impl Adapter {
     /// # Errors
     /// When the file cannot be written; nothing is left behind then.
     pub fn save(&self, path: &Path, dialect: Dialect, precision: Precision) -> Result<()> {
-        let mut tensors = Vec::new();
-        let mut put =
-            |name: String, shape: Vec<usize>, values| tensors.push(NamedValues { name, shape, values });
+        let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
+        let mut file = AdapterFile::new(self.header(dialect).map_err(fault)?);
         for (site, residual) in &self.residuals {
-            put(key(dialect, site, Role::Down), residual.down.dims().to_vec(), values(residual.down.clone()));
-            put(key(dialect, site, Role::Up), residual.up.dims().to_vec(), values(residual.up.clone()));
-            // In a file with both scalars and metadata some readers would scale twice.
-            if dialect != Dialect::Diffusers {
-                put(key(dialect, site, Role::Alpha), Vec::new(), vec![residual.alpha]);
-            }
+            let [down, up] = residual.shapes();
+            let store = |half: &Tensor<2>, shape| StoredTensor::new(&values(half.clone()), shape, precision);
+            file.parts.insert((site.clone(), Part::Down), store(&residual.down, down));
+            file.parts.insert((site.clone(), Part::Up), store(&residual.up, up));
+            file.alphas.insert(site.clone(), residual.alpha.into());
         }
-        if let Some(rows) = &self.token_rows {
-            let name = if dialect == Dialect::Diffusers { DIFFUSERS_ROWS } else { ROWS };
-            put(name.to_owned(), rows.dims().to_vec(), values(rows.clone()));
+        if !self.differences.is_empty() {
+            return Err(fault("dense differences are converted, not written".to_owned()));
         }
-        let metadata =
-            self.header(dialect).map_err(|reason| Error::Adapter { path: path.to_owned(), reason })?;
-        Ok(safetensors::write(path, &tensors, metadata, precision)?)
+        file.rows = self
+            .token_rows
+            .as_ref()
+            .map(|rows| StoredTensor::new(&values(rows.clone()), rows.dims().to_vec(), precision));
+        file.write(path, dialect)
     }
 
     fn header(&self, dialect: Dialect) -> Result<BTreeMap<String, String>, String> {
         let own = serde_json::to_string(&self.metadata).map_err(|error| error.to_string())?;
         let mut header = BTreeMap::from([("format".to_owned(), "pt".to_owned()), (OWN.to_owned(), own)]);
-        if dialect == Dialect::Diffusers {
-            header.insert(PEFT.to_owned(), to_peft(&self.residuals).to_string());
-        } else {
+        if dialect != Dialect::Diffusers {
             for (name, value) in [
                 ("ss_network_module", "networks.lora_wan".to_owned()),
                 ("ss_network_dim", self.metadata.rank.to_string()),
@@ -213,16 +307,44 @@ impl Adapter {
     }
 }
 
+/// The denoiser's tensors that `file` adds to, and the numbers: dense differences, and biases of B.
+fn differences(
+    file: &AdapterFile,
+    residuals: &BTreeMap<String, Residual>,
+) -> Result<BTreeMap<String, Vec<f32>>, String> {
+    let mut differences = BTreeMap::new();
+    for (place, stored) in &file.parts {
+        let (site, part) = place;
+        let (tensor, scale) = match part {
+            Part::Weight | Part::Bias | Part::Modulation => (names::tensor(site, *part), 1.0),
+            Part::UpBias => {
+                let scale = residuals.get(site).map_or(1.0, |own| own.alpha / own.rank() as f32);
+                (names::tensor(site, Part::Bias), scale)
+            }
+            Part::Down | Part::Up | Part::Alpha => continue,
+        };
+        let key = file.key_of(place);
+        let values: Vec<f32> = numbers(&key, stored)?.iter().map(|value| value * scale).collect();
+        if differences.insert(tensor, values).is_some() {
+            return Err(format!("{key} and another key add to the same tensor"));
+        }
+    }
+    Ok(differences)
+}
+
 /// Several adapters with their weights at once: everything they attach, and all their tokens.
 ///
 /// # Errors
-/// When one does not fit `base`, or two have the same token.
-pub fn combine(adapters: &[(Adapter, f32)], base: &Base) -> Result<(Attachments, Option<TokenEmbeddings>)> {
+/// When one does not fit a base of this configuration, or two have the same token.
+pub fn combine(
+    adapters: &[(Adapter, f32)],
+    config: &BaseConfig,
+) -> Result<(Attachments, Option<TokenEmbeddings>)> {
     let mut attachments = Attachments::none();
     let mut tokens: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     for (adapter, weight) in adapters {
-        adapter.check(base)?;
+        adapter.check(config)?;
         attachments.extend(adapter.attachments(*weight));
         let Some(own) = adapter.token_embeddings() else { continue };
         if let Some(token) = own.tokens.iter().find(|token| tokens.contains(token)) {
@@ -249,98 +371,21 @@ fn read_metadata(text: &str) -> Result<Metadata, String> {
     Ok(metadata)
 }
 
-/// The keys of a file by site.
-#[derive(Default)]
-struct Sorted {
-    sites: BTreeMap<String, Parts>,
-    rows: Option<String>,
-}
-
-/// The keys of one site's residual.
-#[derive(Default)]
-struct Parts {
-    down: Option<String>,
-    up: Option<String>,
-    alpha: Option<String>,
-}
-
-impl Sorted {
-    fn new(checkpoint: &Checkpoint) -> Result<Self, String> {
-        let infos = checkpoint.infos();
-        let names = Names::new(depth_of(infos.iter().map(|info| info.name.as_str())));
-        let (mut sorted, mut unknown, mut twice) = (Self::default(), Vec::new(), Vec::new());
-        for info in infos {
-            if info.name == ROWS || info.name == DIFFUSERS_ROWS {
-                sorted.rows = Some(info.name);
-                continue;
-            }
-            let Some((_, site, role)) = names.parse(&info.name) else {
-                unknown.push(info.name);
-                continue;
-            };
-            let parts = sorted.sites.entry(site.to_owned()).or_default();
-            let slot = match role {
-                Role::Down => &mut parts.down,
-                Role::Up => &mut parts.up,
-                Role::Alpha => &mut parts.alpha,
-            };
-            if let Some(other) = slot.replace(info.name.clone()) {
-                twice.push(format!("{other} and {}", info.name));
-            }
-        }
-        let halves = sorted.sites.iter().filter(|(_, parts)| parts.down.is_none() || parts.up.is_none());
-        let halves: Vec<String> = halves.flat_map(|(_, parts)| parts.keys()).collect();
-        let faults = [
-            (unknown, "keys are not understood"),
-            (halves, "keys lack the other half of their residual"),
-            (twice, "residuals stand twice in the file"),
-        ];
-        let said = |(names, what): &(Vec<String>, &str)| format!("{} {what}: {}", names.len(), list(names));
-        let faults: Vec<String> = faults.iter().filter(|(names, _)| !names.is_empty()).map(said).collect();
-        if faults.is_empty() { Ok(sorted) } else { Err(faults.join("; ")) }
-    }
-}
-
-impl Parts {
-    fn keys(&self) -> impl Iterator<Item = String> {
-        [&self.down, &self.up, &self.alpha].into_iter().flatten().cloned().collect::<Vec<_>>().into_iter()
-    }
-
-    fn read(
-        &self,
-        checkpoint: &Checkpoint,
-        site: &str,
-        scale: Option<&PeftScale>,
-    ) -> Result<Residual, String> {
-        let [down, up] =
-            [&self.down, &self.up].map(|key| matrix(checkpoint, key.as_deref().unwrap_or_default()));
-        let (down, up) = (down?, up?);
-        let rank = down.dims()[0];
-        if rank == 0 || up.dims()[1] != rank {
-            return Err(format!("{site}: A has rank {rank} and B {}; export it again", up.dims()[1]));
-        }
-        let alpha = match &self.alpha {
-            Some(key) => Some(scalar(checkpoint, key)?),
-            None => scale.and_then(|scale| scale.alpha(site, rank)),
-        };
-        Ok(Residual { down, up, alpha: alpha.unwrap_or(rank as f32) })
-    }
-}
-
-fn matrix(checkpoint: &Checkpoint, key: &str) -> Result<Tensor<2>, String> {
-    let (values, shape) = checkpoint.values(key).map_err(|error| error.to_string())?;
-    match shape[..] {
-        [rows, columns] if rows > 0 && columns > 0 => {
-            Ok(Tensor::from_data(TensorData::new(values, [rows, columns]), checkpoint.device()))
+/// The tensor in `file` of a site's part, as a matrix: a convolution's kernel is part of its inputs.
+fn matrix(file: &AdapterFile, site: &str, part: Part, device: &Device) -> Result<Tensor<2>, String> {
+    let place = (site.to_owned(), part);
+    let key = file.key_of(&place);
+    let tensor = file.parts.get(&place).ok_or_else(|| format!("{site}: half of its residual is missing"))?;
+    let (values, shape) = (numbers(&key, tensor)?, &tensor.shape);
+    let columns = shape.iter().skip(1).product::<usize>();
+    match shape.len() {
+        2 | 5 if shape[0] > 0 && columns > 0 => {
+            Ok(Tensor::from_data(TensorData::new(values, [shape[0], columns]), device))
         }
         _ => Err(format!("tensor {key} has shape {shape:?}, not (rows, columns)")),
     }
 }
 
-fn scalar(checkpoint: &Checkpoint, key: &str) -> Result<f32, String> {
-    let (values, shape) = checkpoint.values(key).map_err(|error| error.to_string())?;
-    match values[..] {
-        [value] => Ok(value),
-        _ => Err(format!("tensor {key} has shape {shape:?}, not a scalar")),
-    }
+fn numbers(key: &str, tensor: &StoredTensor) -> Result<Vec<f32>, String> {
+    tensor.values().map_err(|reason| format!("tensor {key}: {reason}"))
 }

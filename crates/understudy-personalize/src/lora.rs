@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use understudy_engine::attach::{Attachments, LowRank};
+use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::host::values;
 use understudy_engine::parameters::{Leaves, Parameters};
 use understudy_engine::random::Random;
@@ -28,6 +28,7 @@ use crate::metadata::{BaseName, Metadata, SubjectName};
 use crate::plan::{plan, use_checkpointing};
 use crate::prior::prior_samples;
 use crate::row::RowStart;
+use crate::sites::PATCHES;
 use objective::{Objective, Trained};
 
 /// The name of the token's offset among the parameters, and of the stage that trains it.
@@ -48,7 +49,9 @@ pub struct Residuals {
     /// Their scale, times the rank.
     pub alpha: f32,
     /// When they are active.
-    pub window: understudy_engine::attach::Window,
+    pub window: Window,
+    /// Frames, rows and columns of the denoiser's patches, which are the kernel of the patch embedding.
+    pub patch: [usize; 3],
 }
 
 impl Residuals {
@@ -58,7 +61,7 @@ impl Residuals {
     /// When a target is no site of the denoiser.
     pub fn new(config: &LoraConfig, transformer: &WanTransformerConfig) -> Result<Self> {
         let LoraConfig { rank, alpha, window, ref targets, .. } = *config;
-        Ok(Self { sites: targets.resolve(transformer)?, rank, alpha, window })
+        Ok(Self { sites: targets.resolve(transformer)?, rank, alpha, window, patch: transformer.patch_size })
     }
 
     /// The names of the halves of the residual at `site` among the parameters: A and B.
@@ -101,7 +104,8 @@ impl Residuals {
         let residual = |(site, [outputs, inputs]): (&String, &[usize; 2])| {
             let [down, up] = Self::names(site);
             let (down, up) = (half(&down, [self.rank, *inputs])?, half(&up, [*outputs, self.rank])?);
-            Some((site.clone(), Residual { down, up, alpha: self.alpha }))
+            let kernel = (site == PATCHES).then_some(self.patch);
+            Some((site.clone(), Residual { down, up, alpha: self.alpha, kernel }))
         };
         self.sites.iter().filter_map(residual).collect()
     }
@@ -135,7 +139,7 @@ impl Setup<'_> {
             base_size: Some(self.config.size),
             ..Metadata::new("lora", &residuals)
         };
-        Adapter { metadata, residuals, token_rows: Some(row) }
+        Adapter { metadata, residuals, differences: BTreeMap::new(), token_rows: Some(row) }
     }
 }
 

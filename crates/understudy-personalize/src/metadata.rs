@@ -12,6 +12,8 @@ use crate::adapter::Residual;
 pub(crate) const OWN: &str = "understudy";
 /// The key diffusers reads the scale from.
 pub(crate) const PEFT: &str = "lora_adapter_metadata";
+/// Where we note the alphas that were multiplied into B for DiffSynth.
+pub(crate) const FOLDED: &str = "understudy.folded_alphas";
 /// The newest layout of [`Metadata`] this program knows.
 pub(crate) const VERSION: u32 = 1;
 
@@ -85,34 +87,43 @@ impl Metadata {
     }
 }
 
-/// What diffusers and peft need to scale `residuals` right: their configuration as `save_lora_weights` writes
-/// it, its fields prefixed by the component's name.
-pub(crate) fn to_peft(residuals: &BTreeMap<String, Residual>) -> Value {
-    let first = residuals.values().next();
-    let rank = first.map_or(0, Residual::rank);
-    let alpha = first.map_or(0.0, |residual| residual.alpha);
+/// What diffusers and peft need to scale residuals right, given the rank and alpha of every site: their configuration
+/// as `save_lora_weights` writes it, its fields prefixed by the component's name. With `biases`, B has some.
+pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool) -> Value {
+    let (rank, alpha) = scales.values().next().copied().unwrap_or_default();
     let mut patterns = [Map::new(), Map::new()];
     let mut targets = BTreeSet::new();
-    for (site, residual) in residuals {
-        if residual.rank() != rank {
-            patterns[0].insert(site.clone(), json!(residual.rank()));
+    for (site, (own_rank, own_alpha)) in scales {
+        if *own_rank != rank {
+            patterns[0].insert(site.clone(), json!(own_rank));
         }
-        if residual.alpha != alpha {
-            patterns[1].insert(site.clone(), json!(residual.alpha));
+        if *own_alpha != alpha {
+            patterns[1].insert(site.clone(), json!(own_alpha));
         }
-        let module = site.splitn(3, '.').nth(2).filter(|_| site.starts_with("blocks."));
-        targets.insert(match module.and_then(|module| module.strip_prefix("attn")) {
-            Some(attention) => attention.split_once('.').map_or(site.as_str(), |(_, name)| name),
-            None => module.unwrap_or(site),
-        });
+        targets.insert(target(site, scales));
     }
     let [ranks, alphas] = patterns;
     let fields = json!({
         "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas,
-        "target_modules": targets, "bias": "none", "lora_bias": false, "use_dora": false, "use_rslora": false,
+        "target_modules": targets, "bias": "none", "lora_bias": biases, "use_dora": false, "use_rslora": false,
     });
     let prefixed = fields.as_object().into_iter().flatten();
     Value::Object(prefixed.map(|(name, value)| (format!("transformer.{name}"), value.clone())).collect())
+}
+
+/// The name by which peft is to know `site`: short, like `to_q`, where that means no map without a residual.
+fn target<'a>(site: &'a str, scales: &BTreeMap<String, (usize, f32)>) -> &'a str {
+    let parts = |site: &'a str| site.strip_prefix("blocks.")?.split_once('.');
+    let Some((_, module)) = parts(site) else { return site };
+    let attention = module.strip_prefix("attn").and_then(|rest| rest.split_once('.')).map(|(_, name)| name);
+    let modules = match attention {
+        Some(name) => ["attn1", "attn2"].map(|own| format!("{own}.{name}")).to_vec(),
+        None => vec![module.to_owned()],
+    };
+    let blocks: BTreeSet<&str> =
+        scales.keys().filter_map(|own| own.strip_prefix("blocks.")?.split('.').next()).collect();
+    let has = |block: &&str| modules.iter().all(|own| scales.contains_key(&format!("blocks.{block}.{own}")));
+    if blocks.iter().all(has) { attention.unwrap_or(module) } else { site }
 }
 
 /// The scales that peft's configuration in a file's metadata gives.

@@ -1,8 +1,9 @@
 //! The key names of adapter files: which dialect a key is of, and which site and part it means.
 //!
-//! The same weights go by four kinds of names. All are read; ComfyUI's, diffusers' and kohya's are written.
+//! The same weights go by four kinds of names; all are read and written.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -18,124 +19,217 @@ pub enum Dialect {
     Diffusers,
     /// `lora_unet_blocks_0_self_attn_q.lora_down.weight`, with `.alpha` scalars.
     Kohya,
+    /// `blocks.0.self_attn.q.lora_A.default.weight`, its scale always 1.
+    DiffSynth,
+}
+
+impl Dialect {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::ComfyUi, Self::Diffusers, Self::Kohya, Self::DiffSynth];
+
+    /// As the command line names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ComfyUi => "comfyui",
+            Self::Diffusers => "diffusers",
+            Self::Kohya => "kohya",
+            Self::DiffSynth => "diffsynth",
+        }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl FromStr for Dialect {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "comfyui" => Ok(Self::ComfyUi),
-            "diffusers" => Ok(Self::Diffusers),
-            "kohya" => Ok(Self::Kohya),
-            other => Err(Error::config(
+        let unknown = || {
+            Error::config(
                 "format",
-                format!("{other:?} is not known; use comfyui, diffusers or kohya"),
-            )),
-        }
+                format!("{text:?} is not known; use comfyui, diffusers, kohya or diffsynth"),
+            )
+        };
+        Self::ALL.into_iter().find(|dialect| dialect.name() == text).ok_or_else(unknown)
     }
 }
 
-/// A part of a site's residual.
+/// A part of what an adapter holds for a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub enum Part {
     /// The down projection A, `(rank, inputs)`.
     Down,
     /// The up projection B, `(outputs, rank)`.
     Up,
+    /// A bias of B, `(outputs)`, which the scale multiplies too.
+    UpBias,
     /// The scalar alpha.
     Alpha,
+    /// What is added to the weight.
+    Weight,
+    /// What is added to the bias.
+    Bias,
+    /// What is added to a table of shifts and scales, in a key that names the module the table is of.
+    Modulation,
 }
 
 /// Ends of keys, longest first so that the most specific one is taken.
-const SUFFIXES: [(&str, Role); 15] = [
-    (".lora_linear_layer.down.weight", Role::Down),
-    (".lora_linear_layer.up.weight", Role::Up),
-    (".lora_A.default.weight", Role::Down),
-    (".lora_B.default.weight", Role::Up),
-    (".lora.down.weight", Role::Down),
-    ("_lora.down.weight", Role::Down),
-    (".lora_down.weight", Role::Down),
-    (".lora.up.weight", Role::Up),
-    ("_lora.up.weight", Role::Up),
-    (".lora_up.weight", Role::Up),
-    (".lora_A.weight", Role::Down),
-    (".lora_B.weight", Role::Up),
-    (".lora_A", Role::Down),
-    (".lora_B", Role::Up),
-    (".alpha", Role::Alpha),
+const SUFFIXES: [(&str, Part); 19] = [
+    (".lora_linear_layer.down.weight", Part::Down),
+    (".lora_linear_layer.up.weight", Part::Up),
+    (".lora_A.default.weight", Part::Down),
+    (".lora_B.default.weight", Part::Up),
+    (".lora.down.weight", Part::Down),
+    ("_lora.down.weight", Part::Down),
+    (".lora_down.weight", Part::Down),
+    (".lora.up.weight", Part::Up),
+    ("_lora.up.weight", Part::Up),
+    (".lora_up.weight", Part::Up),
+    (".lora_A.weight", Part::Down),
+    (".lora_B.weight", Part::Up),
+    (".lora_B.bias", Part::UpBias),
+    (".lora_A", Part::Down),
+    (".lora_B", Part::Up),
+    (".diff_b", Part::Bias),
+    (".diff_m", Part::Modulation),
+    (".alpha", Part::Alpha),
+    (".diff", Part::Weight),
 ];
 
-/// The original checkpoint's path of a site, which ComfyUI and kohya use.
+/// What diffusers calls the tables of shifts and scales.
+const TABLE: &str = "scale_shift_table";
+/// The same in the original checkpoint.
+const ORIGINAL_TABLE: &str = "modulation";
+/// Parameters of a block that are no linear maps, in diffusers and in the original checkpoint.
+const BLOCK_OTHERS: [(&str, &str); 6] = [
+    ("attn1.norm_q", "self_attn.norm_q"),
+    ("attn1.norm_k", "self_attn.norm_k"),
+    ("attn2.norm_q", "cross_attn.norm_q"),
+    ("attn2.norm_k", "cross_attn.norm_k"),
+    ("norm2", "norm3"),
+    (TABLE, ORIGINAL_TABLE),
+];
+
+/// The original checkpoint's path of a site, which all but diffusers use.
 fn native(site: &str) -> String {
+    if site == TABLE {
+        return format!("head.{ORIGINAL_TABLE}");
+    }
     let global = GLOBAL.iter().find(|(own, _)| *own == site).map(|(_, other)| (*other).to_owned());
     let block = || {
         let (number, module) = site.strip_prefix("blocks.")?.split_once('.')?;
-        let (_, other) = BLOCK.iter().find(|(own, _)| *own == module)?;
+        let (_, other) = BLOCK.iter().chain(&BLOCK_OTHERS).find(|(own, _)| *own == module)?;
         Some(format!("blocks.{number}.{other}"))
     };
     global.or_else(block).unwrap_or_else(|| site.to_owned())
 }
 
-/// The key of a site's part in `dialect`.
-pub fn key(dialect: Dialect, site: &str, role: Role) -> String {
+/// The key of a site's part in `dialect`; `None` where the dialect has no place for it.
+pub fn key(dialect: Dialect, site: &str, part: Part) -> Option<String> {
+    use Dialect::{ComfyUi, DiffSynth, Diffusers, Kohya};
+    let suffix = match (dialect, part) {
+        (Kohya, Part::Down) => "lora_down.weight",
+        (Kohya, Part::Up) => "lora_up.weight",
+        (DiffSynth, Part::Down) => "lora_A.default.weight",
+        (DiffSynth, Part::Up) => "lora_B.default.weight",
+        (ComfyUi | Diffusers, Part::Down) => "lora_A.weight",
+        (ComfyUi | Diffusers, Part::Up) => "lora_B.weight",
+        (Diffusers, Part::UpBias) => "lora_B.bias",
+        (ComfyUi | Kohya, Part::Alpha) => "alpha",
+        (ComfyUi | Kohya, Part::Weight) => "diff",
+        (ComfyUi | Kohya, Part::Bias) => "diff_b",
+        (ComfyUi | Kohya, Part::Modulation) => "diff_m",
+        _ => return None,
+    };
+    let native = || match part {
+        Part::Modulation => native(site).strip_suffix(".modulation").map(str::to_owned),
+        _ => Some(native(site)),
+    };
     let module = match dialect {
-        Dialect::ComfyUi => format!("diffusion_model.{}", native(site)),
-        Dialect::Diffusers => format!("transformer.{site}"),
-        Dialect::Kohya => format!("lora_unet_{}", native(site).replace('.', "_")),
+        ComfyUi => format!("diffusion_model.{}", native()?),
+        Diffusers => format!("transformer.{site}"),
+        Kohya => format!("lora_unet_{}", native()?.replace('.', "_")),
+        DiffSynth => native()?,
     };
-    let suffix = match (dialect, role) {
-        (_, Role::Alpha) => "alpha",
-        (Dialect::Kohya, Role::Down) => "lora_down.weight",
-        (Dialect::Kohya, Role::Up) => "lora_up.weight",
-        (_, Role::Down) => "lora_A.weight",
-        (_, Role::Up) => "lora_B.weight",
-    };
-    format!("{module}.{suffix}")
+    Some(format!("{module}.{suffix}"))
+}
+
+/// The denoiser's tensor that a site's [`Part::Weight`], [`Part::Bias`] or [`Part::Modulation`] is added to.
+pub fn tensor(site: &str, part: Part) -> String {
+    match part {
+        Part::Bias => format!("{site}.bias"),
+        _ if site.ends_with(TABLE) => site.to_owned(),
+        _ => format!("{site}.weight"),
+    }
 }
 
 /// Every name every site can have.
 ///
 /// It is a table and not a parser because kohya's underscores cannot be taken apart without knowing the sites.
 pub struct Names {
-    modules: BTreeMap<String, (Dialect, String)>,
+    modules: BTreeMap<String, Module>,
+}
+
+/// What a module's name means.
+struct Module {
+    dialect: Dialect,
+    site: String,
+    /// Whether it is a linear map, and not a norm or a table.
+    linear: bool,
 }
 
 impl Names {
     /// The names of a denoiser of `depth` blocks.
     pub fn new(depth: usize) -> Self {
         let mut names = Self { modules: BTreeMap::new() };
-        GLOBAL.iter().for_each(|(site, _)| names.add(site));
+        GLOBAL.iter().for_each(|(site, _)| names.add(site, true));
+        names.add(TABLE, false);
         for block in 0..depth {
-            BLOCK.iter().for_each(|(module, _)| names.add(&format!("blocks.{block}.{module}")));
+            BLOCK.iter().for_each(|(module, _)| names.add(&format!("blocks.{block}.{module}"), true));
+            BLOCK_OTHERS.iter().for_each(|(module, _)| names.add(&format!("blocks.{block}.{module}"), false));
         }
         names
     }
 
-    fn add(&mut self, site: &str) {
+    fn add(&mut self, site: &str, linear: bool) {
         let native = native(site);
-        // ComfyUI's own; DiffSynth's, which has no prefix; its old one.
-        for prefix in ["diffusion_model.", "", "pipe.dit."] {
-            self.modules.insert(format!("{prefix}{native}"), (Dialect::ComfyUi, site.to_owned()));
+        let mut insert = |name: String, dialect| {
+            self.modules.insert(name, Module { dialect, site: site.to_owned(), linear });
+        };
+        insert(format!("diffusion_model.{native}"), Dialect::ComfyUi);
+        // DiffSynth's own, and its old one.
+        for prefix in ["", "pipe.dit."] {
+            insert(format!("{prefix}{native}"), Dialect::DiffSynth);
         }
         // diffusers' pipelines, its models (`save_lora_adapter`), and raw peft.
         for prefix in ["transformer.", "", "base_model.model."] {
-            self.modules.insert(format!("{prefix}{site}"), (Dialect::Diffusers, site.to_owned()));
+            insert(format!("{prefix}{site}"), Dialect::Diffusers);
         }
         // musubi-tuner, VideoX-Fun, and either with diffusers' module names.
         for prefix in ["lora_unet_", "lora_unet__"] {
             for path in [native.as_str(), site] {
-                let module = format!("{prefix}{}", path.replace('.', "_"));
-                self.modules.insert(module, (Dialect::Kohya, site.to_owned()));
+                insert(format!("{prefix}{}", path.replace('.', "_")), Dialect::Kohya);
             }
         }
     }
 
     /// What `key` means: its dialect, its site and which part; `None` if nothing.
-    pub fn parse(&self, key: &str) -> Option<(Dialect, &str, Role)> {
-        SUFFIXES.iter().find_map(|(suffix, role)| {
-            let (dialect, site) = self.modules.get(key.strip_suffix(suffix)?)?;
-            Some((*dialect, site.as_str(), *role))
+    pub fn parse(&self, key: &str) -> Option<(Dialect, &str, Part)> {
+        SUFFIXES.iter().find_map(|(suffix, part)| {
+            let module = key.strip_suffix(suffix)?;
+            let Module { dialect, site, linear } = match part {
+                Part::Modulation => {
+                    let dotted = self.modules.get(&format!("{module}.{ORIGINAL_TABLE}"));
+                    dotted.or_else(|| self.modules.get(&format!("{module}_{ORIGINAL_TABLE}")))?
+                }
+                _ => self.modules.get(module)?,
+            };
+            let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
+            (whole || *linear).then_some((*dialect, site.as_str(), *part))
         })
     }
 }
@@ -162,10 +256,10 @@ mod tests {
         for block in 0..3 {
             for (module, _) in BLOCK {
                 let site = format!("blocks.{block}.{module}");
-                for dialect in [Dialect::ComfyUi, Dialect::Diffusers, Dialect::Kohya] {
-                    for role in [Role::Down, Role::Up, Role::Alpha] {
-                        let key = key(dialect, &site, role);
-                        assert_eq!(names.parse(&key), Some((dialect, site.as_str(), role)), "{key}");
+                for dialect in Dialect::ALL {
+                    for part in [Part::Down, Part::Up, Part::Alpha, Part::Weight, Part::Bias] {
+                        let Some(key) = key(dialect, &site, part) else { continue };
+                        assert_eq!(names.parse(&key), Some((dialect, site.as_str(), part)), "{key}");
                     }
                 }
             }
@@ -175,18 +269,27 @@ mod tests {
     #[test]
     fn names_met_in_the_wild_are_known() {
         let names = Names::new(40);
-        for (key, site, role) in [
-            ("diffusion_model.blocks.39.cross_attn.o.lora_A.weight", "blocks.39.attn2.to_out.0", Role::Down),
-            ("blocks.1.self_attn.q.lora_B.default.weight", "blocks.1.attn1.to_q", Role::Up),
-            ("pipe.dit.blocks.1.ffn.2.lora_A.default.weight", "blocks.1.ffn.net.2", Role::Down),
-            ("lora_unet__blocks_12_ffn_0.lora_up.weight", "blocks.12.ffn.net.0.proj", Role::Up),
-            ("lora_unet_blocks_12_attn1_to_out_0.alpha", "blocks.12.attn1.to_out.0", Role::Alpha),
-            ("base_model.model.blocks.2.attn2.to_k.lora_A.weight", "blocks.2.attn2.to_k", Role::Down),
-            ("blocks.2.attn2.to_k.lora_B.weight", "blocks.2.attn2.to_k", Role::Up),
-            ("diffusion_model.head.head.lora_A.weight", "proj_out", Role::Down),
+        for (key, site, part) in [
+            ("diffusion_model.blocks.39.cross_attn.o.lora_A.weight", "blocks.39.attn2.to_out.0", Part::Down),
+            ("blocks.1.self_attn.q.lora_B.default.weight", "blocks.1.attn1.to_q", Part::Up),
+            ("pipe.dit.blocks.1.ffn.2.lora_A.default.weight", "blocks.1.ffn.net.2", Part::Down),
+            ("lora_unet__blocks_12_ffn_0.lora_up.weight", "blocks.12.ffn.net.0.proj", Part::Up),
+            ("lora_unet_blocks_12_attn1_to_out_0.alpha", "blocks.12.attn1.to_out.0", Part::Alpha),
+            ("base_model.model.blocks.2.attn2.to_k.lora_A.weight", "blocks.2.attn2.to_k", Part::Down),
+            ("blocks.2.attn2.to_k.lora_B.weight", "blocks.2.attn2.to_k", Part::Up),
+            ("diffusion_model.head.head.lora_A.weight", "proj_out", Part::Down),
+            ("diffusion_model.patch_embedding.lora_down.weight", "patch_embedding", Part::Down),
+            ("diffusion_model.blocks.2.norm3.diff", "blocks.2.norm2", Part::Weight),
+            ("diffusion_model.blocks.2.self_attn.norm_q.diff", "blocks.2.attn1.norm_q", Part::Weight),
+            ("diffusion_model.blocks.2.ffn.0.diff_b", "blocks.2.ffn.net.0.proj", Part::Bias),
+            ("diffusion_model.blocks.2.modulation.diff", "blocks.2.scale_shift_table", Part::Weight),
+            ("diffusion_model.blocks.2.diff_m", "blocks.2.scale_shift_table", Part::Modulation),
+            ("diffusion_model.head.diff_m", "scale_shift_table", Part::Modulation),
+            ("lora_unet_blocks_2.diff_m", "blocks.2.scale_shift_table", Part::Modulation),
+            ("transformer.blocks.2.attn1.to_q.lora_B.bias", "blocks.2.attn1.to_q", Part::UpBias),
         ] {
-            let (_, found, part) = names.parse(key).unwrap();
-            assert_eq!((found, part), (site, role), "{key}");
+            let (_, found, read) = names.parse(key).unwrap();
+            assert_eq!((found, read), (site, part), "{key}");
         }
         for key in [
             "",
@@ -194,6 +297,8 @@ mod tests {
             "blocks.1.self_attn.q",
             "blocks.40.self_attn.q.alpha",
             "blocks.1.self_attn.q.dora_scale",
+            "blocks.1.norm3.lora_A.weight",
+            "blocks.1.norm3.diff_m",
         ] {
             assert_eq!(names.parse(key), None, "{key}");
         }

@@ -22,8 +22,12 @@ pub(crate) const BLOCK: [(&str, &str); 10] = [
     ("ffn.net.2", "ffn.2"),
 ];
 
+/// The patch embedding, which files have as a convolution.
+pub(crate) const PATCHES: &str = "patch_embedding";
+
 /// Maps outside the blocks, in both namings.
-pub(crate) const GLOBAL: [(&str, &str); 6] = [
+pub(crate) const GLOBAL: [(&str, &str); 7] = [
+    (PATCHES, PATCHES),
     ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
     ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
     ("condition_embedder.time_proj", "time_projection.1"),
@@ -37,6 +41,7 @@ pub fn linear_sites(config: &WanTransformerConfig) -> BTreeMap<String, [usize; 2
     let [dim, ffn] = [config.inner_dim(), config.ffn_dim];
     let patch = config.patch_size.iter().product::<usize>();
     let global = [
+        [dim, config.in_channels * patch],
         [dim, config.freq_dim],
         [dim, dim],
         [6 * dim, dim],

@@ -60,7 +60,7 @@ impl Case {
             weights: None,
         };
         let text = tensor(&io, "encoder_hidden_states");
-        let residuals = Residuals { sites, rank, alpha, window: Window::ALWAYS };
+        let residuals = Residuals { sites, rank, alpha, window: Window::ALWAYS, patch: [1, 2, 2] };
         Self { io, transformer, residuals, parameters, batch, text }
     }
 

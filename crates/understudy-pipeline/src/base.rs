@@ -4,6 +4,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use understudy_engine::hash::Fnv;
+use understudy_engine::patch::{Additions, Patched};
 use understudy_engine::weights::{WeightSource, Weights};
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
@@ -220,11 +221,20 @@ impl Base {
     /// When a file is missing, malformed or not supported, or weights do not fit: every missing, mis-shaped and
     /// unknown tensor is listed.
     pub fn load(files: &Files, device: &Device) -> Result<Self> {
+        Self::load_with(files, &Additions::default(), device)
+    }
+
+    /// The same with `additions` to the denoiser's weights.
+    ///
+    /// # Errors
+    /// As [`Base::load`], and when something is added that does not fit.
+    pub fn load_with(files: &Files, additions: &Additions, device: &Device) -> Result<Self> {
         let config = BaseConfig::read(files)?;
         let tokenizer = Tokenizer::load(files)?;
+        let transformer = files.checkpoint(&TRANSFORMER.weights(), device)?;
         let weights = BaseWeights {
             text_encoder: &files.checkpoint(&TEXT_ENCODER.weights(), device)?,
-            transformer: &files.checkpoint(&TRANSFORMER.weights(), device)?,
+            transformer: &Patched::new(&transformer, additions)?,
             vae: &files.checkpoint(&VAE.weights(), device)?,
         };
         Self::build(config, tokenizer, weights, device)

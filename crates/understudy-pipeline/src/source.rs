@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::Value;
+use understudy_engine::patch::{Additions, Patched};
 use understudy_engine::safetensors::Checkpoint;
 
 use crate::base::{Base, BaseConfig, BaseWeights};
@@ -89,15 +90,23 @@ impl Source {
     /// # Errors
     /// As [`Base::load`].
     pub fn load(&self, device: &Device) -> Result<Base> {
+        self.load_with(&Additions::default(), device)
+    }
+
+    /// Loads the base with `additions` to the denoiser's weights.
+    ///
+    /// # Errors
+    /// As [`Base::load_with`].
+    pub fn load_with(&self, additions: &Additions, device: &Device) -> Result<Base> {
         let parts = match self {
-            Self::Files(files) => return Base::load(files, device),
+            Self::Files(files) => return Base::load_with(files, additions, device),
             Self::Parts(parts) => parts,
         };
         let opened = parts.open(device)?;
         let config = opened.config(parts)?;
         let weights = BaseWeights {
             text_encoder: &opened.text_encoder,
-            transformer: &opened.transformer,
+            transformer: &Patched::new(&opened.transformer, additions)?,
             vae: &opened.vae,
         };
         Base::build(config, parts.tokenizer()?, weights, device)

@@ -108,7 +108,7 @@ impl Measure {
         seed: u64,
         adapters: &[(Adapter, f32)],
     ) -> Result<Vec<Vec<Image>>> {
-        let (attachments, token_embeddings) = combine(adapters, &self.base)?;
+        let (attachments, token_embeddings) = combine(adapters, &self.base.config)?;
         let [frames, height, width] = SIZE;
         let mut clips = Vec::new();
         for (batch, prompts) in prompts.chunks(BATCH).enumerate() {

@@ -303,3 +303,28 @@ fn a_fit_that_is_stopped_or_killed_goes_on_as_if_it_was_not() {
         assert_eq!(whole, tensors(&folder.path().join("cube.safetensors")), "{signal}");
     }
 }
+
+#[test]
+fn adapters_of_other_programs_are_converted_and_merged() {
+    const ADAPTER: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden/lora_exchange/comfyui.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| understudy(folder.path(), arguments);
+    run(&["convert", ADAPTER, "--to", "kohya", "--out", "kohya.safetensors"]).succeeds();
+    run(&["convert", "kohya.safetensors", "--to", "comfyui", "--out", "back.safetensors"]).succeeds();
+    assert_eq!(tensors(Path::new(ADAPTER)), tensors(&folder.path().join("back.safetensors")));
+    let with = |adapter: &str, out: &str, more: &[&str]| {
+        generate(folder.path(), &[&["--adapter", adapter, "--out", out], more].concat()).succeeds();
+        tensor(&folder.path().join(out), "frames").1
+    };
+    let attached = with(ADAPTER, "a.safetensors", &[]);
+    assert_eq!(attached, with("kohya.safetensors", "b.safetensors", &[]));
+    let merged = with(ADAPTER, "c.safetensors", &["--merge"]);
+    assert!(attached.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-4));
+
+    let message = run(&["convert", ADAPTER, "--to", "comfy", "--out", "x.safetensors"]).fails(2);
+    assert!(message.contains("comfyui, diffusers, kohya or diffsynth"), "{message}");
+    run(&["convert", ADAPTER, "--to", "kohya", "--out", "x.bin"]).fails(2);
+    run(&["convert", "none.safetensors", "--to", "kohya", "--out", "x.safetensors"]).fails(1);
+    assert!(!folder.path().join("x.safetensors").exists());
+}

@@ -2,7 +2,7 @@
 
 use crate::pretrain::autoencoder::AutoencoderRecipe;
 use crate::pretrain::contrast::ContrastRecipe;
-use crate::pretrain::denoiser::DenoiserRecipe;
+use crate::pretrain::denoiser::{DenoiserRecipe, Material};
 use crate::pretrain::identity::IdentityRecipe;
 use crate::pretrain::vocabulary::vocabulary_size;
 use crate::trainer::TrainConfig;
@@ -40,10 +40,14 @@ pub(crate) fn denoiser(recipe: &DenoiserRecipe) -> Option<Fault> {
     let (text, denoiser) = (&recipe.text_encoder, &recipe.transformer);
     let words = vocabulary_size();
     first([
-        batch(recipe.batch, 1),
-        rule("clips", recipe.clips >= 1, "at least 1"),
+        material("clips", &recipe.clips),
+        material("stills", &recipe.stills),
+        rule(
+            "phases",
+            recipe.phases.iter().all(|phase| (0.0..=1.0).contains(&phase.stills)),
+            "shares of stills between 0 and 1",
+        ),
         rule("caption_dropout", (0.0..=1.0).contains(&recipe.caption_dropout), "between 0 and 1"),
-        rule("shift", recipe.shift.is_finite() && recipe.shift > 0.0, "a positive number"),
         rule("max_tokens", (1..=4096).contains(&recipe.max_tokens), "between 1 and 4096"),
         rule(
             "text_encoder.vocab_size",
@@ -104,6 +108,12 @@ fn first<const N: usize>(rules: [Rule; N]) -> Option<Fault> {
 
 fn rule(entry: &'static str, fine: bool, rule: &str) -> Rule {
     (entry, fine, rule.to_owned())
+}
+
+fn material(entry: &'static str, material: &Material) -> Rule {
+    let fine =
+        material.count >= 1 && material.batch >= 1 && material.shift.is_finite() && material.shift > 0.0;
+    rule(entry, fine, "a count and a batch of at least 1 and a positive shift")
 }
 
 fn batch(size: usize, least: usize) -> Rule {

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
+use understudy_engine::random::Random;
 use understudy_puppet::{Clip, Scenario, Size, Split, World};
 
 use crate::error::TrainError;
@@ -49,6 +50,19 @@ impl Clips {
 
     /// Renders `scenarios` and keeps `frames` of each from `start` on.
     pub fn batch(&self, scenarios: &[Scenario], start: usize, frames: usize) -> ClipBatch {
+        self.kept(scenarios, frames, |_| start)
+    }
+
+    /// Renders `scenarios`, whose indices begin at `first`, and keeps one frame of each, anywhere in it but the
+    /// same every time.
+    pub fn stills(&self, scenarios: &[Scenario], first: u64) -> ClipBatch {
+        let frames = self.size.frames as u64;
+        let drawn = |at: usize| Random::stream(0, "still", first + at as u64).below(frames) as usize;
+        self.kept(scenarios, 1, drawn)
+    }
+
+    /// Renders `scenarios` and keeps `frames` of each, from where `start` says for its place on.
+    fn kept(&self, scenarios: &[Scenario], frames: usize, start: impl Fn(usize) -> usize) -> ClipBatch {
         let clips: Vec<Clip> = scenarios.par_iter().map(|scenario| self.world.render(scenario)).collect();
         let plane = self.size.height * self.size.width;
         let mut batch = ClipBatch {
@@ -57,7 +71,8 @@ impl Clips {
             masks: Vec::with_capacity(clips.len() * frames * plane),
             captions: clips.iter().map(|clip| clip.caption.clone()).collect(),
         };
-        for clip in &clips {
+        for (at, clip) in clips.iter().enumerate() {
+            let start = start(at);
             let pixels = &clip.frames[start * plane * 3..(start + frames) * plane * 3];
             for channel in 0..3 {
                 batch.pixels.extend(pixels.iter().skip(channel).step_by(3).map(|&p| to_signed(p)));

@@ -23,7 +23,7 @@ use crate::error::TrainError;
 use crate::noise::{logit_normal, shifted};
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::grid::frames_grid;
-use crate::pretrain::latents::LatentCache;
+use crate::pretrain::latents::{Kind, LatentCache};
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -35,14 +35,15 @@ pub struct DenoiserRecipe {
     pub seed: u64,
     /// Frames, height and width of the clips.
     pub size: [usize; 3],
-    /// How many clips are encoded and trained on.
-    pub clips: u64,
-    /// Clips a batch.
-    pub batch: usize,
+    /// Clips, which teach how things move. New videos are made with their shift.
+    pub clips: Material,
+    /// Single frames, which teach how things look at a fifth of a clip's cost; and pictures are what subjects
+    /// are learned from.
+    pub stills: Material,
+    /// How often a step sees stills, from which step on.
+    pub phases: Vec<Mix>,
     /// Share of captions that are left out, which guidance needs.
     pub caption_dropout: f32,
-    /// Shift of the noise levels toward noise.
-    pub shift: f32,
     /// Longest caption in tokens.
     pub max_tokens: usize,
     /// The folder of the trained autoencoder.
@@ -58,6 +59,42 @@ pub struct DenoiserRecipe {
     pub training: TrainConfig,
 }
 
+/// What a step learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Material {
+    /// How many are encoded and trained on.
+    pub count: u64,
+    /// How many make a batch.
+    pub batch: usize,
+    /// Shift of the noise levels toward noise.
+    pub shift: f32,
+}
+
+/// A stretch of training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// The first step of the stretch.
+    pub from: u64,
+    /// Share of its steps that see stills; the others see clips.
+    pub stills: f64,
+}
+
+impl DenoiserRecipe {
+    /// Share of stills in the phase of `step`; before the first phase there are none.
+    fn share(&self, step: u64) -> f64 {
+        self.phases.iter().rfind(|phase| phase.from <= step).map_or(0.0, |phase| phase.stills)
+    }
+
+    /// What `step` sees: stills in the share of its phase, evenly spread.
+    fn kind(&self, step: u64) -> Kind {
+        let share = self.share(step);
+        let before = |step: u64| (step as f64 * share) as u64;
+        if before(step + 1) > before(step) { Kind::Stills } else { Kind::Clips }
+    }
+}
+
 /// Where the two networks under training stand among the parameters.
 const TEXT_ENCODER: &str = "text_encoder.";
 const TRANSFORMER: &str = "transformer.";
@@ -67,22 +104,32 @@ pub struct Batch {
     latents: Vec<f32>,
     sigmas: Vec<f32>,
     captions: Vec<String>,
+    kind: Kind,
+}
+
+/// The encoded material of a recipe.
+#[derive(Clone, Debug)]
+pub struct Caches {
+    /// The clips.
+    pub clips: LatentCache,
+    /// The single frames.
+    pub stills: LatentCache,
 }
 
 /// The denoiser's objective.
 pub struct Denoiser {
     recipe: DenoiserRecipe,
     config: BaseConfig,
-    cache: LatentCache,
+    caches: Caches,
     tokenizer: Tokenizer,
     vae: Parameters,
 }
 
 impl Denoiser {
-    /// Prepares `recipe` with the latents of its clips, and the trained autoencoder they are from.
+    /// Prepares `recipe` with the latents of its material, and the trained autoencoder they are from.
     pub fn new(
         recipe: DenoiserRecipe,
-        cache: LatentCache,
+        caches: Caches,
         tokenizer: Tokenizer,
         (vae_config, vae): (WanVaeConfig, Parameters),
     ) -> Self {
@@ -90,10 +137,18 @@ impl Denoiser {
             text_encoder: recipe.text_encoder.clone(),
             transformer: recipe.transformer.clone(),
             vae: vae_config,
-            scheduler: Scheduler { sampler: Sampler::UniPc, shift: f64::from(recipe.shift) },
+            scheduler: Scheduler { sampler: Sampler::UniPc, shift: f64::from(recipe.clips.shift) },
             max_sequence_length: recipe.max_tokens,
         };
-        Self { recipe, config, cache, tokenizer, vae }
+        Self { recipe, config, caches, tokenizer, vae }
+    }
+
+    /// What steps of `kind` learn from.
+    fn material(&self, kind: Kind) -> (Material, &LatentCache) {
+        match kind {
+            Kind::Clips => (self.recipe.clips, &self.caches.clips),
+            Kind::Stills => (self.recipe.stills, &self.caches.stills),
+        }
     }
 
     /// The base whose two trained networks are in `source`.
@@ -139,8 +194,10 @@ fn detail(random: &mut Random) -> Detail {
     [Detail::Brief, Detail::Colors, Detail::Traits, Detail::Full, Detail::Full][random.below(5) as usize]
 }
 
-/// Held-out prompts that are sampled while training goes on.
-const SAMPLES: u64 = 6;
+/// Clips that are sampled while training goes on, of held-out prompts.
+const CLIPS: usize = 6;
+/// Rows and columns of the stills that are sampled as long as training sees no clips.
+const STILLS: [usize; 2] = [4, 6];
 
 impl Objective for Denoiser {
     type Batch = Batch;
@@ -162,8 +219,10 @@ impl Objective for Denoiser {
 
     fn batch(&self, step: u64) -> Result<Batch, TrainError> {
         let mut random = Random::stream(self.recipe.seed, "denoiser batch", step);
-        let clips: Vec<u64> = (0..self.recipe.batch).map(|_| random.below(self.cache.count())).collect();
-        let shift = f64::from(self.recipe.shift);
+        let kind = self.recipe.kind(step);
+        let (material, cache) = self.material(kind);
+        let clips: Vec<u64> = (0..material.batch).map(|_| random.below(cache.count())).collect();
+        let shift = f64::from(material.shift);
         let sigmas = clips.iter().map(|_| shifted(logit_normal(&mut random, 0.0, 1.0), shift)).collect();
         let mut caption = |&clip: &u64| {
             let dropped = random.uniform() < f64::from(self.recipe.caption_dropout);
@@ -175,14 +234,14 @@ impl Objective for Denoiser {
             }
         };
         let captions = clips.iter().map(&mut caption).collect();
-        Ok(Batch { latents: self.cache.read(&clips)?, sigmas, captions })
+        Ok(Batch { latents: cache.read(&clips)?, sigmas, captions, kind })
     }
 
     fn step(&self, parameters: &Parameters, batch: Batch, step: u64) -> Result<StepResult, TrainError> {
         let leaves = parameters.leaves();
         let device = device_of(parameters);
         let base = self.base(&leaves, &device)?;
-        let latents = self.cache.tensor(batch.latents, &device);
+        let latents = self.material(batch.kind).1.tensor(batch.latents, &device);
         let noise =
             Random::stream(self.recipe.seed, "denoiser noise", step).normal_tensor(latents.dims(), &device);
         let count = batch.sigmas.len();
@@ -207,9 +266,14 @@ impl Objective for Denoiser {
     /// file beside the picture.
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
         let base = self.base(ema, &device_of(ema))?;
-        let prompts: Vec<String> =
-            (0..SAMPLES).map(|index| Scenario::from_index(Split::HeldOut, index).caption()).collect();
+        let stills = self.recipe.share(step - 1) == 1.0;
+        let [rows, columns] = if stills { STILLS } else { [CLIPS, 1] };
+        let prompts: Vec<String> = (0..rows * columns)
+            .map(|index| index as u64)
+            .map(|index| Scenario::from_index(Split::HeldOut, index).caption())
+            .collect();
         let [frames, height, width] = self.recipe.size;
+        let frames = if stills { 1 } else { frames };
         let request = Request {
             prompts: prompts.clone(),
             frames,
@@ -222,9 +286,29 @@ impl Objective for Denoiser {
         };
         let videos = generate(&base, &request, &mut |_| ControlFlow::Continue(()))?.frames;
         let path = folder.join(format!("sample-{step:06}.png"));
-        frames_grid(videos * 2.0 - 1.0, 4, 2, &path)?;
+        let videos = match stills {
+            true => videos.reshape([rows, columns, 3, height, width]).swap_dims(1, 2),
+            false => videos,
+        };
+        frames_grid(videos * 2.0 - 1.0, if stills { 1 } else { 4 }, 2, &path)?;
         let listed = std::fs::write(path.with_extension("txt"), prompts.join("\n"));
         listed.map_err(|error| TrainError::Io { action: "write", path: path.clone(), error })?;
         Ok(Some(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stills_are_spread_in_the_share_of_their_phase() {
+        let text = include_str!("../../../../recipes/denoiser.toml");
+        let mut recipe: DenoiserRecipe = toml::from_str(&text.replace("train = ", "# train = ")).unwrap();
+        recipe.phases = vec![Mix { from: 0, stills: 1.0 }, Mix { from: 10, stills: 0.25 }];
+        let stills = |steps: std::ops::Range<u64>| steps.filter(|&s| recipe.kind(s) == Kind::Stills).count();
+        assert_eq!(stills(0..10), 10);
+        assert_eq!(stills(10..50), 10);
+        assert!((10..50).all(|start| stills(start..start + 4) == 1));
     }
 }

@@ -1,4 +1,4 @@
-//! A file of encoded training clips, so that the autoencoder runs once and not every epoch.
+//! A file of encoded training clips or stills, so that the autoencoder runs once and not every epoch.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,8 +14,17 @@ use understudy_puppet::Split;
 use crate::error::TrainError;
 use crate::pretrain::clips::Clips;
 
-/// Normalized latents of the training clips `0..count`, as f16, one after the other in one file. Clip `i` is
-/// scenario `i` of the training split, so captions are not stored.
+/// What a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Whole clips.
+    Clips,
+    /// One frame of each clip, somewhere in it.
+    Stills,
+}
+
+/// Normalized latents of the training clips `0..count`, or of a frame of each, as f16, one after the other in
+/// one file. Clip `i` is scenario `i` of the training split, so captions are not stored.
 #[derive(Clone, Debug)]
 pub struct LatentCache {
     path: PathBuf,
@@ -23,11 +32,18 @@ pub struct LatentCache {
     count: u64,
 }
 
-/// Clips encoded at once.
-const CHUNK: u64 = 8;
+impl Kind {
+    /// How many are encoded at once.
+    fn chunk(self) -> u64 {
+        match self {
+            Self::Clips => 8,
+            Self::Stills => 64,
+        }
+    }
+}
 
 impl LatentCache {
-    /// Opens the cache at `path`, encoding clips that are not in it yet. `[frames, height, width]` is the
+    /// Opens the cache of `kind` at `path`, encoding what is not in it yet. `[frames, height, width]` is the
     /// size of a clip; `tell` hears how many are done, and can stop, which gives `None`. A cache that was
     /// interrupted goes on.
     ///
@@ -37,12 +53,15 @@ impl LatentCache {
         path: &Path,
         network: &WanVae,
         [frames, height, width]: [usize; 3],
-        count: u64,
+        (kind, count): (Kind, u64),
         device: &Device,
         tell: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<Self>, TrainError> {
         let config = network.config();
-        let latent_frames = 1 + (frames - 1) / config.temporal_factor();
+        let latent_frames = match kind {
+            Kind::Clips => 1 + (frames - 1) / config.temporal_factor(),
+            Kind::Stills => 1,
+        };
         let factor = config.spatial_factor();
         let dims = [config.z_dim, latent_frames, height / factor, width / factor];
         let cache = Self { path: path.to_owned(), dims, count };
@@ -53,9 +72,13 @@ impl LatentCache {
         // Half a clip may stand at the end after an interruption.
         file.set_len(done * cache.bytes()).map_err(io)?;
         while done < count {
-            let next = (done + CHUNK).min(count);
+            let next = (done + kind.chunk()).min(count);
             let scenarios: Vec<_> = (done..next).map(|index| clips.scenario(Split::Train, index)).collect();
-            let video = clips.batch(&scenarios, 0, frames).video(device);
+            let video = match kind {
+                Kind::Clips => clips.batch(&scenarios, 0, frames),
+                Kind::Stills => clips.stills(&scenarios, done),
+            };
+            let video = video.video(device);
             let latents = network.normalize(network.encode(video).mean);
             let bytes: Vec<u8> =
                 values(latents).iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
@@ -68,12 +91,12 @@ impl LatentCache {
         Ok(Some(cache))
     }
 
-    /// How many clips there are.
+    /// How many there are.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// `[channels, frames, rows, columns]` of one clip's latents.
+    /// `[channels, frames, rows, columns]` of the latents of one.
     pub fn dims(&self) -> [usize; 4] {
         self.dims
     }

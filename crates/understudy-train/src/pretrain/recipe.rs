@@ -17,10 +17,10 @@ use crate::event::Event;
 use crate::pretrain::autoencoder::{Autoencoder, AutoencoderRecipe, measure_latents};
 use crate::pretrain::check::{self, Fault};
 use crate::pretrain::contrast::{Contrast, ContrastRecipe};
-use crate::pretrain::denoiser::{Denoiser, DenoiserRecipe};
+use crate::pretrain::denoiser::{Caches, Denoiser, DenoiserRecipe, Material};
 use crate::pretrain::export;
 use crate::pretrain::identity::{IdentityEncoder, IdentityRecipe};
-use crate::pretrain::latents::LatentCache;
+use crate::pretrain::latents::{Kind, LatentCache};
 use crate::pretrain::vocabulary::tokenizer;
 use crate::state::State;
 use crate::trainer::{Objective, TrainConfig, train};
@@ -197,14 +197,20 @@ fn run_denoiser(
         export::read_network::<WanVaeConfig>(&recipe.autoencoder, export::DIFFUSERS, device)?;
     let vae = build_vae(&weights, &config, device)?;
     let key = latents_key(&config, &weights, recipe.size);
-    let path = folder.join(format!("latents-{key}.f16"));
-    let mut tell = |done| emit(&prepared("clips encoded", done, recipe.clips));
-    ops::set_bf16_products(recipe.training.bf16_products);
-    let cache = LatentCache::fill(&path, &vae, recipe.size, recipe.clips, device, &mut tell);
-    ops::set_bf16_products(false);
-    let Some(cache) = cache? else { return Ok(()) };
+    let mut cache = |kind, name, material: &Material, what| {
+        let path = folder.join(format!("{name}-{key}.f16"));
+        let mut tell = |done| emit(&prepared(what, done, material.count));
+        ops::set_bf16_products(recipe.training.bf16_products);
+        let cache = LatentCache::fill(&path, &vae, recipe.size, (kind, material.count), device, &mut tell);
+        ops::set_bf16_products(false);
+        cache
+    };
+    let Some(stills) = cache(Kind::Stills, "stills", &recipe.stills, "stills encoded")? else {
+        return Ok(());
+    };
+    let Some(clips) = cache(Kind::Clips, "latents", &recipe.clips, "clips encoded")? else { return Ok(()) };
     let training = recipe.training.clone();
-    let objective = Denoiser::new(recipe, cache, nano_tokenizer()?, (config, weights));
+    let objective = Denoiser::new(recipe, Caches { clips, stills }, nano_tokenizer()?, (config, weights));
     match whole(&objective, &training, folder, device, emit)? {
         Some(state) => objective.export(&state.ema, &folder.join("export")),
         None => Ok(()),
@@ -253,9 +259,10 @@ mod tests {
             (autoencoder, "steps = ", "0"),
             (autoencoder, "checkpoint_every = ", "0"),
             (autoencoder, "learning_rate = ", "-1.0"),
-            (denoiser, "batch = ", "0"),
-            (denoiser, "clips = ", "0"),
-            (denoiser, "shift = ", "0.0"),
+            (denoiser, "clips = ", "{ count = 1, batch = 0, shift = 1.0 }"),
+            (denoiser, "clips = ", "{ count = 0, batch = 1, shift = 1.0 }"),
+            (denoiser, "stills = ", "{ count = 1, batch = 1, shift = 0.0 }"),
+            (denoiser, "phases = ", "[{ from = 0, stills = 1.5 }]"),
             (denoiser, "in_channels = ", "5"),
             (denoiser, "caption_dropout = ", "1.5"),
             (clip, "frames = ", "18"),

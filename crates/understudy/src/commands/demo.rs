@@ -144,7 +144,7 @@ impl Takes<'_> {
     ) -> Result<Vec<Take>> {
         let usual = BaseName::Nano.usual();
         let [frames, height, width] = usual.size;
-        let (attachments, token_embeddings) = combine(adapters, self.base)?;
+        let (attachments, token_embeddings) = combine(adapters, &self.base.config)?;
         let mut takes: Vec<Take> = Vec::new();
         for (prompt, seed) in (0..PROMPTS.len()).flat_map(|prompt| SEEDS.map(|seed| (prompt, seed))) {
             let text = PROMPTS[prompt].replace("{}", phrase);

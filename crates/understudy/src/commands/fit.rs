@@ -43,7 +43,7 @@ pub struct Fit {
     /// The adapter to write. States, the log and samples go to FILE.run beside it.
     #[arg(long, value_name = "FILE.safetensors", required_unless_present = "print_config")]
     out: Option<PathBuf>,
-    /// The names its tensors get: comfyui, diffusers or kohya.
+    /// The names its tensors get: comfyui, diffusers, kohya or diffsynth.
     #[arg(long, default_value = "comfyui", value_name = "NAME")]
     format: Dialect,
     /// Go on with the run in FILE.run.

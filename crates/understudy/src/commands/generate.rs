@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde_json::json;
+use understudy_engine::attach::Attachments;
+use understudy_engine::patch::Additions;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
-use understudy_personalize::{Adapter, combine};
+use understudy_personalize::{Adapter, Unmatched, combine};
 use understudy_pipeline::cost::Estimate;
 use understudy_pipeline::{Base, BaseConfig, Event, Output, Request, Sampler, Source, generate};
 
@@ -38,6 +40,12 @@ pub struct Generate {
     /// An adapter, with its weight (1 if it has none). Several are added up.
     #[arg(long = "adapter", value_name = "FILE[:WEIGHT]")]
     adapters: Vec<WeightedAdapter>,
+    /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
+    #[arg(long)]
+    merge: bool,
+    /// Leave out what an adapter holds that is not understood or that the base has no place for.
+    #[arg(long)]
+    allow_unmatched: bool,
     /// A picture for a word of the prompt.
     #[arg(long = "reference", value_name = "WORD=IMAGE")]
     references: Vec<String>,
@@ -138,10 +146,17 @@ impl Generate {
         request.check(&config)?;
         let upscale = self.write_options(format).upscale;
         format.check_size(&self.out, request.width * upscale, request.height * upscale)?;
-        let adapters = self.read_adapters(&config, &source, &device)?;
-        let base = source.load(&device)?;
-        (request.attachments, request.token_embeddings) = combine(&adapters, &base)?;
         let mut progress = self.common.progress();
+        let adapters = self.read_adapters(&config, &source, &device, &progress)?;
+        (request.attachments, request.token_embeddings) = combine(&adapters, &config)?;
+        if self.merge {
+            request.attachments = Attachments::none();
+        }
+        let mut additions = Additions::default();
+        for (adapter, weight) in &adapters {
+            additions.extend(adapter.additions(*weight, self.merge)?);
+        }
+        let base = source.load_with(&additions, &device)?;
         self.tell_plan(&base, &request, &adapters, &progress)?;
         let output = run(&base, &request, &mut progress)?;
         progress.clear();
@@ -183,11 +198,17 @@ impl Generate {
         config: &BaseConfig,
         source: &Source,
         device: &Device,
+        progress: &Progress,
     ) -> Result<Vec<(Adapter, f32)>> {
         let mut adapters = Vec::new();
         let mut tokens = Vec::new();
+        let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
         for WeightedAdapter { path, weight } in &self.adapters {
-            let adapter = Adapter::open(path, device)?;
+            let (mut adapter, mut left_out) = Adapter::open_with(path, device, unmatched)?;
+            if self.allow_unmatched {
+                left_out.extend(adapter.keep_fitting(config));
+            }
+            tell_left_out(path, &left_out, progress);
             let identity = config.identity();
             if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != identity) {
                 bail!(
@@ -254,9 +275,12 @@ impl Generate {
         ));
         for (named, (adapter, weight)) in self.adapters.iter().zip(adapters) {
             let (path, sites) = (named.path.display(), adapter.residuals.len());
-            progress.say(&format!(
-                "adapter {path}: all its keys are used, {sites} residuals with weight {weight}"
-            ));
+            let how = if self.merge { "merged" } else { "attached" };
+            let dense = match adapter.differences.len() {
+                0 => String::new(),
+                count => format!(" and {count} dense differences"),
+            };
+            progress.say(&format!("adapter {path}: {sites} residuals{dense} {how} with weight {weight}"));
             for token in adapter.metadata.tokens.iter().filter(|token| !self.prompt.contains(token.as_str()))
             {
                 progress.say(&format!("note: the prompt does not name {token}, the subject of {path}"));
@@ -286,6 +310,20 @@ impl Generate {
         let enlarged = if format == OutputFormat::Directory { 1 } else { self.base.usual().upscale };
         WriteOptions { upscale: self.upscale.map_or(enlarged, usize::from), ..WriteOptions::default() }
     }
+}
+
+/// Says what of an adapter is not used.
+fn tell_left_out(path: &Path, left_out: &[String], progress: &Progress) {
+    if left_out.is_empty() {
+        return;
+    }
+    progress.event(&json!({"event": "unmatched", "path": path, "keys": left_out}));
+    let count = left_out.len();
+    progress.say(&format!(
+        "note: adapter {}: {count} keys are left out: {}",
+        path.display(),
+        left_out.join(", ")
+    ));
 }
 
 /// Runs `request` and shows its steps.

@@ -1,5 +1,6 @@
 //! One module a command.
 
+mod convert;
 mod demo;
 mod fit;
 mod generate;
@@ -18,6 +19,8 @@ use crate::progress::Progress;
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Rewrite an adapter in the key names of another program.
+    Convert(convert::Convert),
     /// Fit a bundled subject on the embedded base, generate it before and after, and score both.
     Demo(demo::Demo),
     /// Learn a subject from pictures of it and write an adapter.
@@ -35,6 +38,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         interrupt::listen();
         match self {
+            Self::Convert(command) => command.run(),
             Self::Demo(command) => command.run(),
             Self::Fit(command) => command.run(),
             Self::Generate(command) => command.run(),
