@@ -8,7 +8,7 @@ use serde_json::Value;
 use understudy_engine::patch::{Additions, Patched};
 use understudy_engine::safetensors::Checkpoint;
 
-use crate::base::{Base, BaseConfig, BaseWeights};
+use crate::base::{Base, BaseConfig, BaseWeights, Part, TEXT_ENCODER, TRANSFORMER, VAE};
 use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::original;
@@ -19,8 +19,10 @@ use crate::tokenize::Tokenizer;
 
 /// Wan 2.1's prompts are padded to this many tokens.
 const MAX_SEQUENCE_LENGTH: usize = 512;
-/// The shift of the noise levels that diffusers publishes for Wan 2.1.
-const SHIFT: f64 = 3.0;
+/// What diffusers publishes for Wan 2.1.
+const USUAL: Scheduler = Scheduler { sampler: Sampler::UniPc, shift: 3.0 };
+/// The tensor of bytes that ComfyUI's text encoders carry their tokenizer along in.
+const CARRIED: &str = "spiece_model";
 const AGAIN: &str = "download the file again";
 
 /// A base's files, in any of the layouts they come in.
@@ -33,7 +35,7 @@ pub enum Source {
 }
 
 /// One file a network, in any naming and precision that [`Checkpoint`] reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// The denoiser: safetensors (whole, or the index of shards) or GGUF.
     pub transformer: PathBuf,
@@ -41,10 +43,12 @@ pub struct Parts {
     pub text_encoder: PathBuf,
     /// The autoencoder.
     pub vae: PathBuf,
-    /// `tokenizer.json` or `spiece.model`.
-    pub tokenizer: PathBuf,
+    /// `tokenizer.json` or `spiece.model`; if there is none, the text encoder's file carries it, as ComfyUI's do.
+    pub tokenizer: Option<PathBuf>,
     /// A configuration of the denoiser as the original release has it, if there is one.
     pub config: Option<PathBuf>,
+    /// A folder in diffusers' layout, whose configurations hold for those of the files that lie in it.
+    pub published: Option<PathBuf>,
 }
 
 impl Source {
@@ -147,9 +151,35 @@ impl Parts {
             transformer: need(transformer, "diffusion_pytorch_model.safetensors")?,
             text_encoder: need(text_encoder, "models_t5_umt5-xxl-enc-bf16.pth")?,
             vae: need(vae, "Wan2.1_VAE.pth")?,
-            tokenizer: need(tokenizer, "google/umt5-xxl/tokenizer.json")?,
+            tokenizer: Some(need(tokenizer, "google/umt5-xxl/tokenizer.json")?),
             config,
+            published: None,
         }))
+    }
+
+    /// The files of `folder`, which is in diffusers' layout: what of it is replaced by other files is up to the caller.
+    ///
+    /// # Errors
+    /// When a network's weights or the tokenizer are missing.
+    pub fn published(folder: &Path) -> Result<Self> {
+        let files = Files::folder(folder);
+        let first = |names: &[String]| {
+            let found = names.iter().find(|name| files.has(name)).map(|name| folder.join(name));
+            found.ok_or_else(|| Error::File {
+                file: files.name(&names[0]),
+                reason: "it is not there".to_owned(),
+                advice: "download the folder again",
+            })
+        };
+        let weights = |part: Part| first(&[part.weights(), format!("{}.index.json", part.weights())]);
+        Ok(Self {
+            transformer: weights(TRANSFORMER)?,
+            text_encoder: weights(TEXT_ENCODER)?,
+            vae: weights(VAE)?,
+            tokenizer: Some(first(&["tokenizer/tokenizer.json".into(), "tokenizer/spiece.model".into()])?),
+            config: None,
+            published: Some(folder.to_owned()),
+        })
     }
 
     fn open(&self, device: &Device) -> Result<Opened> {
@@ -160,15 +190,15 @@ impl Parts {
         let blocks = decoder_blocks(&vae);
         Ok(Opened {
             transformer: open(&self.transformer, &original::denoiser)?,
-            // ComfyUI's file carries its tokenizer along as a tensor of bytes.
-            text_encoder: open(&self.text_encoder, &original::text_encoder)?.without(&["spiece_model"]),
+            text_encoder: open(&self.text_encoder, &original::text_encoder)?.without(&[CARRIED]),
             vae: vae.renamed(|name| original::autoencoder(name, blocks))?,
         })
     }
 
     fn tokenizer(&self) -> Result<Tokenizer> {
-        let file = self.tokenizer.display().to_string();
-        let bytes = std::fs::read(&self.tokenizer).map_err(|source| Error::Io {
+        let Some(path) = &self.tokenizer else { return self.carried_tokenizer() };
+        let file = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| Error::Io {
             action: "read",
             file: file.clone(),
             source,
@@ -178,6 +208,18 @@ impl Parts {
             Some(b'{') => Tokenizer::from_bytes(&bytes, &file),
             _ => Tokenizer::from_spiece(&bytes, &file),
         }
+    }
+
+    /// The tokenizer in the text encoder's file.
+    fn carried_tokenizer(&self) -> Result<Tokenizer> {
+        let file = self.text_encoder.display().to_string();
+        let checkpoint = Checkpoint::open(&self.text_encoder, &Device::flex())?;
+        let stored = checkpoint.stored(CARRIED).map_err(|_| Error::File {
+            file: file.clone(),
+            reason: "it carries no tokenizer".to_owned(),
+            advice: "give --tokenizer, the text encoder's tokenizer.json or spiece.model",
+        })?;
+        Tokenizer::from_spiece(&stored.bytes, &format!("{file}: {CARRIED}"))
     }
 
     /// The number of heads a configuration of the original release names.
@@ -204,15 +246,40 @@ impl Opened {
             let file = path.display().to_string();
             move |reason: String| Error::File { file, reason, advice: "give a file of Wan 2.1 text-to-video" }
         };
-        let transformer = Shapes::of(&self.transformer);
+        let published = match &parts.published {
+            Some(folder) => Some((folder, BaseConfig::read(&Files::folder(folder))?)),
+            None => None,
+        };
+        // The published configuration of a file that lies in the published folder.
+        let known = |path: &Path| {
+            published.as_ref().filter(|(folder, _)| path.starts_with(folder)).map(|(_, config)| config)
+        };
+        let text_encoder = match known(&parts.text_encoder) {
+            Some(config) => config.text_encoder.clone(),
+            None => Shapes::of(&self.text_encoder).text_encoder().map_err(fault(&parts.text_encoder))?,
+        };
+        let transformer = match known(&parts.transformer) {
+            Some(config) => config.transformer.clone(),
+            None => {
+                let heads = match &published {
+                    Some((_, config)) => Some(config.transformer.num_attention_heads),
+                    None => parts.heads()?,
+                };
+                Shapes::of(&self.transformer).transformer(heads).map_err(fault(&parts.transformer))?
+            }
+        };
+        let vae = match known(&parts.vae) {
+            Some(config) => config.vae.clone(),
+            None => Shapes::of(&self.vae).autoencoder().map_err(fault(&parts.vae))?,
+        };
         let config = BaseConfig {
-            text_encoder: Shapes::of(&self.text_encoder)
-                .text_encoder()
-                .map_err(fault(&parts.text_encoder))?,
-            transformer: transformer.transformer(parts.heads()?).map_err(fault(&parts.transformer))?,
-            vae: Shapes::of(&self.vae).autoencoder().map_err(fault(&parts.vae))?,
-            scheduler: Scheduler { sampler: Sampler::UniPc, shift: SHIFT },
-            max_sequence_length: MAX_SEQUENCE_LENGTH,
+            text_encoder,
+            transformer,
+            vae,
+            scheduler: published.as_ref().map_or(USUAL, |(_, config)| config.scheduler.clone()),
+            max_sequence_length: published
+                .as_ref()
+                .map_or(MAX_SEQUENCE_LENGTH, |(_, config)| config.max_sequence_length),
         };
         // Shapes can tell of nothing else that is not supported.
         if let Some(reason) = config.transformer.unsupported() {

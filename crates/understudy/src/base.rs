@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use understudy_pipeline::{Files, Source};
+use clap::Args;
+use understudy_pipeline::{Files, Parts, Source};
+
+use crate::report::WrongUsage;
 
 /// A base as the command line names it: `nano`, or a folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,116 @@ impl fmt::Display for BaseName {
     }
 }
 
+/// The base a command works with: one by name, some of whose files may be replaced.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Base")]
+pub struct BaseArguments {
+    /// The base: a folder in diffusers' layout or of Wan's original release, or nano.
+    #[arg(long, default_value = "nano", value_name = "DIR|nano")]
+    base: BaseName,
+    /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
+    #[arg(long, value_name = "FILE")]
+    transformer: Option<PathBuf>,
+    /// A file of the text encoder to use: safetensors or .pth.
+    #[arg(long, value_name = "FILE")]
+    text_encoder: Option<PathBuf>,
+    /// A file of the autoencoder to use: safetensors or .pth.
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
+    /// The text encoder's tokenizer.json or spiece.model; ComfyUI's text encoders carry theirs along.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl BaseArguments {
+    /// Whether files are named one by one.
+    fn has_files(&self) -> bool {
+        [&self.transformer, &self.text_encoder, &self.vae, &self.tokenizer].into_iter().any(Option::is_some)
+    }
+
+    /// What to call it.
+    pub fn name(&self) -> String {
+        match &self.transformer {
+            Some(file) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            None => self.base.name(),
+        }
+    }
+
+    /// The flags that name it.
+    pub fn flags(&self) -> String {
+        let files = [
+            ("transformer", &self.transformer),
+            ("text-encoder", &self.text_encoder),
+            ("vae", &self.vae),
+            ("tokenizer", &self.tokenizer),
+        ];
+        let named =
+            files.iter().filter_map(|(flag, file)| Some(format!("--{flag} {}", file.as_ref()?.display())));
+        let base =
+            (self.base != BaseName::Nano || !self.has_files()).then(|| format!("--base {}", self.base));
+        base.into_iter().chain(named).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether it is the embedded base.
+    pub fn is_nano(&self) -> bool {
+        self.base == BaseName::Nano && !self.has_files()
+    }
+
+    /// The settings its videos are usually made with.
+    pub fn usual(&self) -> Usual {
+        if self.is_nano() { Usual::NANO } else { Usual::WAN }
+    }
+
+    /// Its files.
+    ///
+    /// # Errors
+    /// As [`BaseName::source`], and when files are named one by one and one is missing.
+    pub fn source(&self) -> Result<Source> {
+        if !self.has_files() {
+            return self.base.source();
+        }
+        let mut parts = self.files_of_base()?;
+        for (own, file) in [
+            (&mut parts.transformer, &self.transformer),
+            (&mut parts.text_encoder, &self.text_encoder),
+            (&mut parts.vae, &self.vae),
+        ] {
+            if let Some(file) = file {
+                own.clone_from(file);
+            }
+        }
+        // A text encoder of its own comes with its own tokenizer.
+        if self.tokenizer.is_some() || self.text_encoder.is_some() {
+            parts.tokenizer.clone_from(&self.tokenizer);
+        }
+        Ok(Source::Parts(parts))
+    }
+
+    /// The files of the folder that some are to be replaced of.
+    fn files_of_base(&self) -> Result<Parts> {
+        let folder = match &self.base {
+            BaseName::Folder(folder) => folder,
+            BaseName::Nano => {
+                let flags = [
+                    ("--transformer", &self.transformer),
+                    ("--text-encoder", &self.text_encoder),
+                    ("--vae", &self.vae),
+                ];
+                if let Some((flag, _)) = flags.iter().find(|(_, file)| file.is_none()) {
+                    let reason =
+                        format!("{flag}: it is missing; give it too, or a --base folder for the rest");
+                    return Err(WrongUsage(reason).into());
+                }
+                return Ok(Parts::default());
+            }
+        };
+        match self.base.source()? {
+            Source::Parts(parts) => Ok(parts),
+            Source::Files(_) => Ok(Parts::published(folder)?),
+        }
+    }
+}
+
 impl BaseName {
     /// What to call it.
     pub fn name(&self) -> String {
@@ -64,16 +177,6 @@ impl BaseName {
             ),
         }
     }
-
-    /// The settings its videos are usually made with.
-    pub fn usual(&self) -> Usual {
-        match self {
-            Self::Nano => Usual { size: [17, 64, 64], steps: 20, guidance: 4.0, fps: 8.0, upscale: 4 },
-            Self::Folder(_) => {
-                Usual { size: [81, 480, 832], steps: 50, guidance: 5.0, fps: 16.0, upscale: 1 }
-            }
-        }
-    }
 }
 
 /// The settings a base's videos are usually made with.
@@ -89,6 +192,13 @@ pub struct Usual {
     pub fps: f64,
     /// Enlargement of pictures and videos for the eye.
     pub upscale: usize,
+}
+
+impl Usual {
+    /// Those of the embedded base.
+    pub const NANO: Self = Self { size: [17, 64, 64], steps: 20, guidance: 4.0, fps: 8.0, upscale: 4 };
+    /// Those of Wan 2.1.
+    pub const WAN: Self = Self { size: [81, 480, 832], steps: 50, guidance: 5.0, fps: 16.0, upscale: 1 };
 }
 
 /// The files of the embedded base and its judges.

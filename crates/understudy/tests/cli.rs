@@ -328,3 +328,40 @@ fn adapters_of_other_programs_are_converted_and_merged() {
     run(&["convert", "none.safetensors", "--to", "kohya", "--out", "x.safetensors"]).fails(1);
     assert!(!folder.path().join("x.safetensors").exists());
 }
+
+#[test]
+fn a_base_may_be_single_files() {
+    const ORIGINAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden/wan_original");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| format!("{ORIGINAL}/{name}");
+    let small = ["--frames", "5", "--height", "16", "--width", "16", "--steps", "2", "--guidance", "1"];
+    let run = |base: &[&str], out: &str| {
+        let arguments = [&["generate", "--prompt", "a red ball", "--out", out], &small[..], base].concat();
+        understudy(folder.path(), &arguments)
+    };
+    let made = |base: &[&str], out: &str| {
+        run(base, out).succeeds();
+        std::fs::read(folder.path().join(out)).unwrap()
+    };
+    let [denoiser, text, vae, tokenizer] = [
+        file("diffusion_pytorch_model.safetensors"),
+        file("models_t5_umt5-xxl-enc-bf16.pth"),
+        file("Wan2.1_VAE.pth"),
+        file("google/umt5-xxl/tokenizer.json"),
+    ];
+    let whole = made(&["--base", ORIGINAL], "a.safetensors");
+    let files =
+        ["--transformer", &denoiser, "--text-encoder", &text, "--vae", &vae, "--tokenizer", &tokenizer];
+    assert_eq!(whole, made(&files, "b.safetensors"));
+    // The rest from a folder.
+    let quantized = file("wan-q8_0.gguf");
+    assert_ne!(whole, made(&["--base", ORIGINAL, "--transformer", &quantized], "c.safetensors"));
+    let in_folder = format!("{BASE}/transformer/diffusion_pytorch_model.safetensors");
+    let of_diffusers = made(&["--base", BASE], "d.safetensors");
+    assert_eq!(of_diffusers, made(&["--base", BASE, "--transformer", &in_folder], "e.safetensors"));
+
+    let message = run(&files[..4], "x.mp4").fails(2);
+    assert!(message.contains("--vae"), "{message}");
+    let message = run(&files[..6], "x.mp4").fails(1);
+    assert!(message.contains("--tokenizer"), "{message}");
+}

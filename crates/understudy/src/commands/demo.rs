@@ -20,7 +20,7 @@ use understudy_pipeline::{Base, Request};
 
 use super::generate::{run, values};
 use super::{Common, Dtype};
-use crate::base::{BaseName, nano};
+use crate::base::{BaseName, Usual, nano};
 use crate::progress::Progress;
 use results::{Results, Scores, Shown};
 
@@ -142,7 +142,7 @@ impl Takes<'_> {
         adapters: &[(Adapter, f32)],
         progress: &mut Progress,
     ) -> Result<Vec<Take>> {
-        let usual = BaseName::Nano.usual();
+        let usual = Usual::NANO;
         let [frames, height, width] = usual.size;
         let (attachments, token_embeddings) = combine(adapters, &self.base.config)?;
         let mut takes: Vec<Take> = Vec::new();

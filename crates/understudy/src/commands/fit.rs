@@ -18,16 +18,15 @@ use understudy_personalize::{
 use understudy_pipeline::Base;
 
 use super::{Common, Dtype};
-use crate::base::BaseName;
+use crate::base::BaseArguments;
 use crate::report::WrongUsage;
 use settings::Settings;
 
 /// Learn a subject from pictures of it and write an adapter.
 #[derive(Debug, Args)]
 pub struct Fit {
-    /// The base: a folder in diffusers' layout or of Wan's original release, or nano.
-    #[arg(long, default_value = "nano", value_name = "DIR|nano")]
-    base: BaseName,
+    #[command(flatten)]
+    base: BaseArguments,
     /// How to learn.
     #[arg(long, value_enum, default_value_t = Method::Lora)]
     method: Method,
@@ -92,7 +91,7 @@ impl Fit {
         if self.method != Method::Lora {
             bail!("--method {}: not built yet; use lora", self.method);
         }
-        let config = self.settings.config(&self.base, self.common.dtype == Dtype::Bf16)?;
+        let config = self.settings.config(self.base.is_nano(), self.common.dtype == Dtype::Bf16)?;
         if self.print_config {
             // Whoever reads may have stopped reading.
             let _ = write!(std::io::stdout(), "{}", config.to_toml()?);
@@ -110,8 +109,11 @@ impl Fit {
         let progress = self.common.progress();
         let phrase = subject.phrase();
         progress.event(&json!({"event": "done", "path": places.out, "phrase": phrase}));
-        progress.say(&format!("wrote {0}; use it with: understudy generate --base {1} --adapter {0} --prompt \"a {phrase} ...\"",
-            places.out.display(), self.base));
+        progress.say(&format!(
+            "wrote {0}; use it with: understudy generate {1} --adapter {0} --prompt \"a {phrase} ...\"",
+            places.out.display(),
+            self.base.flags()
+        ));
         Ok(())
     }
 

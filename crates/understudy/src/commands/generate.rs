@@ -17,7 +17,7 @@ use understudy_pipeline::cost::Estimate;
 use understudy_pipeline::{Base, BaseConfig, Event, Output, Request, Sampler, Source, generate};
 
 use super::Common;
-use crate::base::BaseName;
+use crate::base::BaseArguments;
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
@@ -28,9 +28,8 @@ const LATENTS: &str = "latents";
 /// Generate a video from a prompt.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// The base: a folder in diffusers' layout or of Wan's original release, or nano.
-    #[arg(long, default_value = "nano", value_name = "DIR|nano")]
-    base: BaseName,
+    #[command(flatten)]
+    base: BaseArguments,
     /// What to show. A fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach".
     #[arg(long, value_name = "TEXT")]
     prompt: String,

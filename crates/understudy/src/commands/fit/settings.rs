@@ -7,8 +7,6 @@ use clap::Args;
 use toml::{Table, Value};
 use understudy_personalize::{LoraConfig, Preset};
 
-use crate::base::BaseName;
-
 /// Flags of the method `lora`; `--print-config` shows what they come to.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Settings of lora")]
@@ -61,15 +59,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings for `base`.
+    /// The settings for `nano`, or for another base.
     ///
     /// # Errors
     /// When the file cannot be read, or a setting is unknown or out of its range.
-    pub fn config(&self, base: &BaseName, bf16_products: bool) -> Result<LoraConfig> {
-        let preset = self.preset.unwrap_or(match base {
-            BaseName::Nano => Preset::Standard,
-            BaseName::Folder(_) => Preset::Wan,
-        });
+    pub fn config(&self, nano: bool, bf16_products: bool) -> Result<LoraConfig> {
+        let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan });
         let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
         self.put(&mut table)?;
         if bf16_products {
@@ -147,7 +142,7 @@ mod tests {
             learning_rate: Some(0.25),
             ..Settings::default()
         };
-        let config = settings.config(&BaseName::Nano, false).unwrap();
+        let config = settings.config(true, false).unwrap();
         assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
         assert_eq!(config.lora.learning_rate, 0.25);
         assert_eq!(config.token, LoraConfig::quick().token);
@@ -157,7 +152,7 @@ mod tests {
     fn alpha_follows_the_rank() {
         let with = |rank, alpha| {
             let settings = Settings { rank, alpha, ..Settings::default() };
-            let config = settings.config(&BaseName::Nano, false).unwrap();
+            let config = settings.config(true, false).unwrap();
             (config.rank, config.alpha)
         };
         assert_eq!(with(Some(4), None), (4, 4.0));
@@ -168,7 +163,7 @@ mod tests {
     #[test]
     fn out_of_range_settings_are_named() {
         let settings = Settings { rank: Some(0), ..Settings::default() };
-        let message = format!("{:#}", settings.config(&BaseName::Nano, false).unwrap_err());
+        let message = format!("{:#}", settings.config(true, false).unwrap_err());
         assert!(message.contains("rank") && !message.contains('\n'), "{message}");
     }
 }
