@@ -61,6 +61,11 @@ impl Encoding {
         matches!(self, Self::F8E4M3 | Self::F8E5M2)
     }
 
+    /// Whether [`Encoding::to_f32`] reads it.
+    pub(crate) fn is_float(&self) -> bool {
+        self.to_f32(&[]).is_some()
+    }
+
     /// The numbers of `bytes`, which must be whole elements or blocks; `None` if they are no floats.
     pub(crate) fn to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
         Some(match self {

@@ -19,4 +19,5 @@ pub mod parameters;
 pub mod patch;
 pub mod random;
 pub mod safetensors;
+pub mod stack;
 pub mod weights;

@@ -72,17 +72,17 @@ impl Additions {
 }
 
 /// A source of weights with additions to some of them.
-pub struct Patched<'a> {
-    source: &'a dyn WeightSource,
-    additions: &'a Additions,
+pub struct Patched<S> {
+    source: S,
+    additions: Additions,
 }
 
-impl<'a> Patched<'a> {
+impl<S: WeightSource> Patched<S> {
     /// `source` with `additions`.
     ///
     /// # Errors
     /// When something is added to a tensor that `source` does not have.
-    pub fn new(source: &'a dyn WeightSource, additions: &'a Additions) -> Result<Self, WeightError> {
+    pub fn new(source: S, additions: Additions) -> Result<Self, WeightError> {
         let names = source.names();
         match additions.by_name.keys().find(|name| !names.contains(name)) {
             None => Ok(Self { source, additions }),
@@ -92,18 +92,29 @@ impl<'a> Patched<'a> {
             }
         }
     }
+
+    fn of(&self, name: &str, count: usize) -> Result<&[Addition], WeightError> {
+        let additions = self.additions.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+        match additions.iter().find(|addition| addition.numbers() != count) {
+            None => Ok(additions),
+            Some(wrong) => {
+                let reason = format!("an adapter adds {} numbers to its {count}", wrong.numbers());
+                Err(WeightError::Tensor { name: name.to_owned(), reason })
+            }
+        }
+    }
 }
 
-impl WeightSource for Patched<'_> {
+impl<S: WeightSource> WeightSource for Patched<S> {
     fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Option<Tensor<1>>, WeightError> {
         let Some(weight) = self.source.get(name, shape, init)? else { return Ok(None) };
-        let additions = self.additions.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
-        let count = weight.dims()[0];
-        if let Some(wrong) = additions.iter().find(|addition| addition.numbers() != count) {
-            let reason = format!("an adapter adds {} numbers to its {count}", wrong.numbers());
-            return Err(WeightError::Tensor { name: name.to_owned(), reason });
-        }
+        let additions = self.of(name, weight.dims()[0])?;
         Ok(Some(additions.iter().fold(weight, |weight, addition| addition.add(weight))))
+    }
+
+    fn holds(&self, name: &str, shape: &[usize]) -> Result<bool, WeightError> {
+        self.of(name, shape.iter().product())?;
+        self.source.holds(name, shape)
     }
 
     fn names(&self) -> Vec<String> {

@@ -33,6 +33,23 @@ impl Storage {
             Self::Static(bytes) => bytes,
         }
     }
+
+    /// Gives the pages of `range` back to the system, where it has such a notion. Reading them again reads the file.
+    #[cfg(unix)]
+    fn release(&self, range: Range<usize>) {
+        /// Smaller parts are not worth asking.
+        const LARGE: usize = 1 << 20;
+        if let (Self::Map(map), true) = (self, range.len() >= LARGE) {
+            // SAFETY: the map is shared and never written, so its pages hold nothing that is not in the file.
+            // Failing, it changes nothing.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn release(&self, _: Range<usize>) {}
 }
 
 /// Where a tensor's bytes are.
@@ -105,7 +122,7 @@ impl StoredTensor {
 pub struct TensorInfo {
     /// The tensor's path.
     pub name: String,
-    /// Element type as the file names it, e.g. `BF16`.
+    /// Element type as the file names it, e.g. `BF16`; with scales beside it, e.g. `F8_E4M3 scaled`.
     pub dtype: String,
     /// Dimensions.
     pub shape: Vec<usize>,
@@ -285,7 +302,10 @@ impl Checkpoint {
     pub fn infos(&self) -> Vec<TensorInfo> {
         let info = |(name, entry): (&String, &Entry)| TensorInfo {
             name: name.clone(),
-            dtype: entry.encoding.name(),
+            dtype: match entry.scales.is_empty() {
+                true => entry.encoding.name(),
+                false => format!("{} scaled", entry.encoding.name()),
+            },
             shape: entry.shape.clone(),
             bytes: match &entry.place {
                 Place::Part { range, .. } => range.len() as u64,
@@ -293,6 +313,14 @@ impl Checkpoint {
             },
         };
         self.entries.iter().map(info).collect()
+    }
+
+    /// Lets the system have the pages back that a tensor was read from: they are in the file, and what was made of
+    /// them is in memory.
+    fn release(&self, entry: &Entry) {
+        if let Place::Part { file, range } = &entry.place {
+            self.files[*file].release(range.clone());
+        }
     }
 
     /// The values of tensor `name` as f32, and its shape.
@@ -307,6 +335,7 @@ impl Checkpoint {
             .encoding
             .to_f32(&bytes)
             .ok_or_else(|| fault(format!("type {} is not supported here", entry.encoding.name())))?;
+        self.release(entry);
         let row = values.len() / entry.scales.len().max(1);
         for (row, scale) in values.chunks_mut(row.max(1)).zip(&entry.scales) {
             row.iter_mut().for_each(|value| *value *= scale);
@@ -360,6 +389,42 @@ impl WeightSource for Checkpoint {
         if found != shape {
             let reason = format!("has shape {found:?}, the network needs {shape:?}");
             return Err(WeightError::Tensor { name: name.to_owned(), reason });
+        }
+        let count = values.len();
+        Ok(Some(Tensor::from_data(TensorData::new(values, [count]), &self.device)))
+    }
+
+    fn holds(&self, name: &str, shape: &[usize]) -> Result<bool, WeightError> {
+        let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
+        match self.entries.get(name) {
+            None => Ok(false),
+            Some(entry) if entry.shape != shape => {
+                Err(fault(format!("has shape {:?}, the network needs {shape:?}", entry.shape)))
+            }
+            Some(entry) if !entry.encoding.is_float() => {
+                Err(fault(format!("type {} is not supported here", entry.encoding.name())))
+            }
+            Some(_) => Ok(true),
+        }
+    }
+
+    fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Option<Tensor<1>>, WeightError> {
+        if !self.holds(name, &shape)? {
+            return Ok(None);
+        }
+        let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
+        let entry = &self.entries[name];
+        let bytes = self.bytes(entry).map_err(fault)?;
+        let [each, columns] = [bytes.len() / shape[0].max(1), shape[1]];
+        let mut values = Vec::with_capacity(rows.len() * columns);
+        for &row in rows {
+            let own = bytes.get(row * each..(row + 1) * each).unwrap_or_default();
+            let scale = entry.scales.get(row).or(entry.scales.first()).copied().unwrap_or(1.0);
+            let own = entry.encoding.to_f32(own).unwrap_or_default();
+            if own.len() != columns {
+                return Err(fault(format!("row {row} cannot be read on its own")));
+            }
+            values.extend(own.iter().map(|value| value * scale));
         }
         let count = values.len();
         Ok(Some(Tensor::from_data(TensorData::new(values, [count]), &self.device)))

@@ -6,8 +6,8 @@
 //! together with tensors nobody asked for.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 
@@ -34,12 +34,29 @@ pub trait WeightSource {
     /// `init` how it would start from scratch.
     fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Option<Tensor<1>>, WeightError>;
 
+    /// Whether there is a tensor `name`, which must be of `shape`. Where that can be told without reading it, it is
+    /// not read.
+    fn holds(&self, name: &str, shape: &[usize]) -> Result<bool, WeightError> {
+        Ok(self.get(name, shape, Init::Zeros)?.is_some())
+    }
+
+    /// Those `rows` of the matrix `name` of `shape`, one after the other, or `None` if there is no such matrix.
+    fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Option<Tensor<1>>, WeightError> {
+        let Some(all) = self.get(name, &shape, Init::Zeros)? else { return Ok(None) };
+        let all = all.reshape(shape);
+        let rows = rows.iter().map(|&row| all.clone().narrow(0, row, 1)).collect();
+        Ok(Some(Tensor::cat(rows, 0).reshape([-1])))
+    }
+
     /// Every name the store holds.
     fn names(&self) -> Vec<String>;
 
     /// What to call the store in an error.
     fn describe(&self) -> String;
 }
+
+/// A store that outlives the building of a network, so that parts of it can be read again and again.
+pub type SharedSource = Arc<dyn WeightSource + Send + Sync>;
 
 /// The part of a source whose names start with a prefix, without it.
 pub struct Below<'a> {
@@ -69,6 +86,36 @@ impl WeightSource for Below<'_> {
     }
 }
 
+/// A source that has nothing and notes what it is asked for: what a network needs.
+#[derive(Default)]
+pub struct Probe {
+    asked: RefCell<BTreeMap<String, Vec<usize>>>,
+}
+
+impl Probe {
+    /// The shapes of all tensors that `build` asks for, by name.
+    pub fn shapes<N>(device: &Device, build: impl FnOnce(&Weights) -> N) -> BTreeMap<String, Vec<usize>> {
+        let probe = Self::default();
+        build(&Weights::new(&probe, device));
+        probe.asked.into_inner()
+    }
+}
+
+impl WeightSource for Probe {
+    fn get(&self, name: &str, shape: &[usize], _: Init) -> Result<Option<Tensor<1>>, WeightError> {
+        self.asked.borrow_mut().insert(name.to_owned(), shape.to_vec());
+        Ok(None)
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn describe(&self) -> String {
+        "nothing".to_owned()
+    }
+}
+
 #[derive(Default)]
 struct Ledger {
     used: BTreeSet<String>,
@@ -76,19 +123,109 @@ struct Ledger {
     wrong: Vec<String>,
 }
 
+/// The store behind a view.
+#[derive(Clone)]
+enum Store<'a> {
+    Borrowed(&'a dyn WeightSource),
+    Shared(SharedSource),
+}
+
+/// What is done about tensors.
+#[derive(Clone, Copy, PartialEq)]
+enum Reading {
+    /// They are read.
+    Values,
+    /// They are looked for, and not read.
+    Headers,
+    /// They were found before and are read again.
+    Again,
+}
+
 /// A view of a [`WeightSource`] below a path.
 #[derive(Clone)]
 pub struct Weights<'a> {
-    source: &'a dyn WeightSource,
-    ledger: Rc<RefCell<Ledger>>,
+    store: Store<'a>,
+    ledger: Arc<Mutex<Ledger>>,
     prefix: String,
     device: Device,
+    on_host: usize,
+    reading: Reading,
+}
+
+/// Where a part of a network is read from whenever it is needed.
+#[derive(Clone)]
+pub struct Origin {
+    source: SharedSource,
+    prefix: String,
+    device: Device,
+}
+
+impl Origin {
+    /// The view to build the part from. What cannot be read any more becomes NaN, which no result survives: there is
+    /// nobody to tell in the middle of a network.
+    pub fn weights(&self) -> Weights<'static> {
+        Weights {
+            store: Store::Shared(self.source.clone()),
+            ledger: Arc::default(),
+            prefix: self.prefix.clone(),
+            device: self.device.clone(),
+            on_host: 0,
+            reading: Reading::Again,
+        }
+    }
+
+    /// The device tensors are placed on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The `rows` of the matrix `name` of `shape`.
+    pub fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Tensor<2> {
+        let path = join(&self.prefix, name);
+        let found = match self.source.rows(&path, shape, rows) {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(_) => Tensor::full([rows.len() * shape[1]], f32::NAN, &self.device),
+        };
+        found.reshape([rows.len(), shape[1]])
+    }
 }
 
 impl<'a> Weights<'a> {
     /// The whole of `source`; placeholders for missing tensors are made on `device`.
     pub fn new(source: &'a dyn WeightSource, device: &Device) -> Self {
-        Self { source, ledger: Rc::default(), prefix: String::new(), device: device.clone() }
+        Self::of(Store::Borrowed(source), device, 0)
+    }
+
+    fn of(store: Store<'a>, device: &Device, on_host: usize) -> Self {
+        let (ledger, prefix) = (Arc::default(), String::new());
+        Self { store, ledger, prefix, device: device.clone(), on_host, reading: Reading::Values }
+    }
+
+    fn source(&self) -> &dyn WeightSource {
+        match &self.store {
+            Store::Borrowed(source) => *source,
+            Store::Shared(source) => source.as_ref(),
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many blocks of a stack are to stay in the store.
+    pub fn on_host(&self) -> usize {
+        self.on_host
+    }
+
+    /// This view as something that can be read again, if the store outlives it.
+    pub fn origin(&self) -> Option<Origin> {
+        let Store::Shared(source) = &self.store else { return None };
+        Some(Origin { source: source.clone(), prefix: self.prefix.clone(), device: self.device.clone() })
+    }
+
+    /// This view without its values: what is built from it only finds out whether everything is there.
+    pub fn headers(&self) -> Self {
+        Self { reading: Reading::Headers, ..self.clone() }
     }
 
     /// The view one module deeper.
@@ -98,11 +235,7 @@ impl<'a> Weights<'a> {
 
     /// The full published path of `name` below this view.
     pub fn path(&self, name: &str) -> String {
-        match (self.prefix.is_empty(), name.is_empty()) {
-            (true, _) => name.to_owned(),
-            (_, true) => self.prefix.clone(),
-            _ => format!("{}.{name}", self.prefix),
-        }
+        join(&self.prefix, name)
     }
 
     /// The device tensors are placed on.
@@ -116,19 +249,29 @@ impl<'a> Weights<'a> {
         match self.find(name, &shape, init) {
             Some(tensor) => tensor.reshape(shape),
             // One number seen everywhere, so that a configuration out of this world takes no memory.
-            None => Tensor::<D>::zeros([1; D], &self.device).expand(shape),
+            None => Tensor::<D>::full([1; D], self.placeholder(), &self.device).expand(shape),
         }
+    }
+
+    fn placeholder(&self) -> f32 {
+        if self.reading == Reading::Again { f32::NAN } else { 0.0 }
     }
 
     fn find(&self, name: &str, shape: &[usize], init: Init) -> Option<Tensor<1>> {
         let path = self.path(name);
-        let mut ledger = self.ledger.borrow_mut();
-        match self.source.get(&path, shape, init) {
-            Ok(Some(tensor)) => {
-                ledger.used.insert(path);
-                return Some(tensor);
+        let found = match self.reading {
+            Reading::Headers => self.source().holds(&path, shape).map(|there| (there, None)),
+            Reading::Values | Reading::Again => {
+                self.source().get(&path, shape, init).map(|found| (found.is_some(), found))
             }
-            Ok(None) => ledger.missing.push(format!("{path} {shape:?}")),
+        };
+        let mut ledger = self.ledger();
+        match found {
+            Ok((true, tensor)) => {
+                ledger.used.insert(path);
+                return tensor;
+            }
+            Ok((false, _)) => ledger.missing.push(format!("{path} {shape:?}")),
             Err(error) => {
                 ledger.used.insert(path);
                 ledger.wrong.push(error.to_string());
@@ -139,18 +282,20 @@ impl<'a> Weights<'a> {
 
     /// The scalar `name`, as one element.
     pub fn scalar(&self, name: &str, init: Init) -> Tensor<1> {
-        self.find(name, &[], init).unwrap_or_else(|| Tensor::zeros([1], &self.device)).reshape([1])
+        let placeholder = || Tensor::full([1], self.placeholder(), &self.device);
+        self.find(name, &[], init).unwrap_or_else(placeholder).reshape([1])
     }
 
     /// Whether the source has a tensor `name` below this view.
     pub fn has(&self, name: &str) -> bool {
         let path = self.path(name);
-        self.source.names().contains(&path)
+        self.source().names().contains(&path)
     }
 
     /// Lets the source have a tensor `name` that the network does not use.
     pub fn ignore(&self, name: &str) {
-        self.ledger.borrow_mut().used.insert(self.path(name));
+        let path = self.path(name);
+        self.ledger().used.insert(path);
     }
 
     /// Ends the loading of a network.
@@ -158,17 +303,33 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// Lists what is missing, what has a wrong shape or type, and what was never asked for.
     pub fn finish(&self) -> Result<(), WeightError> {
-        let ledger = self.ledger.borrow();
+        let ledger = self.ledger();
         let unused: Vec<String> =
-            self.source.names().into_iter().filter(|name| !ledger.used.contains(name)).collect();
+            self.source().names().into_iter().filter(|name| !ledger.used.contains(name)).collect();
         if ledger.missing.is_empty() && ledger.wrong.is_empty() && unused.is_empty() {
             return Ok(());
         }
         Err(WeightError::Incomplete {
-            source_name: self.source.describe(),
+            source_name: self.source().describe(),
             missing: ledger.missing.clone(),
             wrong: ledger.wrong.clone(),
             unused,
         })
+    }
+}
+
+impl Weights<'static> {
+    /// The whole of `source`, which stays open: of a stack of blocks, so many stay `on_host`, in the store, and are
+    /// read whenever they are needed.
+    pub fn streamed(source: SharedSource, device: &Device, on_host: usize) -> Self {
+        Self::of(Store::Shared(source), device, on_host)
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    match (prefix.is_empty(), name.is_empty()) {
+        (true, _) => name.to_owned(),
+        (_, true) => prefix.to_owned(),
+        _ => format!("{prefix}.{name}"),
     }
 }

@@ -1,9 +1,10 @@
 //! Layers every network is made of. Each knows its published path, which is also its site's name.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use understudy_engine::attach::Attachments;
+use understudy_engine::host;
 use understudy_engine::ops::{self, Conv3dOptions};
-use understudy_engine::weights::{Init, Weights};
+use understudy_engine::weights::{Init, Origin, Weights};
 
 /// A linear map `x W^T + b`, and a site for low-rank residuals.
 #[derive(Clone, Debug)]
@@ -100,23 +101,65 @@ impl RmsNorm {
 /// A table of vectors looked up by index.
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    weight: Tensor<2>,
+    table: Table,
+}
+
+/// Where the rows are.
+#[derive(Clone)]
+enum Table {
+    Held(Tensor<2>),
+    /// In the store, from which rows are read when they are asked for.
+    OnHost {
+        origin: Origin,
+        shape: [usize; 2],
+    },
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Held(weight) => weight.fmt(f),
+            Self::OnHost { shape, .. } => write!(f, "{shape:?} on the host"),
+        }
+    }
 }
 
 impl Embedding {
     /// `rows` vectors of `channels`.
     pub fn new(weights: &Weights, rows: usize, channels: usize, deviation: f32) -> Self {
-        Self { weight: weights.tensor("weight", [rows, channels], Init::Normal(deviation)) }
+        Self { table: Table::Held(weights.tensor("weight", [rows, channels], Init::Normal(deviation))) }
+    }
+
+    /// The same for a table so large that it stays in the store where blocks do.
+    pub fn large(weights: &Weights, rows: usize, channels: usize, deviation: f32) -> Self {
+        match weights.origin().filter(|_| weights.on_host() > 0) {
+            None => Self::new(weights, rows, channels, deviation),
+            Some(origin) => {
+                Self::new(&weights.headers(), rows, channels, deviation);
+                Self { table: Table::OnHost { origin, shape: [rows, channels] } }
+            }
+        }
     }
 
     /// The rows `indices (batch, tokens)`, `(batch, tokens, channels)`.
     pub fn forward(&self, indices: Tensor<2, Int>) -> Tensor<3> {
-        burn::tensor::module::embedding(self.weight.clone(), indices)
+        match &self.table {
+            Table::Held(weight) => burn::tensor::module::embedding(weight.clone(), indices),
+            Table::OnHost { origin, shape } => {
+                let [batch, tokens] = indices.dims();
+                let wanted: Vec<usize> =
+                    host::integers(indices).into_iter().map(|index| index as usize).collect();
+                origin.rows("weight", *shape, &wanted).reshape([batch, tokens, shape[1]])
+            }
+        }
     }
 
-    /// The whole table.
-    pub fn weight(&self) -> &Tensor<2> {
-        &self.weight
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        match &self.table {
+            Table::Held(weight) => weight.device(),
+            Table::OnHost { origin, .. } => origin.device().clone(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod clip;
 pub mod iresnet;
 pub mod layers;
+pub mod tiling;
 pub mod umt5;
 pub mod wan_transformer;
 pub mod wan_vae;

@@ -8,6 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops;
+use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{Embedding, Linear, RmsNorm, join_heads, split_heads};
@@ -104,7 +105,7 @@ impl SelfAttention {
         };
         let buckets: Vec<i32> =
             (0..tokens).flat_map(|from| (0..tokens).map(move |to| bucket(from, to))).collect();
-        let device = self.relative_attention_bias.weight().device().without_autodiff();
+        let device = self.relative_attention_bias.device().without_autodiff();
         let indices = Tensor::<2, Int>::from_data(TensorData::new(buckets, [tokens, tokens]), &device);
         self.relative_attention_bias.forward(indices).permute([2, 0, 1]).unsqueeze_dim(0)
     }
@@ -166,7 +167,7 @@ impl Block {
 pub struct Umt5Encoder {
     config: Umt5Config,
     shared: Embedding,
-    blocks: Vec<Block>,
+    blocks: Stack<Block>,
     final_layer_norm: RmsNorm,
 }
 
@@ -176,14 +177,15 @@ impl Umt5Encoder {
     pub fn new(weights: &Weights, config: &Umt5Config) -> Self {
         let encoder = weights.at("encoder");
         if encoder.has("embed_tokens.weight") {
-            Embedding::new(&encoder.at("embed_tokens"), config.vocab_size, config.d_model, 1.0);
+            Embedding::new(&encoder.at("embed_tokens").headers(), config.vocab_size, config.d_model, 1.0);
         }
         Self {
             config: config.clone(),
-            shared: Embedding::new(&weights.at("shared"), config.vocab_size, config.d_model, 1.0),
-            blocks: (0..config.num_layers)
-                .map(|index| Block::new(&encoder.at("block").at(index), config))
-                .collect(),
+            shared: Embedding::large(&weights.at("shared"), config.vocab_size, config.d_model, 1.0),
+            blocks: Stack::new(&encoder.at("block"), config.num_layers, {
+                let config = config.clone();
+                move |weights| Block::new(weights, &config)
+            }),
             final_layer_norm: RmsNorm::new(
                 &encoder.at("final_layer_norm"),
                 config.d_model,
@@ -210,7 +212,8 @@ impl Umt5Encoder {
         let mask: Vec<f32> = lengths.iter().flat_map(added).collect();
         let device = embeddings.device().without_autodiff();
         let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, 1, tokens]), &device);
-        let hidden = self.blocks.iter().fold(embeddings, |x, block| block.forward(x, &mask, attachments));
+        let block = |x, index| self.blocks.get(index).forward(x, &mask, attachments);
+        let hidden = (0..self.blocks.len()).fold(embeddings, block);
         self.final_layer_norm.forward(hidden)
     }
 }

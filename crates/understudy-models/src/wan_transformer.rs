@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::{Attachments, AttentionInputs};
 use understudy_engine::ops;
+use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{LayerNorm, Linear, RmsNorm, join_heads, split_heads};
@@ -263,7 +264,7 @@ pub struct WanTransformer {
     time_proj: Linear,
     text_in: Linear,
     text_out: Linear,
-    blocks: Vec<WanBlock>,
+    blocks: Stack<WanBlock>,
     proj_out: Linear,
     scale_shift_table: Tensor<3>,
 }
@@ -274,7 +275,10 @@ impl WanTransformer {
         let dim = config.inner_dim();
         let patch = config.patch_size.iter().product::<usize>();
         let condition = weights.at("condition_embedder");
-        let block = |index| WanBlock::new(&weights.at("blocks").at(index), config);
+        let blocks = Stack::new(&weights.at("blocks"), config.num_layers, {
+            let config = config.clone();
+            move |weights| WanBlock::new(weights, &config)
+        });
         Self {
             config: config.clone(),
             patch_embedding: patch_embedding(weights, config),
@@ -283,7 +287,7 @@ impl WanTransformer {
             time_proj: Linear::new(&condition.at("time_proj"), dim, 6 * dim, true),
             text_in: Linear::new(&condition.at("text_embedder.linear_1"), config.text_dim, dim, true),
             text_out: Linear::new(&condition.at("text_embedder.linear_2"), dim, dim, true),
-            blocks: (0..config.num_layers).map(block).collect(),
+            blocks,
             proj_out: Linear::new(&weights.at("proj_out"), dim, config.out_channels * patch, true),
             scale_shift_table: weights.tensor(
                 "scale_shift_table",
@@ -361,7 +365,7 @@ impl WanTransformer {
         attachments: &Attachments,
     ) -> Tensor<3> {
         let WanConditions { context, modulation, .. } = conditions;
-        self.blocks[index].forward(hidden, context, modulation, rotary, attachments)
+        self.blocks.get(index).forward(hidden, context, modulation, rotary, attachments)
     }
 
     /// The output layer: tokens to a prediction of the latents' shape `dims`.

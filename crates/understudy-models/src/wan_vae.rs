@@ -513,11 +513,16 @@ impl WanVae {
     /// temporal downsamplings.
     pub fn encode(&self, video: Tensor<5>) -> Posterior {
         let x = self.encoder.forward(video, &mut Stream::whole());
-        self.posterior(x)
+        self.posterior(self.quant_conv.forward(x, &mut Stream::whole()))
     }
 
     /// The same, one latent frame at a time: the memory of a few frames.
     pub fn encode_streamed(&self, video: Tensor<5>) -> Posterior {
+        self.posterior(self.moments_streamed(video))
+    }
+
+    /// Means and log-variances `(batch, 2 z, frames, h, w)`, one latent frame at a time.
+    pub(crate) fn moments_streamed(&self, video: Tensor<5>) -> Tensor<5> {
         let frames = video.dims()[2];
         let step = self.config.temporal_factor();
         let mut stream = Stream::chunked();
@@ -526,11 +531,11 @@ impl WanVae {
             let count = step.min(frames - start);
             parts.push(self.encoder.forward(video.clone().narrow(2, start, count), &mut stream));
         }
-        self.posterior(Tensor::cat(parts, 2))
+        self.quant_conv.forward(Tensor::cat(parts, 2), &mut Stream::whole())
     }
 
-    fn posterior(&self, x: Tensor<5>) -> Posterior {
-        let moments = self.quant_conv.forward(x, &mut Stream::whole());
+    /// Means and log-variances taken apart.
+    pub(crate) fn posterior(&self, moments: Tensor<5>) -> Posterior {
         let z = self.config.z_dim;
         let log_variance = moments.clone().narrow(1, z, z).clamp(-30.0, 20.0);
         Posterior { mean: moments.narrow(1, 0, z), log_variance }

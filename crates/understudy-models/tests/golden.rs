@@ -10,6 +10,7 @@ use understudy_engine::parameters::NamedGradients;
 use understudy_engine::weights::{WeightSource, Weights};
 use understudy_models::clip::{Clip, ClipConfig};
 use understudy_models::iresnet::{IResNet, IResNetConfig, arcface_loss};
+use understudy_models::tiling::Tiles;
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
@@ -95,6 +96,29 @@ fn wan_vae_forward_whole_and_streamed() {
             }
         }
     }
+}
+
+#[test]
+fn wan_vae_in_tiles() {
+    #[derive(serde::Deserialize)]
+    struct Layout {
+        size: [usize; 2],
+        stride: [usize; 2],
+    }
+    let weights = Case::open("wan_vae_b");
+    let config: WanVaeConfig = weights.config();
+    let network = build(&weights.checkpoint(), |w| WanVae::new(w, &config));
+    let case = Case::open("wan_tiling");
+    let Layout { size, stride } = case.json("case.json");
+    let tiles = Tiles { size, stride };
+    case.check("posterior_mean", network.encode_tiled(case.tensor("video"), tiles).mean, FORWARD);
+    let decoded = network.decode_tiled(case.tensor("latents"), tiles).clamp(-1.0, 1.0);
+    case.check("decoded", decoded, FORWARD);
+    // One tile is the whole.
+    let one = Tiles { size: [64, 64], stride: [64, 64] };
+    let whole = network.decode_streamed(case.tensor("latents"));
+    let tiled = network.decode_tiled(case.tensor("latents"), one);
+    assert_eq!(whole.into_data(), tiled.into_data());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::patch::Additions;
 use understudy_engine::safetensors::{NamedValues, Precision, StoredTensor, write};
 use understudy_personalize::{Adapter, Dialect, Unmatched, combine, convert};
-use understudy_pipeline::{Base, Files, Request, generate};
+use understudy_pipeline::{Base, Files, LoadOptions, Request, generate};
 
 const CASE: &str = "lora_exchange";
 
@@ -56,7 +56,8 @@ fn run(path: &Path, merge: bool) -> [Vec<f32>; 2] {
     let files = Files::folder(golden("wan_pipeline_a"));
     let adapter = Adapter::open(path, &device()).unwrap();
     let additions = adapter.additions(weight, merge).unwrap();
-    let mut base = Base::load_with(&files, &additions, &device()).unwrap();
+    let mut base =
+        Base::load_with(&files, LoadOptions { additions, ..LoadOptions::default() }, &device()).unwrap();
     base.config.max_sequence_length = 24;
     (request.attachments, _) = combine(&[(adapter, weight)], &base.config).unwrap();
     if merge {
@@ -219,6 +220,10 @@ fn what_is_active_in_a_window_cannot_be_merged() {
     let mut additions = Additions::default();
     let values = vec![1.0; 3];
     additions.add("no.such.tensor", understudy_engine::patch::Addition::Dense { values, scale: 1.0 });
-    let base = Base::load_with(&Files::folder(golden("wan_pipeline_a")), &additions, &device());
+    let base = Base::load_with(
+        &Files::folder(golden("wan_pipeline_a")),
+        LoadOptions { additions, ..LoadOptions::default() },
+        &device(),
+    );
     assert!(base.unwrap_err().to_string().contains("no.such.tensor"));
 }

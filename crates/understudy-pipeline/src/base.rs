@@ -1,15 +1,19 @@
 //! A base: a loaded text-to-video model of the Wan family.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use understudy_engine::hash::Fnv;
 use understudy_engine::patch::{Additions, Patched};
-use understudy_engine::weights::{WeightSource, Weights};
+use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::weights::{SharedSource, Weights};
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
+use crate::cost::text_weights;
 use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::limits;
@@ -185,14 +189,47 @@ fn without_nulls(value: Value) -> Value {
 }
 
 /// Where the weights of the three networks come from: a checkpoint, or parameters under training.
-#[derive(Clone, Copy)]
 pub struct BaseWeights<'a> {
     /// Of the text encoder.
-    pub text_encoder: &'a dyn WeightSource,
+    pub text_encoder: Weights<'a>,
     /// Of the denoiser.
-    pub transformer: &'a dyn WeightSource,
+    pub transformer: Weights<'a>,
     /// Of the autoencoder.
-    pub vae: &'a dyn WeightSource,
+    pub vae: Weights<'a>,
+}
+
+impl BaseWeights<'static> {
+    /// From checkpoints, as `options` say.
+    pub(crate) fn of(
+        config: &BaseConfig,
+        [text_encoder, transformer, vae]: [Checkpoint; 3],
+        options: LoadOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let layers = if text_stays(&config.text_encoder) { config.text_encoder.num_layers } else { 0 };
+        let transformer = Patched::new(transformer, options.additions)?;
+        let streamed = |source: SharedSource, blocks| Weights::streamed(source, device, blocks);
+        Ok(Self {
+            text_encoder: streamed(Arc::new(text_encoder), layers),
+            transformer: streamed(Arc::new(transformer), options.blocks_on_host),
+            vae: streamed(Arc::new(vae), 0),
+        })
+    }
+}
+
+/// How a base is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// What is added to the denoiser's weights.
+    pub additions: Additions,
+    /// How many of the denoiser's blocks stay in its file and are read whenever they are needed.
+    pub blocks_on_host: usize,
+}
+
+/// Whether a text encoder stays in its file: it is used once for a video, and the published one would take 22 GB.
+pub(crate) fn text_stays(config: &Umt5Config) -> bool {
+    const LARGE: usize = 1 << 29;
+    text_weights(config) + config.vocab_size * config.d_model > LARGE
 }
 
 /// A text-to-video model ready to run. Copies share their weights.
@@ -221,22 +258,19 @@ impl Base {
     /// When a file is missing, malformed or not supported, or weights do not fit: every missing, mis-shaped and
     /// unknown tensor is listed.
     pub fn load(files: &Files, device: &Device) -> Result<Self> {
-        Self::load_with(files, &Additions::default(), device)
+        Self::load_with(files, LoadOptions::default(), device)
     }
 
-    /// The same with `additions` to the denoiser's weights.
+    /// The same as `options` say.
     ///
     /// # Errors
     /// As [`Base::load`], and when something is added that does not fit.
-    pub fn load_with(files: &Files, additions: &Additions, device: &Device) -> Result<Self> {
+    pub fn load_with(files: &Files, options: LoadOptions, device: &Device) -> Result<Self> {
         let config = BaseConfig::read(files)?;
         let tokenizer = Tokenizer::load(files)?;
-        let transformer = files.checkpoint(&TRANSFORMER.weights(), device)?;
-        let weights = BaseWeights {
-            text_encoder: &files.checkpoint(&TEXT_ENCODER.weights(), device)?,
-            transformer: &Patched::new(&transformer, additions)?,
-            vae: &files.checkpoint(&VAE.weights(), device)?,
-        };
+        let open = |part: Part| files.checkpoint(&part.weights(), device);
+        let checkpoints = [open(TEXT_ENCODER)?, open(TRANSFORMER)?, open(VAE)?];
+        let weights = BaseWeights::of(&config, checkpoints, options, device)?;
         Self::build(config, tokenizer, weights, device)
     }
 
@@ -251,13 +285,9 @@ impl Base {
         device: &Device,
     ) -> Result<Self> {
         Ok(Self {
-            text_encoder: network(weights.text_encoder, device, |w| {
-                Umt5Encoder::new(w, &config.text_encoder)
-            })?,
-            transformer: network(weights.transformer, device, |w| {
-                WanTransformer::new(w, &config.transformer)
-            })?,
-            vae: network(weights.vae, device, |w| WanVae::new(w, &config.vae))?,
+            text_encoder: network(&weights.text_encoder, |w| Umt5Encoder::new(w, &config.text_encoder))?,
+            transformer: network(&weights.transformer, |w| WanTransformer::new(w, &config.transformer))?,
+            vae: network(&weights.vae, |w| WanVae::new(w, &config.vae))?,
             identity: config.identity(),
             config,
             tokenizer,
@@ -266,9 +296,8 @@ impl Base {
     }
 }
 
-fn network<N>(source: &dyn WeightSource, device: &Device, build: impl FnOnce(&Weights) -> N) -> Result<N> {
-    let weights = Weights::new(source, device);
-    let network = build(&weights);
+fn network<N>(weights: &Weights, build: impl FnOnce(&Weights) -> N) -> Result<N> {
+    let network = build(weights);
     weights.finish()?;
     Ok(network)
 }

@@ -1,7 +1,7 @@
 //! The denoiser as samplers see it: latents to a velocity, with text, guidance and attachments inside.
 
 use burn::tensor::Tensor;
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::{Attachments, Window};
 
 use crate::base::Base;
 
@@ -20,6 +20,8 @@ pub struct Denoiser<'a> {
     /// The text context, if it is the same at every step.
     context: Option<Tensor<3>>,
     guidance: Option<f32>,
+    /// The part of denoising that guidance is active in.
+    window: Window,
 }
 
 impl<'a> Denoiser<'a> {
@@ -41,7 +43,13 @@ impl<'a> Denoiser<'a> {
         };
         let varies = attachments.sites().any(|site| site.starts_with(TEXT_SITES));
         let context = (!varies).then(|| base.transformer.context(text.clone(), attachments));
-        Self { base, attachments, text, context, guidance }
+        Self { base, attachments, text, context, guidance, window: Window::ALWAYS }
+    }
+
+    /// The same with guidance active in `window` only; steps outside of it cost half (Kynkäänniemi and others,
+    /// "Applying Guidance in a Limited Interval", 2024).
+    pub fn guided_in(self, window: Window) -> Self {
+        Self { window, ..self }
     }
 
     /// The velocity `noise - data` at `latents (prompts, channels, frames, height, width)`. `timestep` is in
@@ -53,8 +61,9 @@ impl<'a> Denoiser<'a> {
             Some(context) => context.clone(),
             None => self.base.transformer.context(self.text.clone(), &attachments),
         };
-        let Some(scale) = self.guidance else {
+        let Some(scale) = self.guidance.filter(|_| self.window.contains(progress)) else {
             let timesteps = vec![timestep; prompts];
+            let context = context.narrow(0, 0, prompts);
             return self.base.transformer.forward(latents.clone(), &timesteps, context, &attachments);
         };
         let twice = Tensor::cat(vec![latents.clone(), latents.clone()], 0);

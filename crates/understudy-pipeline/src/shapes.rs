@@ -25,10 +25,21 @@ const LATENTS_STD: [f32; 16] = [
 #[derive(Clone, Debug, Default)]
 pub struct Shapes(BTreeMap<String, Vec<usize>>);
 
+impl FromIterator<(String, Vec<usize>)> for Shapes {
+    fn from_iter<I: IntoIterator<Item = (String, Vec<usize>)>>(shapes: I) -> Self {
+        Self(shapes.into_iter().collect())
+    }
+}
+
 impl Shapes {
     /// Those of an open file.
     pub fn of(checkpoint: &Checkpoint) -> Self {
         Self(checkpoint.infos().into_iter().map(|info| (info.name, info.shape)).collect())
+    }
+
+    /// The shapes by name.
+    pub fn by_name(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.0
     }
 
     /// The extents of tensor `name`, as many as wanted.
@@ -181,8 +192,7 @@ impl Shapes {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use burn::tensor::Device;
-    use understudy_engine::parameters::Initializer;
-    use understudy_engine::weights::Weights;
+    use understudy_engine::weights::{Probe, Weights};
     use understudy_models::umt5::Umt5Encoder;
     use understudy_models::wan_transformer::WanTransformer;
     use understudy_models::wan_vae::WanVae;
@@ -191,11 +201,7 @@ mod tests {
 
     /// The shapes of what `build` asks for.
     fn shapes(build: impl Fn(&Weights)) -> Shapes {
-        let device = Device::flex();
-        let source = Initializer::new(0, &device);
-        build(&Weights::new(&source, &device));
-        let parameters = source.into_parameters();
-        Shapes(parameters.iter().map(|(name, parameter)| (name.clone(), parameter.shape.clone())).collect())
+        Shapes(Probe::shapes(&Device::flex(), build))
     }
 
     fn transformer() -> WanTransformerConfig {

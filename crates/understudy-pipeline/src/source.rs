@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::Value;
-use understudy_engine::patch::{Additions, Patched};
 use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::weights::WeightSource;
 
-use crate::base::{Base, BaseConfig, BaseWeights, Part, TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::base::{Base, BaseConfig, BaseWeights, LoadOptions, Part, TEXT_ENCODER, TRANSFORMER, VAE};
 use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::original;
@@ -94,25 +94,22 @@ impl Source {
     /// # Errors
     /// As [`Base::load`].
     pub fn load(&self, device: &Device) -> Result<Base> {
-        self.load_with(&Additions::default(), device)
+        self.load_with(LoadOptions::default(), device)
     }
 
-    /// Loads the base with `additions` to the denoiser's weights.
+    /// Loads the base as `options` say.
     ///
     /// # Errors
     /// As [`Base::load_with`].
-    pub fn load_with(&self, additions: &Additions, device: &Device) -> Result<Base> {
+    pub fn load_with(&self, options: LoadOptions, device: &Device) -> Result<Base> {
         let parts = match self {
-            Self::Files(files) => return Base::load_with(files, additions, device),
+            Self::Files(files) => return Base::load_with(files, options, device),
             Self::Parts(parts) => parts,
         };
         let opened = parts.open(device)?;
         let config = opened.config(parts)?;
-        let weights = BaseWeights {
-            text_encoder: &opened.text_encoder,
-            transformer: &Patched::new(&opened.transformer, additions)?,
-            vae: &opened.vae,
-        };
+        let checkpoints = [opened.text_encoder, opened.transformer, opened.vae];
+        let weights = BaseWeights::of(&config, checkpoints, options, device)?;
         Base::build(config, parts.tokenizer()?, weights, device)
     }
 }
@@ -187,7 +184,7 @@ impl Parts {
             Ok(Checkpoint::open(path, device)?.renamed(rename)?)
         };
         let vae = Checkpoint::open(&self.vae, device)?;
-        let blocks = decoder_blocks(&vae);
+        let blocks = decoder_blocks(&vae.names());
         Ok(Opened {
             transformer: open(&self.transformer, &original::denoiser)?,
             text_encoder: open(&self.text_encoder, &original::text_encoder)?.without(&[CARRIED]),
@@ -304,8 +301,7 @@ fn named(folder: &Path, start: &str) -> Option<PathBuf> {
 
 /// Residual blocks of a level of the encoder, which the original's decoder has one more of: those before the first
 /// change of size.
-fn decoder_blocks(vae: &Checkpoint) -> usize {
-    let names: Vec<String> = vae.infos().into_iter().map(|info| info.name).collect();
+pub(crate) fn decoder_blocks(names: &[String]) -> usize {
     let has = |name: String| names.contains(&name);
     (0..).take_while(|block| has(format!("encoder.downsamples.{block}.residual.2.weight"))).count()
 }

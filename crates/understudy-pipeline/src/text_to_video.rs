@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::random::Random;
+use understudy_models::tiling::Tiles;
 
 use crate::base::{Base, BaseConfig};
 use crate::denoiser::Denoiser;
@@ -32,6 +33,8 @@ pub struct Request {
     pub steps: usize,
     /// Guidance scale; at 1 or less there is none, and a step costs half.
     pub guidance: f32,
+    /// The part of denoising that guidance is active in; the other steps cost half.
+    pub guidance_window: Window,
     /// The sampler, if not the base's own.
     pub sampler: Option<Sampler>,
     /// The shift of the noise levels, if not the base's own.
@@ -46,6 +49,8 @@ pub struct Request {
     pub token_embeddings: Option<TokenEmbeddings>,
     /// Tokens of a prompt, padding included, if not the base's own.
     pub max_sequence_length: Option<usize>,
+    /// Decode in square tiles of so many pixels a side, for the memory of one tile.
+    pub vae_tile: Option<usize>,
 }
 
 impl Request {
@@ -59,6 +64,7 @@ impl Request {
             width: 832,
             steps: 50,
             guidance: 5.0,
+            guidance_window: Window::ALWAYS,
             sampler: None,
             shift: None,
             seed: 0,
@@ -66,6 +72,7 @@ impl Request {
             attachments: Attachments::none(),
             token_embeddings: None,
             max_sequence_length: None,
+            vae_tile: None,
         }
     }
 
@@ -86,6 +93,14 @@ impl Request {
         }
         if !self.shift.is_none_or(|shift| shift.is_finite() && shift > 0.0) {
             return fault("shift", "must be a positive number");
+        }
+        let Window { start, end } = self.guidance_window;
+        if !(0.0..=1.0).contains(&start) || !(start..=1.0).contains(&end) {
+            return fault("guidance_window", "must be a part of 0 to 1");
+        }
+        let tile = 4 * config.vae.spatial_factor();
+        if self.vae_tile.is_some_and(|side| side == 0 || !side.is_multiple_of(tile)) {
+            return fault("vae_tile", &format!("must be a multiple of {tile}"));
         }
         if self.max_sequence_length == Some(0) {
             return fault("max_sequence_length", "must be at least 1");
@@ -130,7 +145,7 @@ impl Request {
             true => Some((encode_prompt(base, &[&self.negative_prompt], options)?, self.guidance)),
             false => None,
         };
-        Ok(Denoiser::new(base, text, negative, &self.attachments))
+        Ok(Denoiser::new(base, text, negative, &self.attachments).guided_in(self.guidance_window))
     }
 }
 
@@ -204,7 +219,7 @@ pub fn generate(
     })?;
 
     let start = Instant::now();
-    let frames = decode_video(base, latents.clone());
+    let frames = decode_video(base, latents.clone(), request.vae_tile.map(Tiles::square));
     // All is done: an answer to stop comes too late to lose it.
     let _ = on_event(Event::Decoded { elapsed: start.elapsed() });
     Ok(Output { latents, frames })

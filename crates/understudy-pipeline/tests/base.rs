@@ -315,7 +315,7 @@ fn added_tokens_stand_after_the_vocabulary() {
 #[test]
 fn videos_are_encoded_to_normalized_latents() {
     let base = base(A);
-    let video = decode_video(&base, Case::open(A).tensor("latents_out")) * 2.0 - 1.0;
+    let video = decode_video(&base, Case::open(A).tensor("latents_out"), None) * 2.0 - 1.0;
     let latents = encode_video(&base, video.clone()).unwrap();
     assert_eq!(latents.dims()[1..], latent_shape(&base.config, [5, 32, 16]).unwrap());
     let mean = base.vae.encode(video).mean;

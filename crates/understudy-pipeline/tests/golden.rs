@@ -108,7 +108,7 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     let output = generate(&base, &request, &mut go).unwrap();
     check("latents_out", &values(output.latents.clone()), &expected("latents_out"), 1e-3);
     check("frames", &channels_last(output.frames.clone()), &expected("frames"), 1e-3);
-    assert_eq!(values(decode_video(&base, output.latents)), values(output.frames));
+    assert_eq!(values(decode_video(&base, output.latents, None)), values(output.frames));
 }
 
 #[test]

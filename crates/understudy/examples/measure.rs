@@ -66,7 +66,7 @@ impl Measure {
         for index in 0..count {
             let scenario = self.clips.scenario(Split::HeldOut, index);
             let video = self.clips.batch(&[scenario], 0, SIZE[0]).video(&self.device);
-            let decoded = decode_video(&self.base, encode_video(&self.base, video.clone())?);
+            let decoded = decode_video(&self.base, encode_video(&self.base, video.clone())?, None);
             let error: f32 = (decoded * 2.0 - 1.0 - video).powi_scalar(2).mean().into_scalar();
             ratios.push(10.0 * f64::from(4.0 / error).log10());
         }
@@ -145,7 +145,7 @@ impl Measure {
         let mut coded = Vec::new();
         for scenario in &scenarios {
             let video = self.clips.batch(std::slice::from_ref(scenario), 0, SIZE[0]).video(&self.device);
-            coded.extend(clips_of(decode_video(&self.base, encode_video(&self.base, video)?))?);
+            coded.extend(clips_of(decode_video(&self.base, encode_video(&self.base, video)?, None))?);
         }
         let generated = self.generated(&captions, 0, &[])?;
         let accuracy =

@@ -5,8 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
+use understudy_hub::{Cache, Repository};
 use understudy_pipeline::{Files, Parts, Source};
 
 use crate::report::WrongUsage;
@@ -45,8 +46,8 @@ impl fmt::Display for BaseName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Base")]
 pub struct BaseArguments {
-    /// The base: a folder in diffusers' layout or of Wan's original release, or nano.
-    #[arg(long, default_value = "nano", value_name = "DIR|nano")]
+    /// The base: a folder in diffusers' layout or of Wan's original release, a repository that was pulled, or nano.
+    #[arg(long, default_value = "nano", value_name = "DIR|REPOSITORY|nano")]
     base: BaseName,
     /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
     #[arg(long, value_name = "FILE")]
@@ -129,7 +130,7 @@ impl BaseArguments {
     /// The files of the folder that some are to be replaced of.
     fn files_of_base(&self) -> Result<Parts> {
         let folder = match &self.base {
-            BaseName::Folder(folder) => folder,
+            BaseName::Folder(_) => self.base.folder()?,
             BaseName::Nano => {
                 let flags = [
                     ("--transformer", &self.transformer),
@@ -146,7 +147,7 @@ impl BaseArguments {
         };
         match self.base.source()? {
             Source::Parts(parts) => Ok(parts),
-            Source::Files(_) => Ok(Parts::published(folder)?),
+            Source::Files(_) => Ok(Parts::published(&folder)?),
         }
     }
 }
@@ -163,6 +164,25 @@ impl BaseName {
         }
     }
 
+    /// Its folder: as it is named, or where `pull` put the repository of that name.
+    fn folder(&self) -> Result<PathBuf> {
+        let Self::Folder(folder) = self else { bail!("--base nano: it is no folder") };
+        if folder.is_dir() {
+            return Ok(folder.clone());
+        }
+        let name = folder.display().to_string();
+        let repository: Option<Repository> = name.parse().ok();
+        let Some(repository) = repository else {
+            bail!(
+                "--base {name}: no such folder; give a folder in diffusers' layout, that of Wan's original release, a \
+                 repository that was pulled, or nano"
+            );
+        };
+        Cache::usual().snapshot(&repository, "main").ok_or_else(|| {
+            anyhow!("--base {name}: no such folder, and it was not pulled; run: understudy pull {name}")
+        })
+    }
+
     /// Its files.
     ///
     /// # Errors
@@ -170,11 +190,7 @@ impl BaseName {
     pub fn source(&self) -> Result<Source> {
         match self {
             Self::Nano => Ok(Source::Files(nano()?)),
-            Self::Folder(folder) if folder.is_dir() => Ok(Source::folder(folder)?),
-            Self::Folder(folder) => bail!(
-                "--base {}: no such folder; give a folder in diffusers' layout, that of Wan's original release, or nano",
-                folder.display()
-            ),
+            Self::Folder(_) => Ok(Source::folder(&self.folder()?)?),
         }
     }
 }

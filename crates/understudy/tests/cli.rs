@@ -45,6 +45,56 @@ fn a_seed_decides_the_file() {
 }
 
 #[test]
+fn several_prompts_make_several_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let prompts = ["--prompt", "a red ball", "--prompt", "two green cubes"];
+    generate(folder.path(), &[&prompts[..], &["--out", "v.gif", "--seed", "3"]].concat()).succeeds();
+    // Each is what it would be alone, with the next seed.
+    generate(folder.path(), &["--prompt", "a red ball", "--out", "a.gif", "--seed", "3"]).succeeds();
+    generate(folder.path(), &["--prompt", "two green cubes", "--out", "b.gif", "--seed", "4"]).succeeds();
+    assert_eq!([read("v-1.gif"), read("v-2.gif")], [read("a.gif"), read("b.gif")]);
+    assert!(!folder.path().join("v.gif").exists());
+}
+
+#[test]
+fn guidance_may_be_left_out_and_pictures_decoded_in_tiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let frames = |name: &str, flags: &[&str]| {
+        let size = ["--height", "32", "--width", "32", "--steps", "4", "--out", name];
+        generate(folder.path(), &[&size, flags].concat()).succeeds();
+        tensor(&folder.path().join(name), "frames").1
+    };
+    let usual = frames("a.safetensors", &[]);
+    assert_eq!(usual, frames("b.safetensors", &["--guidance-start", "0", "--guidance-end", "1"]));
+    let plain = frames("c.safetensors", &["--guidance", "1"]);
+    assert_eq!(plain, frames("d.safetensors", &["--guidance-end", "0"]));
+    let part = frames("e.safetensors", &["--guidance-start", "0.5"]);
+    assert!(part != usual && part != plain);
+    generate(folder.path(), &["--out", "x.mp4", "--guidance-start", "0.5", "--guidance-end", "0.2"]).fails(1);
+
+    let tiled = frames("f.safetensors", &["--vae-tile", "16"]);
+    let distance = usual.iter().zip(&tiled).map(|(a, b)| (a - b).abs()).sum::<f32>() / usual.len() as f32;
+    assert!(distance > 0.0 && distance < 0.2, "{distance}");
+    assert_eq!(usual, frames("g.safetensors", &["--vae-tile", "32"]));
+    let message = generate(folder.path(), &["--out", "x.mp4", "--vae-tile", "20"]).fails(1);
+    assert!(message.contains("multiple of 16"), "{message}");
+}
+
+#[test]
+fn blocks_may_stay_in_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, blocks: &str| {
+        generate(folder.path(), &["--out", name, "--blocks-on-host", blocks]).succeeds();
+        std::fs::read(folder.path().join(name)).unwrap()
+    };
+    let held = made("a.safetensors", "0");
+    for blocks in ["1", "2", "40"] {
+        assert!(held == made("b.safetensors", blocks), "{blocks}");
+    }
+}
+
+#[test]
 fn latents_go_out_and_noise_comes_in() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

@@ -9,7 +9,7 @@ use understudy_engine::attach::Attachments;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
 use understudy_engine::random::Random;
 use understudy_engine::safetensors::{Checkpoint, Precision};
-use understudy_engine::weights::{Below, WeightSource};
+use understudy_engine::weights::{Below, WeightSource, Weights};
 use understudy_models::umt5::Umt5Config;
 use understudy_models::wan_transformer::WanTransformerConfig;
 use understudy_models::wan_vae::WanVaeConfig;
@@ -153,10 +153,12 @@ impl Denoiser {
 
     /// The base whose two trained networks are in `source`.
     fn base(&self, source: &dyn WeightSource, device: &Device) -> Result<Base, TrainError> {
+        let [text_encoder, transformer] =
+            [TEXT_ENCODER, TRANSFORMER].map(|prefix| Below::new(source, prefix));
         let weights = BaseWeights {
-            text_encoder: &Below::new(source, TEXT_ENCODER),
-            transformer: &Below::new(source, TRANSFORMER),
-            vae: &self.vae,
+            text_encoder: Weights::new(&text_encoder, device),
+            transformer: Weights::new(&transformer, device),
+            vae: Weights::new(&self.vae, device),
         };
         Ok(Base::build(self.config.clone(), self.tokenizer.clone(), weights, device)?)
     }

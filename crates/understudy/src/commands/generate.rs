@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde_json::json;
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::patch::Additions;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
 use understudy_personalize::{Adapter, Unmatched, combine};
 use understudy_pipeline::cost::Estimate;
-use understudy_pipeline::{Base, BaseConfig, Event, Output, Request, Sampler, Source, generate};
+use understudy_pipeline::{Base, BaseConfig, Event, LoadOptions, Output, Request, Sampler, Source, generate};
 
 use super::Common;
 use crate::base::BaseArguments;
@@ -30,9 +30,10 @@ const LATENTS: &str = "latents";
 pub struct Generate {
     #[command(flatten)]
     base: BaseArguments,
-    /// What to show. A fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach".
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    /// What to show. A fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach". With several,
+    /// the files are numbered: NAME-1.mp4, NAME-2.mp4.
+    #[arg(long = "prompt", value_name = "TEXT", required = true)]
+    prompts: Vec<String>,
     /// What guidance leads away from.
     #[arg(long, default_value = "", value_name = "TEXT")]
     negative_prompt: String,
@@ -42,6 +43,9 @@ pub struct Generate {
     /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
     #[arg(long)]
     merge: bool,
+    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, and smaller.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    blocks_on_host: usize,
     /// Leave out what an adapter holds that is not understood or that the base has no place for.
     #[arg(long)]
     allow_unmatched: bool,
@@ -84,6 +88,15 @@ struct Sampling {
     /// Guidance scale; none at 1 or less [nano: 4].
     #[arg(long, value_name = "X")]
     guidance: Option<f32>,
+    /// Where in denoising guidance begins, from 0 to 1; steps without it cost half.
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    guidance_start: f32,
+    /// Where in denoising guidance ends.
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    guidance_end: f32,
+    /// Decode in square tiles of so many pixels, for the memory of one; a multiple of 4 latents.
+    #[arg(long, value_name = "N")]
+    vae_tile: Option<usize>,
     /// The sampler: euler, unipc or dpm++ [the base's own].
     #[arg(long, value_name = "NAME")]
     scheduler: Option<Sampler>,
@@ -155,24 +168,42 @@ impl Generate {
         for (adapter, weight) in &adapters {
             additions.extend(adapter.additions(*weight, self.merge)?);
         }
-        let base = source.load_with(&additions, &device)?;
+        let options = LoadOptions { additions, blocks_on_host: self.blocks_on_host };
+        let base = source.load_with(options, &device)?;
         self.tell_plan(&base, &request, &adapters, &progress)?;
         let output = run(&base, &request, &mut progress)?;
         progress.clear();
         self.write(output, format)?;
-        let seconds = started.elapsed().as_secs_f64();
+        let (outputs, seconds) = (self.outputs(), started.elapsed().as_secs_f64());
         progress.event(
-            &json!({"event": "done", "path": self.out, "latents": self.save_latents, "seconds": seconds}),
+            &json!({"event": "done", "path": self.out, "paths": outputs, "latents": self.save_latents, "seconds": seconds}),
         );
-        progress.say(&format!("wrote {} in {seconds:.1} s", self.out.display()));
+        let written: Vec<String> = outputs.iter().map(|path| path.display().to_string()).collect();
+        progress.say(&format!("wrote {} in {seconds:.1} s", written.join(", ")));
         Ok(())
+    }
+
+    /// Where each prompt's video goes.
+    fn outputs(&self) -> Vec<PathBuf> {
+        if self.prompts.len() == 1 {
+            return vec![self.out.clone()];
+        }
+        (1..=self.prompts.len()).map(|number| numbered(&self.out, number)).collect()
+    }
+
+    /// Whether a prompt has the word `token`.
+    fn names(&self, token: &str) -> bool {
+        self.prompts.iter().any(|prompt| prompt.contains(token))
     }
 
     /// That everything can be written where it is to go.
     fn check_paths(&self) -> Result<OutputFormat> {
         // An extension that is not known is not a matter of this disk.
         OutputFormat::from_path(&self.out).map_err(|error| WrongUsage(error.to_string()))?;
-        let format = check_writable(&self.out)?;
+        let mut format = check_writable(&self.out)?;
+        for path in self.outputs() {
+            format = check_writable(&path)?;
+        }
         if let Some(latents) = &self.save_latents {
             if OutputFormat::from_path(latents).ok() != Some(OutputFormat::Safetensors) {
                 let reason =
@@ -222,7 +253,9 @@ impl Generate {
             adapters.push((adapter, *weight));
         }
         let tokenizer = source.tokenizer()?.with_added(&tokens)?;
-        tokenizer.encode(&[&self.prompt, &self.negative_prompt], config.max_sequence_length)?;
+        let texts: Vec<&str> =
+            self.prompts.iter().chain([&self.negative_prompt]).map(String::as_str).collect();
+        tokenizer.encode(&texts, config.max_sequence_length)?;
         Ok(adapters)
     }
 
@@ -237,11 +270,14 @@ impl Generate {
             width: own.width.unwrap_or(width),
             steps: own.steps.unwrap_or(usual.steps),
             guidance: own.guidance.unwrap_or(usual.guidance),
+            guidance_window: Window { start: own.guidance_start, end: own.guidance_end },
+            vae_tile: own.vae_tile,
             sampler: own.scheduler,
             shift: own.shift,
             seed: own.seed,
             initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
-            ..Request::new(&self.prompt)
+            prompts: self.prompts.clone(),
+            ..Request::new("")
         })
     }
 
@@ -261,7 +297,7 @@ impl Generate {
             json!({"path": named.path, "weight": weight, "sites": adapter.residuals.len(), "tokens": tokens})
         });
         progress.event(&json!({
-            "event": "plan", "base": self.base.name(), "identity": base.identity, "prompt": self.prompt,
+            "event": "plan", "base": self.base.name(), "identity": base.identity, "prompts": self.prompts,
             "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
             "scheduler": sampler, "shift": shift, "seed": seed, "adapters": loaded.collect::<Vec<_>>(),
             "memory": memory, "seconds": seconds,
@@ -280,9 +316,8 @@ impl Generate {
                 count => format!(" and {count} dense differences"),
             };
             progress.say(&format!("adapter {path}: {sites} residuals{dense} {how} with weight {weight}"));
-            for token in adapter.metadata.tokens.iter().filter(|token| !self.prompt.contains(token.as_str()))
-            {
-                progress.say(&format!("note: the prompt does not name {token}, the subject of {path}"));
+            for token in adapter.metadata.tokens.iter().filter(|token| !self.names(token)) {
+                progress.say(&format!("note: no prompt names {token}, the subject of {path}"));
             }
         }
         Ok(())
@@ -294,14 +329,22 @@ impl Generate {
             let latents = NamedValues { name: LATENTS.to_owned(), shape, values: values(output.latents)? };
             safetensors::write(path, &[latents], Default::default(), Precision::F32)?;
         }
-        let [_, _, frames, height, width] = output.frames.dims();
-        let (planar, shape) = (values(output.frames)?, [frames, height, width]);
+        for (index, path) in self.outputs().iter().enumerate() {
+            self.write_video(path, output.frames.clone().narrow(0, index, 1), format)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the video `frames (1, 3, frames, height, width)`.
+    fn write_video(&self, path: &Path, frames: Tensor<5>, format: OutputFormat) -> Result<()> {
+        let [_, _, count, height, width] = frames.dims();
+        let (planar, shape) = (values(frames)?, [count, height, width]);
         if format == OutputFormat::Safetensors {
-            return Ok(write_frames_safetensors(&self.out, &planar, shape)?);
+            return Ok(write_frames_safetensors(path, &planar, shape)?);
         }
         let usual = self.base.usual();
         let video = Video::from_planar(&planar, shape, self.sampling.fps.unwrap_or(usual.fps), Range::Unit)?;
-        Ok(video.write(&self.out, &self.write_options(format))?)
+        Ok(video.write(path, &self.write_options(format))?)
     }
 
     fn write_options(&self, format: OutputFormat) -> WriteOptions {
@@ -309,6 +352,16 @@ impl Generate {
         let enlarged = if format == OutputFormat::Directory { 1 } else { self.base.usual().upscale };
         WriteOptions { upscale: self.upscale.map_or(enlarged, usize::from), ..WriteOptions::default() }
     }
+}
+
+/// `NAME-3.mp4` of `NAME.mp4`.
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match path.extension() {
+        Some(extension) => format!("{stem}-{number}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{number}"),
+    };
+    path.with_file_name(name)
 }
 
 /// Says what of an adapter is not used.

@@ -3,6 +3,7 @@
 mod adapter;
 mod checkpoint;
 mod folder;
+mod release;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,11 +17,14 @@ use understudy_engine::safetensors::Checkpoint;
 use adapter::AdapterSummary;
 use checkpoint::CheckpointSummary;
 use folder::FolderSummary;
+use release::ReleaseSummary;
+use understudy_pipeline::Source;
 
 /// Print what an adapter, a checkpoint or a base folder holds.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A safetensors file, an index of shards (`*.index.json`), or a folder in diffusers' layout.
+    /// A file (safetensors, an index of shards `*.index.json`, GGUF, .pth), or a folder in diffusers' layout or of
+    /// Wan's original release.
     path: PathBuf,
     /// Print one JSON object on stdout.
     #[arg(long)]
@@ -34,6 +38,7 @@ enum Summary {
     Adapter(AdapterSummary),
     Checkpoint(CheckpointSummary),
     Folder(FolderSummary),
+    Release(ReleaseSummary),
 }
 
 impl Inspect {
@@ -45,6 +50,7 @@ impl Inspect {
             (Summary::Adapter(adapter), false) => adapter.to_string(),
             (Summary::Checkpoint(checkpoint), false) => checkpoint.to_string(),
             (Summary::Folder(folder), false) => folder.to_string(),
+            (Summary::Release(release), false) => release.to_string(),
         };
         // Whoever reads may have stopped reading.
         let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
@@ -54,7 +60,10 @@ impl Inspect {
     fn summary(&self) -> Result<Summary> {
         let path = &self.path;
         if path.is_dir() {
-            return Ok(Summary::Folder(FolderSummary::read(path)?));
+            return Ok(match Source::folder(path)? {
+                Source::Files(_) => Summary::Folder(FolderSummary::read(path)?),
+                Source::Parts(parts) => Summary::Release(ReleaseSummary::read(path, &parts)?),
+            });
         }
         if !path.exists() {
             bail!(

@@ -6,6 +6,7 @@ mod fit;
 mod generate;
 mod inspect;
 mod pretrain;
+mod pull;
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
@@ -29,6 +30,8 @@ pub enum Command {
     Generate(Box<generate::Generate>),
     /// Print what an adapter, a checkpoint or a base folder holds.
     Inspect(inspect::Inspect),
+    /// Fetch a repository of weights into the Hugging Face cache.
+    Pull(pull::Pull),
     /// Train the embedded base or one of its judges on the puppet world.
     Pretrain(pretrain::Pretrain),
 }
@@ -44,6 +47,7 @@ impl Command {
             Self::Generate(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Pretrain(command) => command.run(),
+            Self::Pull(command) => command.run(),
         }
     }
 }

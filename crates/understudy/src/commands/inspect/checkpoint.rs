@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use understudy_engine::safetensors::{Checkpoint, TensorInfo};
+use understudy_pipeline::{Recognized, recognize};
 
 use super::{grouped, size};
 
@@ -23,6 +24,8 @@ pub struct CheckpointSummary {
     /// Names and shapes, where there are few.
     shapes: BTreeMap<String, Vec<usize>>,
     metadata: BTreeMap<String, String>,
+    /// Which network of a base it is, if it is one.
+    recognized: Option<Recognized>,
 }
 
 /// Several tensors in numbers.
@@ -77,8 +80,31 @@ impl CheckpointSummary {
             },
             modules: modules.into_iter().map(|(name, infos)| (name, Totals::of(infos))).collect(),
             metadata: checkpoint.metadata().clone(),
+            recognized: recognize(checkpoint),
         }
     }
+}
+
+fn write_recognized(f: &mut fmt::Formatter, recognized: &Recognized) -> fmt::Result {
+    let Recognized { network, names, model, not_supported, missing, misshapen, unknown, .. } = recognized;
+    writeln!(
+        f,
+        "  a {network} ({}), its names as {names} has them",
+        model.unwrap_or("of no published size")
+    )?;
+    if let Some(reason) = not_supported {
+        return writeln!(f, "  not supported: {reason}");
+    }
+    let faults = [(missing, "missing"), (misshapen, "of a wrong shape"), (unknown, "not understood")];
+    if faults.iter().all(|(names, _)| names.is_empty()) {
+        return writeln!(f, "  whole: every tensor it needs is there");
+    }
+    for (names, what) in faults.iter().filter(|(names, _)| !names.is_empty()) {
+        let some = names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+        let more = if names.len() > LISTED { ", ..." } else { "" };
+        writeln!(f, "  {} tensors {what}: {some}{more}", names.len())?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for CheckpointSummary {
@@ -87,6 +113,9 @@ impl fmt::Display for CheckpointSummary {
         let (parameters, precision) = (grouped(*parameters), self.totals.precision());
         writeln!(f, "checkpoint {}", self.path.display())?;
         writeln!(f, "  {tensors} tensors, {parameters} parameters, {}, {precision}", size(*bytes))?;
+        if let Some(recognized) = &self.recognized {
+            write_recognized(f, recognized)?;
+        }
         let width = self.modules.keys().map(String::len).max().unwrap_or(0);
         for (name, own) in &self.modules {
             writeln!(

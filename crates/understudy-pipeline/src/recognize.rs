@@ -1,0 +1,192 @@
+//! What a file of weights is, told from its tensors: which network, whose names, which published model, and whether it
+//! is whole.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Device;
+use serde::Serialize;
+use serde_json::Value;
+use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::weights::{Probe, WeightSource};
+use understudy_models::umt5::{Umt5Config, Umt5Encoder};
+use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use understudy_models::wan_vae::{WanVae, WanVaeConfig};
+
+use crate::base::to_json;
+use crate::limits;
+use crate::original;
+use crate::shapes::Shapes;
+use crate::source::decoder_blocks;
+
+/// A file of one of a base's networks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recognized {
+    /// `denoiser`, `text encoder` or `autoencoder`.
+    pub network: &'static str,
+    /// Whose names its tensors have: `diffusers`, `Wan` (the original release) or `ComfyUI`.
+    pub names: &'static str,
+    /// The published model with these shapes, if it is one.
+    pub model: Option<&'static str>,
+    /// The configuration its shapes tell.
+    pub config: Value,
+    /// Why this program cannot run it, if it cannot.
+    pub not_supported: Option<String>,
+    /// Tensors that are not there, with the shapes they need.
+    pub missing: Vec<String>,
+    /// Tensors of a wrong shape.
+    pub misshapen: Vec<String>,
+    /// Tensors the network does not have.
+    pub unknown: Vec<String>,
+}
+
+/// Tensors of a text encoder's file that are not its own: the tied embedding, and ComfyUI's tokenizer.
+const BESIDE: [&str; 2] = ["encoder.embed_tokens.weight", "spiece_model"];
+
+/// What `checkpoint` is; `None` if it is none of a base's networks. Only names and shapes are looked at.
+pub fn recognize(checkpoint: &Checkpoint) -> Option<Recognized> {
+    let shapes = Shapes::of(checkpoint);
+    let names: Vec<String> = checkpoint.names();
+    let blocks = decoder_blocks(&names);
+    let renamed = |rename: &dyn Fn(&str) -> Option<String>| -> Shapes {
+        let own = shapes.by_name().iter();
+        own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
+    };
+    let has = |shapes: &Shapes, name: &str| shapes.by_name().contains_key(name);
+    let denoiser = renamed(&original::denoiser);
+    if has(&denoiser, "patch_embedding.weight") {
+        return Some(found("denoiser", &names, &denoiser, denoiser.transformer(None), &Denoiser));
+    }
+    let text = renamed(&original::text_encoder);
+    if has(&text, "shared.weight") {
+        return Some(found("text encoder", &names, &text, text.text_encoder(), &TextEncoder));
+    }
+    let vae = renamed(&|name| original::autoencoder(name, blocks));
+    has(&vae, "post_quant_conv.weight")
+        .then(|| found("autoencoder", &names, &vae, vae.autoencoder(), &Autoencoder))
+}
+
+/// What is asked of a kind of network.
+trait Kind {
+    type Config: Serialize;
+    fn model(&self, config: &Self::Config) -> Option<&'static str>;
+    fn fault(&self, config: &Self::Config) -> Option<String>;
+    fn needed(&self, config: &Self::Config) -> BTreeMap<String, Vec<usize>>;
+}
+
+fn found<K: Kind>(
+    network: &'static str,
+    names: &[String],
+    shapes: &Shapes,
+    config: Result<K::Config, String>,
+    kind: &K,
+) -> Recognized {
+    let starts = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+    let same = shapes.by_name().keys().eq(names.iter());
+    let mut recognized = Recognized {
+        network,
+        names: match (starts("model.diffusion_model.") || starts("diffusion_model."), same) {
+            (true, _) => "ComfyUI",
+            (_, true) => "diffusers",
+            _ => "Wan",
+        },
+        model: None,
+        config: Value::Null,
+        not_supported: None,
+        missing: Vec::new(),
+        misshapen: Vec::new(),
+        unknown: Vec::new(),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(reason) => return Recognized { not_supported: Some(reason), ..recognized },
+    };
+    recognized.config = to_json(&config);
+    recognized.model = kind.model(&config);
+    recognized.not_supported = kind.fault(&config);
+    if recognized.not_supported.is_some() {
+        return recognized;
+    }
+    let needed = kind.needed(&config);
+    for (name, shape) in &needed {
+        match shapes.by_name().get(name) {
+            None => recognized.missing.push(format!("{name} {shape:?}")),
+            Some(own) if own != shape => {
+                recognized.misshapen.push(format!("{name} is {own:?} and needs {shape:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let unknown = |name: &&String| !needed.contains_key(*name) && !BESIDE.contains(&name.as_str());
+    recognized.unknown = shapes.by_name().keys().filter(unknown).cloned().collect();
+    recognized
+}
+
+fn out_of_range(found: Result<(), (&'static str, String)>) -> Option<String> {
+    found.err().map(|(field, rule)| format!("{field}: must be {rule}"))
+}
+
+struct Denoiser;
+
+impl Kind for Denoiser {
+    type Config = WanTransformerConfig;
+
+    fn model(&self, config: &WanTransformerConfig) -> Option<&'static str> {
+        Some(match (config.inner_dim(), config.num_layers, config.in_channels, config.image_dim.is_some()) {
+            (1536, 30, 16, _) => "Wan 2.1 T2V 1.3B",
+            // Both denoisers of Wan 2.2's text-to-video have the same shapes.
+            (5120, 40, 16, _) => "Wan 2.1 T2V 14B, or a half of Wan 2.2 T2V A14B",
+            (5120, 40, 36, true) => "Wan 2.1 I2V 14B",
+            (5120, 40, 36, false) => "a half of Wan 2.2 I2V A14B",
+            (3072, 30, 48, _) => "Wan 2.2 TI2V 5B",
+            _ => return None,
+        })
+    }
+
+    fn fault(&self, config: &WanTransformerConfig) -> Option<String> {
+        let channels = config.in_channels != config.out_channels;
+        let image = channels.then(|| "it takes a picture beside the text; only text-to-video is".to_owned());
+        config.unsupported().or(image).or_else(|| out_of_range(limits::transformer(config)))
+    }
+
+    fn needed(&self, config: &WanTransformerConfig) -> BTreeMap<String, Vec<usize>> {
+        Probe::shapes(&Device::flex(), |weights| WanTransformer::new(weights, config))
+    }
+}
+
+struct TextEncoder;
+
+impl Kind for TextEncoder {
+    type Config = Umt5Config;
+
+    fn model(&self, config: &Umt5Config) -> Option<&'static str> {
+        let published = (config.d_model, config.num_layers, config.vocab_size) == (4096, 24, 256_384);
+        published.then_some("UMT5-XXL")
+    }
+
+    fn fault(&self, config: &Umt5Config) -> Option<String> {
+        out_of_range(limits::text_encoder(config))
+    }
+
+    fn needed(&self, config: &Umt5Config) -> BTreeMap<String, Vec<usize>> {
+        Probe::shapes(&Device::flex(), |weights| Umt5Encoder::new(weights, config))
+    }
+}
+
+struct Autoencoder;
+
+impl Kind for Autoencoder {
+    type Config = WanVaeConfig;
+
+    fn model(&self, config: &WanVaeConfig) -> Option<&'static str> {
+        let published = (config.base_dim, config.z_dim, config.dim_mult.len()) == (96, 16, 4);
+        published.then_some("Wan 2.1's autoencoder")
+    }
+
+    fn fault(&self, config: &WanVaeConfig) -> Option<String> {
+        out_of_range(limits::autoencoder(config))
+    }
+
+    fn needed(&self, config: &WanVaeConfig) -> BTreeMap<String, Vec<usize>> {
+        Probe::shapes(&Device::flex(), |weights| WanVae::new(weights, config))
+    }
+}

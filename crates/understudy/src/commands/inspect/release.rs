@@ -1,0 +1,55 @@
+//! What a folder of Wan's original release holds.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use burn::tensor::Device;
+use serde::Serialize;
+use understudy_engine::safetensors::Checkpoint;
+use understudy_pipeline::{Parts, Source};
+
+use super::checkpoint::CheckpointSummary;
+
+/// The files of a release.
+#[derive(Debug, Serialize)]
+pub struct ReleaseSummary {
+    path: PathBuf,
+    /// The architecture's short name, if this program can run the base.
+    identity: Option<String>,
+    /// Why it cannot.
+    not_supported: Option<String>,
+    parts: Vec<CheckpointSummary>,
+}
+
+impl ReleaseSummary {
+    /// Reads the files of `parts`, which lie in `path`; of weights only the headers.
+    ///
+    /// # Errors
+    /// When a file is malformed.
+    pub fn read(path: &Path, parts: &Parts) -> Result<Self> {
+        let config = Source::Parts(parts.clone()).config();
+        let files = [&parts.transformer, &parts.text_encoder, &parts.vae];
+        let read = |file: &PathBuf| -> Result<CheckpointSummary> {
+            Ok(CheckpointSummary::of(file, &Checkpoint::open(file, &Device::flex())?))
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            not_supported: config.as_ref().err().map(ToString::to_string),
+            identity: config.ok().map(|config| config.identity()),
+            parts: files.into_iter().map(read).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl fmt::Display for ReleaseSummary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "base {} (Wan's original release)", self.path.display())?;
+        match (&self.identity, &self.not_supported) {
+            (Some(identity), _) => writeln!(f, "  architecture {identity}: adapters made for it fit")?,
+            (_, Some(reason)) => writeln!(f, "  not supported: {reason}")?,
+            _ => {}
+        }
+        self.parts.iter().try_for_each(|part| write!(f, "{part}"))
+    }
+}
