@@ -1,8 +1,6 @@
 //! What the method `lora` is going to cost, before it starts.
 
-use understudy_pipeline::cost::{
-    OVERHEAD, base_bytes, block_numbers, denoiser_work, products_per_second, text_weights,
-};
+use understudy_pipeline::cost::{OVERHEAD, block_numbers, denoiser_work, products_per_second, text_weights};
 use understudy_pipeline::{Base, latent_shape};
 
 use crate::config::{LoraConfig, Stage};
@@ -149,5 +147,5 @@ fn memory(base: &Base, parameters: usize, tokens: usize, checkpointing: bool) ->
         true => tokens * (config.num_layers * config.inner_dim() + 2 * block),
         false => tokens * config.num_layers * block,
     };
-    base_bytes(&base.config) + (FLOAT * (4 * parameters + activations)) as u64
+    base.weight_bytes + (FLOAT * (4 * parameters + activations)) as u64
 }

@@ -7,7 +7,7 @@ use understudy_engine::ops;
 use understudy_models::umt5::Umt5Config;
 use understudy_models::wan_transformer::WanTransformerConfig;
 
-use crate::base::{Base, BaseConfig};
+use crate::base::Base;
 use crate::error::Result;
 use crate::text_to_video::Request;
 
@@ -37,13 +37,6 @@ pub fn denoiser_weights(config: &WanTransformerConfig) -> usize {
 /// Weights of the text encoder's layers, without its embedding table.
 pub fn text_weights(config: &Umt5Config) -> usize {
     config.num_layers * config.d_model * (4 * config.num_heads * config.d_kv + 3 * config.d_ff)
-}
-
-/// Bytes of all weights of a base, as f32.
-pub fn base_bytes(config: &BaseConfig) -> u64 {
-    let text = &config.text_encoder;
-    let weights = denoiser_weights(&config.transformer) + text_weights(text) + text.vocab_size * text.d_model;
-    (FLOAT * weights) as u64
 }
 
 /// Multiplications of the denoiser on `tokens` in all, `longest` in a sample. The gradients of its inputs take as
@@ -97,7 +90,7 @@ impl Request {
         let work = (passes * self.steps) as f64 * denoiser_work(config, tokens, longest)
             + decode_work(base, prompts * self.frames * self.height * self.width);
         Ok(Estimate {
-            memory: base_bytes(&base.config) + (FLOAT * denoising.max(decoding)) as u64,
+            memory: base.weight_bytes + (FLOAT * denoising.max(decoding)) as u64,
             seconds: (work / products_per_second(base) * OVERHEAD) as f32,
         })
     }
