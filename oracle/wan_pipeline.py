@@ -44,6 +44,33 @@ CASES = {
         ),
         shard="70KB",
     ),
+    # 13 latent frames, three heads, three shards, no cross-attention norm.
+    "c": dict(
+        transformer=dict(
+            num_attention_heads=3, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=12,
+            freq_dim=16, ffn_dim=40, num_layers=3, rope_max_seq_len=32, cross_attn_norm=False,
+        ),
+        vae=dict(
+            base_dim=2, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True],
+            scale_factor_spatial=4, latents_mean=[0.2, -0.1, 0.4, 0.0], latents_std=[1.1, 0.9, 1.4, 0.8],
+        ),
+        text=dict(d_model=12, d_kv=4, d_ff=20, num_layers=1, num_heads=3),
+        call=dict(prompt="two cubes", height=16, width=32, num_frames=49, max_sequence_length=12),
+        shard="100KB",
+    ),
+    # One latent frame; one wide head, patches of one latent.
+    "d": dict(
+        transformer=dict(
+            num_attention_heads=1, attention_head_dim=36, in_channels=4, out_channels=4, text_dim=16, patch_size=[1, 1, 1],
+            freq_dim=24, ffn_dim=56, num_layers=2, rope_max_seq_len=64,
+        ),
+        vae=dict(
+            base_dim=2, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=2, temperal_downsample=[True, True],
+            scale_factor_spatial=4, latents_mean=[0.0, 0.3, -0.2, 0.1], latents_std=[1.0, 1.3, 0.7, 1.2],
+        ),
+        text=dict(d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2),
+        call=dict(prompt="the red ball and sks", height=48, width=16, num_frames=1, max_sequence_length=20),
+    ),
 }
 WORDS = "a the red green blue ball cube cubes two rolls jumps to left right on and of & sks".split()
 

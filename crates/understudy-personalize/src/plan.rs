@@ -1,6 +1,8 @@
 //! What the method `lora` is going to cost, before it starts.
 
-use understudy_pipeline::cost::{OVERHEAD, block_numbers, denoiser_work, products_per_second, text_weights};
+use understudy_pipeline::cost::{
+    OVERHEAD, block_numbers, denoiser_work, products_per_second, text_weights, weight_bytes,
+};
 use understudy_pipeline::{Base, latent_shape};
 
 use crate::config::{LoraConfig, Stage};
@@ -37,7 +39,7 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
     let residuals: usize = targets.values().map(|[outputs, inputs]| config.rank * (outputs + inputs)).sum();
     let parameters = residuals + base.config.text_encoder.d_model;
     let checkpointing = use_checkpointing(config, size.longest);
-    let rate = products_per_second(base);
+    let rate = products_per_second(&base.config.transformer, &base.device);
     let stage = |name, stage: &Stage, prior: usize| {
         let replayed = if checkpointing { 3.0 } else { 2.0 };
         let denoiser =
@@ -147,5 +149,5 @@ fn memory(base: &Base, parameters: usize, tokens: usize, checkpointing: bool) ->
         true => tokens * (config.num_layers * config.inner_dim() + 2 * block),
         false => tokens * config.num_layers * block,
     };
-    base.weight_bytes + (FLOAT * (4 * parameters + activations)) as u64
+    weight_bytes(&base.config, base.blocks_on_host) + (FLOAT * (4 * parameters + activations)) as u64
 }

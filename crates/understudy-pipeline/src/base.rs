@@ -1,6 +1,5 @@
 //! A base: a loaded text-to-video model of the Wan family.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -9,7 +8,7 @@ use serde_json::{Map, Value};
 use understudy_engine::hash::Fnv;
 use understudy_engine::patch::{Additions, Patched};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::{Probe, SharedSource, Weights};
+use understudy_engine::weights::{SharedSource, Weights};
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
@@ -250,8 +249,8 @@ pub struct Base {
     pub identity: String,
     /// Where it computes.
     pub device: Device,
-    /// Bytes of memory that its weights take, as f32, blocks that are read when they are needed included.
-    pub weight_bytes: u64,
+    /// How many of the denoiser's blocks are read whenever they are needed.
+    pub blocks_on_host: usize,
 }
 
 impl Base {
@@ -287,47 +286,17 @@ impl Base {
         weights: BaseWeights,
         device: &Device,
     ) -> Result<Self> {
-        let weight_bytes = held_bytes(&config, &weights);
         Ok(Self {
             text_encoder: network(&weights.text_encoder, |w| Umt5Encoder::new(w, &config.text_encoder))?,
             transformer: network(&weights.transformer, |w| WanTransformer::new(w, &config.transformer))?,
             vae: network(&weights.vae, |w| WanVae::new(w, &config.vae))?,
             identity: config.identity(),
-            weight_bytes,
+            blocks_on_host: weights.transformer.on_host(),
             config,
             tokenizer,
             device: device.clone(),
         })
     }
-}
-
-/// Bytes of the weights in memory. Of blocks that stay in their file two are in memory at a time: one computes, one is
-/// being read.
-fn held_bytes(config: &BaseConfig, weights: &BaseWeights) -> u64 {
-    const FLOAT: u64 = 4;
-    let device = Device::flex();
-    let networks = [
-        Probe::shapes(&device, |w| Umt5Encoder::new(w, &config.text_encoder)),
-        Probe::shapes(&device, |w| WanTransformer::new(w, &config.transformer)),
-        Probe::shapes(&device, |w| WanVae::new(w, &config.vae)),
-    ];
-    let sizes = |shapes: &BTreeMap<String, Vec<usize>>, part: &str| -> u64 {
-        let own = shapes.iter().filter(|(name, _)| name.starts_with(part));
-        own.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
-    };
-    let absent = |blocks: u64, depth: usize, on_host: usize| {
-        let on_host = on_host.min(depth);
-        blocks * on_host.saturating_sub(2) as u64 / depth.max(1) as u64
-    };
-    let mut numbers: u64 = networks.iter().map(|shapes| sizes(shapes, "")).sum();
-    let (text, layers) = (&networks[0], weights.text_encoder.on_host());
-    if layers > 0 {
-        numbers -= sizes(text, "shared.");
-        numbers -= absent(sizes(text, "encoder.block."), config.text_encoder.num_layers, layers);
-    }
-    let blocks = sizes(&networks[1], "blocks.");
-    numbers -= absent(blocks, config.transformer.num_layers, weights.transformer.on_host());
-    FLOAT * numbers
 }
 
 fn network<N>(weights: &Weights, build: impl FnOnce(&Weights) -> N) -> Result<N> {

@@ -1,13 +1,16 @@
 //! What a request is going to cost, before it starts.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use understudy_engine::ops;
-use understudy_models::umt5::Umt5Config;
-use understudy_models::wan_transformer::WanTransformerConfig;
+use understudy_engine::weights::Probe;
+use understudy_models::umt5::{Umt5Config, Umt5Encoder};
+use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use understudy_models::wan_vae::WanVae;
 
-use crate::base::Base;
+use crate::base::{BaseConfig, text_stays};
 use crate::error::Result;
 use crate::text_to_video::Request;
 
@@ -19,10 +22,21 @@ const FLOAT: usize = 4;
 /// Memory and time, roughly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// Bytes at the peak, the base included.
-    pub memory: u64,
-    /// Seconds.
+    /// Bytes of weights in memory.
+    pub weights: u64,
+    /// Bytes of what is computed, where it is most.
+    pub activations: u64,
+    /// Seconds of a denoising step with guidance.
+    pub step_seconds: f32,
+    /// Seconds in all.
     pub seconds: f32,
+}
+
+impl Estimate {
+    /// Bytes at the peak.
+    pub fn peak(&self) -> u64 {
+        self.weights + self.activations
+    }
 }
 
 /// Weights of the denoiser's linear maps.
@@ -52,13 +66,37 @@ pub fn block_numbers(config: &WanTransformerConfig) -> usize {
     20 * config.inner_dim() + 3 * config.ffn_dim
 }
 
-/// How many multiplications the device does a second, measured on a feed-forward layer of this base.
-pub fn products_per_second(base: &Base) -> f64 {
+/// Bytes of a base's weights in memory, as f32. Of blocks that stay in their file two are in memory at a time: one
+/// computes, one is being read.
+pub fn weight_bytes(config: &BaseConfig, blocks_on_host: usize) -> u64 {
+    let device = Device::flex();
+    let text = Probe::shapes(&device, |w| Umt5Encoder::new(w, &config.text_encoder));
+    let denoiser = Probe::shapes(&device, |w| WanTransformer::new(w, &config.transformer));
+    let vae = Probe::shapes(&device, |w| WanVae::new(w, &config.vae));
+    let numbers = |shapes: &BTreeMap<String, Vec<usize>>, part: &str| -> u64 {
+        let own = shapes.iter().filter(|(name, _)| name.starts_with(part));
+        own.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    };
+    let absent = |blocks: u64, depth: usize, on_host: usize| {
+        blocks * on_host.min(depth).saturating_sub(2) as u64 / depth.max(1) as u64
+    };
+    let layers = config.text_encoder.num_layers;
+    let text_absent = match text_stays(&config.text_encoder) {
+        true => numbers(&text, "shared.") + absent(numbers(&text, "encoder.block."), layers, layers),
+        false => 0,
+    };
+    let blocks_absent = absent(numbers(&denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
+    let all: u64 = [&text, &denoiser, &vae].map(|shapes| numbers(shapes, "")).iter().sum();
+    FLOAT as u64 * (all - text_absent - blocks_absent)
+}
+
+/// How many multiplications the device does a second, measured on a feed-forward layer of this denoiser.
+pub fn products_per_second(config: &WanTransformerConfig, device: &Device) -> f64 {
     const TOKENS: usize = 256;
     const ENOUGH: f64 = 0.05;
-    let [dim, ffn] = [base.config.transformer.inner_dim(), base.config.transformer.ffn_dim];
-    let x = Tensor::<2>::ones([TOKENS, dim], &base.device);
-    let weight = Tensor::<2>::ones([ffn, dim], &base.device);
+    let [dim, ffn] = [config.inner_dim(), config.ffn_dim];
+    let x = Tensor::<2>::ones([TOKENS, dim], device);
+    let weight = Tensor::<2>::ones([ffn, dim], device);
     let run = || ops::linear(x.clone(), weight.clone(), None).slice([0..1, 0..1]).into_scalar::<f32>();
     run();
     let start = Instant::now();
@@ -71,35 +109,40 @@ pub fn products_per_second(base: &Base) -> f64 {
 }
 
 impl Request {
-    /// What this request is going to cost on `base`.
+    /// What this request is going to cost on a base of this configuration, of which so many blocks stay on the host.
     ///
     /// # Errors
     /// When it does not fit the base.
-    pub fn estimate(&self, base: &Base) -> Result<Estimate> {
-        let [prompts, _, frames, rows, columns] = self.check(&base.config)?;
-        let config = &base.config.transformer;
-        let longest = frames * rows * columns / config.patch_size.iter().product::<usize>();
+    pub fn estimate(&self, config: &BaseConfig, blocks_on_host: usize, device: &Device) -> Result<Estimate> {
+        let [prompts, _, frames, rows, columns] = self.check(config)?;
+        let transformer = &config.transformer;
+        let longest = frames * rows * columns / transformer.patch_size.iter().product::<usize>();
         let tokens = prompts * longest;
         let passes = if self.guidance > 1.0 { 2 } else { 1 };
         let decoded = prompts * self.height * self.width;
-        let vae = &base.config.vae;
+        let vae = &config.vae;
         let width = vae.decoder_base_dim.unwrap_or(vae.base_dim);
         // One latent frame at a time becomes frames of all channels, a few copies of each, beside the kept past.
-        let decoding = decoded * vae.temporal_factor() * width * 8 + 3 * decoded * self.frames * 2;
-        let denoising = tokens * (block_numbers(config) + 4 * config.inner_dim());
-        let work = (passes * self.steps) as f64 * denoiser_work(config, tokens, longest)
-            + decode_work(base, prompts * self.frames * self.height * self.width);
+        let side = |pixels: usize| self.vae_tile.map_or(pixels, |tile| tile.min(pixels));
+        let at_once = prompts * side(self.height) * side(self.width);
+        let decoding = at_once * vae.temporal_factor() * width * 8 + 3 * decoded * self.frames * 2;
+        let denoising = passes * tokens * (block_numbers(transformer) + 4 * transformer.inner_dim());
+        let step = passes as f64 * denoiser_work(transformer, tokens, longest);
+        let decode = decode_work(config, decoded * self.frames);
+        let rate = products_per_second(transformer, device) / OVERHEAD;
         Ok(Estimate {
-            memory: base.weight_bytes + (FLOAT * denoising.max(decoding)) as u64,
-            seconds: (work / products_per_second(base) * OVERHEAD) as f32,
+            weights: weight_bytes(config, blocks_on_host),
+            activations: (FLOAT * denoising.max(decoding)) as u64,
+            step_seconds: (step / rate) as f32,
+            seconds: ((self.steps as f64 * step + decode) / rate) as f32,
         })
     }
 }
 
 /// Multiplications of decoding so many pixels: the blocks of the finest level, and as many again for all others.
-fn decode_work(base: &Base, pixels: usize) -> f64 {
+fn decode_work(config: &BaseConfig, pixels: usize) -> f64 {
     const TAPS: usize = 27;
-    let vae = &base.config.vae;
+    let vae = &config.vae;
     let width = vae.decoder_base_dim.unwrap_or(vae.base_dim);
     let convolutions = 2 * (vae.num_res_blocks + 1);
     2.0 * (convolutions * TAPS * width * width) as f64 * pixels as f64

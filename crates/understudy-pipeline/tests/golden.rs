@@ -127,6 +127,16 @@ fn pipeline_b_sharded_with_a_prompt_to_clean() {
 }
 
 #[test]
+fn pipeline_c_of_thirteen_latent_frames_in_three_shards() {
+    pipeline("wan_pipeline_c", None, "");
+}
+
+#[test]
+fn pipeline_d_of_one_latent_frame() {
+    pipeline("wan_pipeline_d", None, "");
+}
+
+#[test]
 fn tokens_are_the_published_tokenizers() {
     for name in ["wan_pipeline_a", "wan_pipeline_b"] {
         let (case, base) = (Case::open(name), base(name));

@@ -82,6 +82,21 @@ fn guidance_may_be_left_out_and_pictures_decoded_in_tiles() {
 }
 
 #[test]
+fn a_plan_needs_no_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = |flags: &[&str]| -> Value {
+        let printed =
+            generate(folder.path(), &[&["--out", "a.mp4", "--plan", "--json"], flags].concat()).succeeds();
+        serde_json::from_str(printed.lines().next().unwrap()).unwrap()
+    };
+    let whole = plan(&[]);
+    let number = |plan: &Value, name: &str| plan[name].as_f64().unwrap();
+    assert_eq!(number(&whole, "memory"), number(&whole, "weights") + number(&whole, "activations"));
+    assert!(number(&whole, "step_seconds") > 0.0);
+    assert!(!folder.path().join("a.mp4").exists());
+}
+
+#[test]
 fn blocks_may_stay_in_their_file() {
     let folder = tempfile::tempdir().unwrap();
     let made = |name: &str, blocks: &str| {

@@ -47,6 +47,7 @@ pub(crate) fn denoiser(recipe: &DenoiserRecipe) -> Option<Fault> {
             recipe.phases.iter().all(|phase| (0.0..=1.0).contains(&phase.stills)),
             "shares of stills between 0 and 1",
         ),
+        not_negative("mask_weight", recipe.mask_weight),
         rule("caption_dropout", (0.0..=1.0).contains(&recipe.caption_dropout), "between 0 and 1"),
         rule("max_tokens", (1..=4096).contains(&recipe.max_tokens), "between 1 and 4096"),
         rule(

@@ -24,6 +24,7 @@ use crate::noise::{logit_normal, shifted};
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::grid::frames_grid;
 use crate::pretrain::latents::{Kind, LatentCache};
+use crate::pretrain::masks::MaskCache;
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -42,6 +43,8 @@ pub struct DenoiserRecipe {
     pub stills: Material,
     /// How often a step sees stills, from which step on.
     pub phases: Vec<Mix>,
+    /// How much more the latents of characters count.
+    pub mask_weight: f32,
     /// Share of captions that are left out, which guidance needs.
     pub caption_dropout: f32,
     /// Longest caption in tokens.
@@ -102,6 +105,7 @@ const TRANSFORMER: &str = "transformer.";
 /// One batch: latents, their noise levels, and captions.
 pub struct Batch {
     latents: Vec<f32>,
+    masks: Vec<f32>,
     sigmas: Vec<f32>,
     captions: Vec<String>,
     kind: Kind,
@@ -111,9 +115,18 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 pub struct Caches {
     /// The clips.
-    pub clips: LatentCache,
+    pub clips: Cache,
     /// The single frames.
-    pub stills: LatentCache,
+    pub stills: Cache,
+}
+
+/// What one kind of steps learns from: latents, and where in them characters are.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// The latents.
+    pub latents: LatentCache,
+    /// The characters' places.
+    pub masks: MaskCache,
 }
 
 /// The denoiser's objective.
@@ -144,7 +157,7 @@ impl Denoiser {
     }
 
     /// What steps of `kind` learn from.
-    fn material(&self, kind: Kind) -> (Material, &LatentCache) {
+    fn material(&self, kind: Kind) -> (Material, &Cache) {
         match kind {
             Kind::Clips => (self.recipe.clips, &self.caches.clips),
             Kind::Stills => (self.recipe.stills, &self.caches.stills),
@@ -223,7 +236,7 @@ impl Objective for Denoiser {
         let mut random = Random::stream(self.recipe.seed, "denoiser batch", step);
         let kind = self.recipe.kind(step);
         let (material, cache) = self.material(kind);
-        let clips: Vec<u64> = (0..material.batch).map(|_| random.below(cache.count())).collect();
+        let clips: Vec<u64> = (0..material.batch).map(|_| random.below(cache.latents.count())).collect();
         let shift = f64::from(material.shift);
         let sigmas = clips.iter().map(|_| shifted(logit_normal(&mut random, 0.0, 1.0), shift)).collect();
         let mut caption = |&clip: &u64| {
@@ -236,14 +249,17 @@ impl Objective for Denoiser {
             }
         };
         let captions = clips.iter().map(&mut caption).collect();
-        Ok(Batch { latents: cache.read(&clips)?, sigmas, captions, kind })
+        let (latents, masks) = (cache.latents.read(&clips)?, cache.masks.read(&clips)?);
+        Ok(Batch { latents, masks, sigmas, captions, kind })
     }
 
     fn step(&self, parameters: &Parameters, batch: Batch, step: u64) -> Result<StepResult, TrainError> {
         let leaves = parameters.leaves();
         let device = device_of(parameters);
         let base = self.base(&leaves, &device)?;
-        let latents = self.material(batch.kind).1.tensor(batch.latents, &device);
+        let (_, cache) = self.material(batch.kind);
+        let latents = cache.latents.tensor(batch.latents, &device);
+        let weights = cache.masks.tensor(batch.masks, &device) * self.recipe.mask_weight + 1.0;
         let noise =
             Random::stream(self.recipe.seed, "denoiser noise", step).normal_tensor(latents.dims(), &device);
         let count = batch.sigmas.len();
@@ -257,7 +273,8 @@ impl Objective for Denoiser {
         let context = base.transformer.context(text, &none);
         let timesteps: Vec<f32> = batch.sigmas.iter().map(|sigma| sigma * 1000.0).collect();
         let predicted = base.transformer.forward(noised, &timesteps, context, &none);
-        let loss = (predicted - target).powi_scalar(2).mean();
+        let mean = weights.clone().mean().into_scalar::<f32>();
+        let loss = ((predicted - target).powi_scalar(2) * weights).mean() / mean;
         let mut gradients = NamedGradients::new();
         leaves.collect(&mut loss.backward(), &mut gradients);
         let loss = loss.without_autodiff().into_scalar::<f32>();

@@ -9,6 +9,7 @@ mod export;
 mod grid;
 mod identity;
 mod latents;
+mod masks;
 mod recipe;
 mod vocabulary;
 

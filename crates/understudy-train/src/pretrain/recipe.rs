@@ -17,10 +17,11 @@ use crate::event::Event;
 use crate::pretrain::autoencoder::{Autoencoder, AutoencoderRecipe, measure_latents};
 use crate::pretrain::check::{self, Fault};
 use crate::pretrain::contrast::{Contrast, ContrastRecipe};
-use crate::pretrain::denoiser::{Caches, Denoiser, DenoiserRecipe, Material};
+use crate::pretrain::denoiser::{Cache, Caches, Denoiser, DenoiserRecipe, Material};
 use crate::pretrain::export;
 use crate::pretrain::identity::{IdentityEncoder, IdentityRecipe};
 use crate::pretrain::latents::{Kind, LatentCache};
+use crate::pretrain::masks::MaskCache;
 use crate::pretrain::vocabulary::tokenizer;
 use crate::state::State;
 use crate::trainer::{Objective, TrainConfig, train};
@@ -197,18 +198,21 @@ fn run_denoiser(
         export::read_network::<WanVaeConfig>(&recipe.autoencoder, export::DIFFUSERS, device)?;
     let vae = build_vae(&weights, &config, device)?;
     let key = latents_key(&config, &weights, recipe.size);
-    let mut cache = |kind, name, material: &Material, what| {
+    let mut cache = |kind, name, material: &Material| -> Result<Option<Cache>, TrainError> {
+        let mut tell = |done| emit(&prepared(&format!("{name} encoded"), done, material.count));
+        let of = (kind, material.count);
         let path = folder.join(format!("{name}-{key}.f16"));
-        let mut tell = |done| emit(&prepared(what, done, material.count));
         ops::set_bf16_products(recipe.training.bf16_products);
-        let cache = LatentCache::fill(&path, &vae, recipe.size, (kind, material.count), device, &mut tell);
+        let latents = LatentCache::fill(&path, &vae, recipe.size, of, device, &mut tell);
         ops::set_bf16_products(false);
-        cache
+        let Some(latents) = latents? else { return Ok(None) };
+        let mut tell = |done| emit(&prepared(&format!("masks of {name}"), done, material.count));
+        let path = folder.join(format!("{name}-{key}.masks"));
+        let masks = MaskCache::fill(&path, &config, recipe.size, of, &mut tell)?;
+        Ok(masks.map(|masks| Cache { latents, masks }))
     };
-    let Some(stills) = cache(Kind::Stills, "stills", &recipe.stills, "stills encoded")? else {
-        return Ok(());
-    };
-    let Some(clips) = cache(Kind::Clips, "latents", &recipe.clips, "clips encoded")? else { return Ok(()) };
+    let Some(stills) = cache(Kind::Stills, "stills", &recipe.stills)? else { return Ok(()) };
+    let Some(clips) = cache(Kind::Clips, "clips", &recipe.clips)? else { return Ok(()) };
     let training = recipe.training.clone();
     let objective = Denoiser::new(recipe, Caches { clips, stills }, nano_tokenizer()?, (config, weights));
     match whole(&objective, &training, folder, device, emit)? {

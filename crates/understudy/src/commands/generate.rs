@@ -63,6 +63,9 @@ pub struct Generate {
     /// Where to write the video; a name without an extension is a folder of PNGs.
     #[arg(long, value_name = "FILE.mp4|.gif|.webp|.png|.safetensors|DIR")]
     out: PathBuf,
+    /// Say what it is going to take, and stop.
+    #[arg(long)]
+    plan: bool,
     /// Repeat every pixel so many times in both directions, in videos and pictures [nano: 4].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     upscale: Option<u8>,
@@ -168,9 +171,13 @@ impl Generate {
         for (adapter, weight) in &adapters {
             additions.extend(adapter.additions(*weight, self.merge)?);
         }
+        let estimate = request.estimate(&config, self.blocks_on_host, &device)?;
+        self.tell_plan(&config, &request, &adapters, estimate, &progress);
+        if self.plan {
+            return Ok(());
+        }
         let options = LoadOptions { additions, blocks_on_host: self.blocks_on_host };
         let base = source.load_with(options, &device)?;
-        self.tell_plan(&base, &request, &adapters, &progress)?;
         let output = run(&base, &request, &mut progress)?;
         progress.clear();
         self.write(output, format)?;
@@ -283,13 +290,15 @@ impl Generate {
 
     fn tell_plan(
         &self,
-        base: &Base,
+        config: &BaseConfig,
         request: &Request,
         adapters: &[(Adapter, f32)],
+        estimate: Estimate,
         progress: &Progress,
-    ) -> Result<()> {
-        let Estimate { memory, seconds } = request.estimate(base)?;
-        let scheduler = request.scheduler(&base.config);
+    ) {
+        let Estimate { weights, activations, step_seconds, seconds } = estimate;
+        let memory = estimate.peak();
+        let scheduler = request.scheduler(config);
         let Request { frames, height, width, steps, guidance, seed, .. } = request;
         let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
         let loaded = self.adapters.iter().zip(adapters).map(|(named, (adapter, weight))| {
@@ -297,16 +306,20 @@ impl Generate {
             json!({"path": named.path, "weight": weight, "sites": adapter.residuals.len(), "tokens": tokens})
         });
         progress.event(&json!({
-            "event": "plan", "base": self.base.name(), "identity": base.identity, "prompts": self.prompts,
+            "event": "plan", "base": self.base.name(), "identity": config.identity(), "prompts": self.prompts,
             "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
             "scheduler": sampler, "shift": shift, "seed": seed, "adapters": loaded.collect::<Vec<_>>(),
-            "memory": memory, "seconds": seconds,
+            "weights": weights, "activations": activations, "memory": memory, "step_seconds": step_seconds,
+            "seconds": seconds,
         }));
         progress.say(&format!(
             "{}: {frames} frames of {width}x{height}, {steps} {sampler} steps (shift {shift}), guidance {guidance}, \
-             seed {seed}; about {:.1} GB of memory and {seconds:.0} s",
+             seed {seed}; about {:.1} GB of memory ({:.1} weights, {:.1} activations) and {seconds:.0} s \
+             ({step_seconds:.1} a step)",
             self.base.name(),
-            memory as f64 / 1e9
+            gigabytes(memory),
+            gigabytes(weights),
+            gigabytes(activations)
         ));
         for (named, (adapter, weight)) in self.adapters.iter().zip(adapters) {
             let (path, sites) = (named.path.display(), adapter.residuals.len());
@@ -320,7 +333,6 @@ impl Generate {
                 progress.say(&format!("note: no prompt names {token}, the subject of {path}"));
             }
         }
-        Ok(())
     }
 
     fn write(&self, output: Output, format: OutputFormat) -> Result<()> {
@@ -354,6 +366,10 @@ impl Generate {
     }
 }
 
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
 /// `NAME-3.mp4` of `NAME.mp4`.
 fn numbered(path: &Path, number: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -383,13 +399,16 @@ fn tell_left_out(path: &Path, left_out: &[String], progress: &Progress) {
 /// # Errors
 /// When the run is stopped by Ctrl-C.
 pub fn run(base: &Base, request: &Request, progress: &mut Progress) -> Result<Output> {
+    let (mut encoding, mut denoising) = (Duration::ZERO, Duration::ZERO);
     let output = generate(base, request, &mut |event| {
         let seconds = |elapsed: Duration| elapsed.as_secs_f64();
         match event {
             Event::Encoded { elapsed } => {
+                encoding = elapsed;
                 progress.event(&json!({"event": "encoded", "seconds": seconds(elapsed)}))
             }
             Event::Step { index, total, sigma, elapsed } => {
+                denoising += elapsed;
                 let (step, seconds) = (index + 1, seconds(elapsed));
                 progress.event(
                     &json!({"event": "step", "step": step, "total": total, "sigma": sigma, "seconds": seconds}),
@@ -397,7 +416,13 @@ pub fn run(base: &Base, request: &Request, progress: &mut Progress) -> Result<Ou
                 progress.step("step", step as u64, total as u64, &format!("({seconds:.2} s)"));
             }
             Event::Decoded { elapsed } => {
-                progress.event(&json!({"event": "decoded", "seconds": seconds(elapsed)}))
+                progress.event(&json!({"event": "decoded", "seconds": seconds(elapsed)}));
+                progress.say(&format!(
+                    "text {:.1} s, denoising {:.1} s, decoding {:.1} s",
+                    seconds(encoding),
+                    seconds(denoising),
+                    seconds(elapsed)
+                ));
             }
         }
         interrupt::flow()
