@@ -223,6 +223,17 @@ fn inspect_tells_what_is_there() {
     let text = understudy(folder.path(), &["inspect", &weights]).succeeds();
     assert!(text.contains("blocks"), "{text}");
 
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden");
+    let release = json(&format!("{GOLDEN}/wan_original"));
+    assert_eq!(release["kind"], "release");
+    assert_eq!(release["parts"][0]["recognized"]["network"], "denoiser");
+    assert_eq!(release["parts"][0]["recognized"]["missing"], serde_json::json!([]));
+    let quantized = understudy(folder.path(), &["inspect", &format!("{GOLDEN}/wan_original/wan-q8_0.gguf")]);
+    let quantized = quantized.succeeds();
+    assert!(quantized.contains("named as Wan names them") && quantized.contains("whole"), "{quantized}");
+    let differences = json(&format!("{GOLDEN}/lora_exchange/differences.safetensors"));
+    assert_eq!((&differences["kind"], &differences["differences"]), (&"adapter".into(), &9.into()));
+
     std::fs::write(folder.path().join("a.txt"), "no checkpoint").unwrap();
     for path in ["a.txt", "none", "."] {
         assert!(understudy(folder.path(), &["inspect", path]).fails(1).contains(path));

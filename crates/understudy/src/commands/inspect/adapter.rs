@@ -8,7 +8,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use serde::Serialize;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_personalize::{Adapter, Metadata};
+use understudy_personalize::{Adapter, Metadata, Unmatched};
 
 use super::checkpoint::Totals;
 use super::{grouped, size};
@@ -20,15 +20,22 @@ pub struct AdapterSummary {
     metadata: Metadata,
     /// Residuals by the kind of linear map, e.g. `attn1.to_q`.
     sites: BTreeMap<String, usize>,
+    /// Tensors of the base that it adds numbers to.
+    differences: usize,
     /// Keys by the program whose names they are.
     dialects: BTreeMap<&'static str, usize>,
+    /// Keys that are not understood.
+    unmatched: Vec<String>,
     #[serde(flatten)]
     totals: Totals,
 }
 
 /// Whether the file is an adapter rather than a network.
 pub fn is_adapter(checkpoint: &Checkpoint) -> bool {
-    let low_rank = |name: &str| name.contains("lora_") || name.contains(".lora.");
+    let ends = [".diff", ".diff_b", ".diff_m"];
+    let low_rank = |name: &str| {
+        name.contains("lora_") || name.contains(".lora.") || ends.iter().any(|end| name.ends_with(end))
+    };
     checkpoint.metadata().contains_key("understudy")
         || checkpoint.infos().iter().any(|info| low_rank(&info.name))
 }
@@ -37,9 +44,9 @@ impl AdapterSummary {
     /// Reads the adapter at `path`, whose checkpoint is open already.
     ///
     /// # Errors
-    /// When a key is not understood or a value is not finite.
+    /// When a residual lacks a half, shapes do not fit each other, or a value is not finite.
     pub fn read(path: &Path, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
-        let adapter = Adapter::open(path, device)?;
+        let (adapter, unmatched) = Adapter::open_with(path, device, Unmatched::Allow)?;
         let infos = checkpoint.infos();
         let mut sites = BTreeMap::new();
         for site in adapter.residuals.keys() {
@@ -53,7 +60,9 @@ impl AdapterSummary {
             path: path.to_owned(),
             metadata: adapter.metadata,
             sites,
+            differences: adapter.differences.len(),
             dialects,
+            unmatched,
             totals: Totals::of(&infos),
         })
     }
@@ -70,9 +79,11 @@ fn dialect(key: &str) -> &'static str {
     match key {
         _ if key.starts_with("understudy.") => "understudy",
         _ if key.starts_with("lora_unet_") => "kohya",
+        _ if key.starts_with("diffusion_model.") => "comfyui",
         _ if key.contains(".attn1.") || key.contains(".attn2.") || key.contains(".ffn.net.") => "diffusers",
         _ if key.starts_with("transformer.") || key.starts_with("base_model.") => "diffusers",
-        _ => "comfyui",
+        _ if key.starts_with("blocks.") || key.starts_with("pipe.dit.") => "diffsynth",
+        _ => "not told by their names",
     }
 }
 
@@ -104,6 +115,12 @@ impl fmt::Display for AdapterSummary {
         writeln!(f, "  rank        {rank}, alpha {alpha}")?;
         writeln!(f, "  window      {} to {} of denoising", window.start, window.end)?;
         writeln!(f, "  sites       {}: {}", self.metadata.sites, counts(&self.sites))?;
+        if self.differences > 0 {
+            writeln!(f, "  adds to     {} tensors of the base", self.differences)?;
+        }
+        if !self.unmatched.is_empty() {
+            writeln!(f, "  not understood: {} keys: {}", self.unmatched.len(), self.unmatched.join(", "))?;
+        }
         writeln!(f, "  keys        {}: {}", self.totals.tensors, counts(&self.dialects))?;
         let (parameters, precision) = (grouped(self.totals.parameters), self.totals.precision());
         writeln!(f, "  parameters  {parameters}, {}, {precision}", size(self.totals.bytes))
