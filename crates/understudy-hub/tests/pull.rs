@@ -38,7 +38,7 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
 }
 
 fn files() -> Vec<(&'static str, Vec<u8>, bool)> {
-    let large: Vec<u8> = (0..700_000_u32).map(|i| (i * i >> 7) as u8).collect();
+    let large: Vec<u8> = (0..700_000_u32).map(|i| ((i * i) >> 7) as u8).collect();
     vec![
         ("model_index.json", b"{}".to_vec(), false),
         ("transformer/weights of it.safetensors", large, true),

@@ -273,7 +273,7 @@ impl Opened {
             text_encoder,
             transformer,
             vae,
-            scheduler: published.as_ref().map_or(USUAL, |(_, config)| config.scheduler.clone()),
+            scheduler: published.as_ref().map_or(USUAL, |(_, config)| config.scheduler),
             max_sequence_length: published
                 .as_ref()
                 .map_or(MAX_SEQUENCE_LENGTH, |(_, config)| config.max_sequence_length),

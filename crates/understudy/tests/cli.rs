@@ -71,13 +71,13 @@ fn guidance_may_be_left_out_and_pictures_decoded_in_tiles() {
     assert_eq!(plain, frames("d.safetensors", &["--guidance-end", "0"]));
     let part = frames("e.safetensors", &["--guidance-start", "0.5"]);
     assert!(part != usual && part != plain);
-    generate(folder.path(), &["--out", "x.mp4", "--guidance-start", "0.5", "--guidance-end", "0.2"]).fails(1);
+    generate(folder.path(), &["--out", "x.mp4", "--guidance-start", "0.5", "--guidance-end", "0.2"]).fails(2);
 
     let tiled = frames("f.safetensors", &["--vae-tile", "16"]);
     let distance = usual.iter().zip(&tiled).map(|(a, b)| (a - b).abs()).sum::<f32>() / usual.len() as f32;
     assert!(distance > 0.0 && distance < 0.2, "{distance}");
     assert_eq!(usual, frames("g.safetensors", &["--vae-tile", "32"]));
-    let message = generate(folder.path(), &["--out", "x.mp4", "--vae-tile", "20"]).fails(1);
+    let message = generate(folder.path(), &["--out", "x.mp4", "--vae-tile", "20"]).fails(2);
     assert!(message.contains("multiple of 16"), "{message}");
 }
 

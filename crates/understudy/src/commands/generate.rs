@@ -1,26 +1,28 @@
 //! `understudy generate`: a video from a prompt.
 
+mod adapters;
+mod sampling;
+
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde_json::json;
-use understudy_engine::attach::{Attachments, Window};
-use understudy_engine::patch::Additions;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
-use understudy_personalize::{Adapter, Unmatched, combine};
+use understudy_personalize::Adapter;
 use understudy_pipeline::cost::Estimate;
-use understudy_pipeline::{Base, BaseConfig, Event, LoadOptions, Output, Request, Sampler, Source, generate};
+use understudy_pipeline::{Base, BaseConfig, Event, LoadOptions, Output, Request, Source, generate};
 
 use super::Common;
 use crate::base::BaseArguments;
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
+use adapters::Adapters;
+use sampling::Sampling;
 
 /// The tensor that holds latents in a file.
 const LATENTS: &str = "latents";
@@ -37,18 +39,11 @@ pub struct Generate {
     /// What guidance leads away from.
     #[arg(long, default_value = "", value_name = "TEXT")]
     negative_prompt: String,
-    /// An adapter, with its weight (1 if it has none). Several are added up.
-    #[arg(long = "adapter", value_name = "FILE[:WEIGHT]")]
-    adapters: Vec<WeightedAdapter>,
-    /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
-    #[arg(long)]
-    merge: bool,
+    #[command(flatten)]
+    adapters: Adapters,
     /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, and smaller.
     #[arg(long, default_value_t = 0, value_name = "N")]
     blocks_on_host: usize,
-    /// Leave out what an adapter holds that is not understood or that the base has no place for.
-    #[arg(long)]
-    allow_unmatched: bool,
     /// A picture for a word of the prompt.
     #[arg(long = "reference", value_name = "WORD=IMAGE")]
     references: Vec<String>,
@@ -73,79 +68,6 @@ pub struct Generate {
     common: Common,
 }
 
-/// How a video is sampled; what is not given is as usual for the base.
-#[derive(Clone, Debug, Args)]
-struct Sampling {
-    /// Frames [nano: 17].
-    #[arg(long, value_name = "N")]
-    frames: Option<usize>,
-    /// Rows of pixels [nano: 64].
-    #[arg(long, value_name = "N")]
-    height: Option<usize>,
-    /// Columns of pixels [nano: 64].
-    #[arg(long, value_name = "N")]
-    width: Option<usize>,
-    /// Denoising steps [nano: 20].
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// Guidance scale; none at 1 or less [nano: 4].
-    #[arg(long, value_name = "X")]
-    guidance: Option<f32>,
-    /// Where in denoising guidance begins, from 0 to 1; steps without it cost half.
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
-    guidance_start: f32,
-    /// Where in denoising guidance ends.
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    guidance_end: f32,
-    /// Decode in square tiles of so many pixels, for the memory of one; a multiple of 4 latents.
-    #[arg(long, value_name = "N")]
-    vae_tile: Option<usize>,
-    /// The sampler: euler, unipc or dpm++ [the base's own].
-    #[arg(long, value_name = "NAME")]
-    scheduler: Option<Sampler>,
-    /// How far noise levels are shifted towards noise [the base's own].
-    #[arg(long, value_name = "X")]
-    shift: Option<f64>,
-    /// Decides the noise: the same seed gives the same video.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
-    /// Frames a second of the file [nano: 8].
-    #[arg(long, value_name = "X", value_parser = frame_rate)]
-    fps: Option<f64>,
-}
-
-fn frame_rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.1..=1000.0).contains(&rate) => Ok(rate),
-        _ => Err("must be a number between 0.1 and 1000".to_owned()),
-    }
-}
-
-/// An adapter's file and how strongly it counts.
-#[derive(Clone, Debug, PartialEq)]
-struct WeightedAdapter {
-    path: PathBuf,
-    weight: f32,
-}
-
-impl FromStr for WeightedAdapter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let whole = || Self { path: text.into(), weight: 1.0 };
-        let Some((path, weight)) = text.rsplit_once(':').filter(|(path, _)| !path.is_empty()) else {
-            return Ok(whole());
-        };
-        match weight.parse::<f32>() {
-            Ok(number) if number.is_finite() => Ok(Self { path: path.into(), weight: number }),
-            Ok(_) => Err("the weight must be finite".to_owned()),
-            // A colon may also belong to the path.
-            Err(_) if weight.contains(['/', '\\', '.']) => Ok(whole()),
-            Err(_) => Err(format!("{weight:?} is not a weight; use FILE:0.8")),
-        }
-    }
-}
-
 impl Generate {
     /// Generates the video.
     pub fn run(self) -> Result<()> {
@@ -162,15 +84,10 @@ impl Generate {
         let upscale = self.write_options(format).upscale;
         format.check_size(&self.out, request.width * upscale, request.height * upscale)?;
         let mut progress = self.common.progress();
-        let adapters = self.read_adapters(&config, &source, &device, &progress)?;
-        (request.attachments, request.token_embeddings) = combine(&adapters, &config)?;
-        if self.merge {
-            request.attachments = Attachments::none();
-        }
-        let mut additions = Additions::default();
-        for (adapter, weight) in &adapters {
-            additions.extend(adapter.additions(*weight, self.merge)?);
-        }
+        let adapters = self.adapters.read(&config, &self.base.name(), &device, &progress)?;
+        self.check_prompts(&config, &source, &adapters)?;
+        let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
+        (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
         let estimate = request.estimate(&config, self.blocks_on_host, &device)?;
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.plan {
@@ -196,11 +113,6 @@ impl Generate {
             return vec![self.out.clone()];
         }
         (1..=self.prompts.len()).map(|number| numbered(&self.out, number)).collect()
-    }
-
-    /// Whether a prompt has the word `token`.
-    fn names(&self, token: &str) -> bool {
-        self.prompts.iter().any(|prompt| prompt.contains(token))
     }
 
     /// That everything can be written where it is to go.
@@ -229,62 +141,24 @@ impl Generate {
         Ok(format)
     }
 
-    /// The adapters, found to be for this base, and the prompts, found short enough, before any weights are read.
-    fn read_adapters(
-        &self,
-        config: &BaseConfig,
-        source: &Source,
-        device: &Device,
-        progress: &Progress,
-    ) -> Result<Vec<(Adapter, f32)>> {
-        let mut adapters = Vec::new();
-        let mut tokens = Vec::new();
-        let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
-        for WeightedAdapter { path, weight } in &self.adapters {
-            let (mut adapter, mut left_out) = Adapter::open_with(path, device, unmatched)?;
-            if self.allow_unmatched {
-                left_out.extend(adapter.keep_fitting(config));
-            }
-            tell_left_out(path, &left_out, progress);
-            let identity = config.identity();
-            if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != identity) {
-                bail!(
-                    "--adapter {} was made for the base {} ({}), and --base is {} ({identity}); use it with its own base",
-                    path.display(),
-                    own.name,
-                    own.identity,
-                    self.base.name()
-                );
-            }
-            tokens.extend(adapter.metadata.tokens.iter().cloned());
-            adapters.push((adapter, *weight));
-        }
+    /// That the prompts are short enough, before any weights are read.
+    fn check_prompts(&self, config: &BaseConfig, source: &Source, adapters: &[(Adapter, f32)]) -> Result<()> {
+        let tokens: Vec<String> =
+            adapters.iter().flat_map(|(adapter, _)| adapter.metadata.tokens.iter().cloned()).collect();
         let tokenizer = source.tokenizer()?.with_added(&tokens)?;
         let texts: Vec<&str> =
             self.prompts.iter().chain([&self.negative_prompt]).map(String::as_str).collect();
         tokenizer.encode(&texts, config.max_sequence_length)?;
-        Ok(adapters)
+        Ok(())
     }
 
     /// What is asked for, without the adapters.
     fn request(&self, device: &Device) -> Result<Request> {
-        let (usual, own) = (self.base.usual(), &self.sampling);
-        let [frames, height, width] = usual.size;
         Ok(Request {
-            negative_prompt: self.negative_prompt.clone(),
-            frames: own.frames.unwrap_or(frames),
-            height: own.height.unwrap_or(height),
-            width: own.width.unwrap_or(width),
-            steps: own.steps.unwrap_or(usual.steps),
-            guidance: own.guidance.unwrap_or(usual.guidance),
-            guidance_window: Window { start: own.guidance_start, end: own.guidance_end },
-            vae_tile: own.vae_tile,
-            sampler: own.scheduler,
-            shift: own.shift,
-            seed: own.seed,
-            initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
             prompts: self.prompts.clone(),
-            ..Request::new("")
+            negative_prompt: self.negative_prompt.clone(),
+            initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
+            ..self.sampling.request(self.base.usual())
         })
     }
 
@@ -301,14 +175,10 @@ impl Generate {
         let scheduler = request.scheduler(config);
         let Request { frames, height, width, steps, guidance, seed, .. } = request;
         let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
-        let loaded = self.adapters.iter().zip(adapters).map(|(named, (adapter, weight))| {
-            let tokens = &adapter.metadata.tokens;
-            json!({"path": named.path, "weight": weight, "sites": adapter.residuals.len(), "tokens": tokens})
-        });
         progress.event(&json!({
             "event": "plan", "base": self.base.name(), "identity": config.identity(), "prompts": self.prompts,
             "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
-            "scheduler": sampler, "shift": shift, "seed": seed, "adapters": loaded.collect::<Vec<_>>(),
+            "scheduler": sampler, "shift": shift, "seed": seed, "adapters": self.adapters.summary(adapters),
             "weights": weights, "activations": activations, "memory": memory, "step_seconds": step_seconds,
             "seconds": seconds,
         }));
@@ -321,18 +191,7 @@ impl Generate {
             gigabytes(weights),
             gigabytes(activations)
         ));
-        for (named, (adapter, weight)) in self.adapters.iter().zip(adapters) {
-            let (path, sites) = (named.path.display(), adapter.residuals.len());
-            let how = if self.merge { "merged" } else { "attached" };
-            let dense = match adapter.differences.len() {
-                0 => String::new(),
-                count => format!(" and {count} dense differences"),
-            };
-            progress.say(&format!("adapter {path}: {sites} residuals{dense} {how} with weight {weight}"));
-            for token in adapter.metadata.tokens.iter().filter(|token| !self.names(token)) {
-                progress.say(&format!("note: no prompt names {token}, the subject of {path}"));
-            }
-        }
+        self.adapters.tell(adapters, &self.prompts, progress);
     }
 
     fn write(&self, output: Output, format: OutputFormat) -> Result<()> {
@@ -378,20 +237,6 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
         None => format!("{stem}-{number}"),
     };
     path.with_file_name(name)
-}
-
-/// Says what of an adapter is not used.
-fn tell_left_out(path: &Path, left_out: &[String], progress: &Progress) {
-    if left_out.is_empty() {
-        return;
-    }
-    progress.event(&json!({"event": "unmatched", "path": path, "keys": left_out}));
-    let count = left_out.len();
-    progress.say(&format!(
-        "note: adapter {}: {count} keys are left out: {}",
-        path.display(),
-        left_out.join(", ")
-    ));
 }
 
 /// Runs `request` and shows its steps.
@@ -457,21 +302,4 @@ fn read_noise(path: &Path, device: &Device) -> Result<Tensor<5>> {
         Ok(Tensor::from_data(TensorData::new(values, shape), device))
     };
     read().with_context(|| format!("--initial-noise {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn adapters_may_have_a_weight() {
-        let parse = |text: &str| text.parse::<WeightedAdapter>();
-        let adapter = |path: &str, weight| Ok(WeightedAdapter { path: path.into(), weight });
-        assert_eq!(parse("a.safetensors"), adapter("a.safetensors", 1.0));
-        assert_eq!(parse("a.safetensors:0.5"), adapter("a.safetensors", 0.5));
-        assert_eq!(parse("d/a.safetensors:-1"), adapter("d/a.safetensors", -1.0));
-        assert_eq!(parse("C:/a.safetensors"), adapter("C:/a.safetensors", 1.0));
-        assert!(parse("a.safetensors:half").is_err());
-        assert!(parse("a.safetensors:inf").is_err());
-    }
 }

@@ -40,8 +40,14 @@ pub fn understudy(folder: &Path, arguments: &[&str]) -> Run {
 
 /// A short `generate` on the tiny base.
 pub fn generate(folder: &Path, flags: &[&str]) -> Run {
-    let mut arguments = vec!["generate", "--base", BASE, "--frames", "5", "--height", "16", "--width", "16"];
-    for usual in [["--steps", "2"], ["--prompt", "a red ball rolls to the left"]] {
+    let mut arguments = vec!["generate", "--base", BASE];
+    for usual in [
+        ["--frames", "5"],
+        ["--height", "16"],
+        ["--width", "16"],
+        ["--steps", "2"],
+        ["--prompt", "a red ball rolls to the left"],
+    ] {
         if !flags.contains(&usual[0]) {
             arguments.extend(usual);
         }

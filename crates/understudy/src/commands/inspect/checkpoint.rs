@@ -87,13 +87,10 @@ impl CheckpointSummary {
 
 fn write_recognized(f: &mut fmt::Formatter, recognized: &Recognized) -> fmt::Result {
     let Recognized { network, names, model, not_supported, missing, misshapen, unknown, .. } = recognized;
-    writeln!(
-        f,
-        "  a {network} ({}), its names as {names} has them",
-        model.unwrap_or("of no published size")
-    )?;
+    let model = model.unwrap_or("of no published size");
+    writeln!(f, "  network: {network} ({model}), its tensors named as {names} names them")?;
     if let Some(reason) = not_supported {
-        return writeln!(f, "  not supported: {reason}");
+        return writeln!(f, "  not usable without its folder: {reason}");
     }
     let faults = [(missing, "missing"), (misshapen, "of a wrong shape"), (unknown, "not understood")];
     if faults.iter().all(|(names, _)| names.is_empty()) {

@@ -1,0 +1,164 @@
+//! Adapters on the command line.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use clap::Args;
+use serde_json::{Value, json};
+use understudy_engine::attach::Attachments;
+use understudy_engine::patch::Additions;
+use understudy_personalize::{Adapter, Unmatched, combine};
+use understudy_pipeline::{BaseConfig, TokenEmbeddings};
+
+use crate::progress::Progress;
+
+/// Which adapters are used, and how.
+#[derive(Clone, Debug, Args)]
+pub struct Adapters {
+    /// An adapter, with its weight (1 if it has none). Several are added up.
+    #[arg(long = "adapter", value_name = "FILE[:WEIGHT]")]
+    files: Vec<WeightedAdapter>,
+    /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
+    #[arg(long)]
+    merge: bool,
+    /// Leave out what an adapter holds that is not understood or that the base has no place for.
+    #[arg(long)]
+    allow_unmatched: bool,
+}
+
+impl Adapters {
+    /// The adapters with their weights, found to be for a base of this configuration, which is called `name`.
+    ///
+    /// # Errors
+    /// When a file is no adapter or for another base, or has keys that are not understood and may not be left out.
+    pub fn read(
+        &self,
+        config: &BaseConfig,
+        name: &str,
+        device: &Device,
+        progress: &Progress,
+    ) -> Result<Vec<(Adapter, f32)>> {
+        let identity = config.identity();
+        let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
+        let mut adapters = Vec::new();
+        for WeightedAdapter { path, weight } in &self.files {
+            let (mut adapter, mut left_out) = Adapter::open_with(path, device, unmatched)?;
+            if self.allow_unmatched {
+                left_out.extend(adapter.keep_fitting(config));
+            }
+            tell_left_out(path, &left_out, progress);
+            if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != identity) {
+                bail!(
+                    "--adapter {} was made for the base {} ({}), and --base is {name} ({identity}); use it with its own base",
+                    path.display(),
+                    own.name,
+                    own.identity,
+                );
+            }
+            adapters.push((adapter, *weight));
+        }
+        Ok(adapters)
+    }
+
+    /// What is attached, the subjects' tokens, and what is added to the weights.
+    ///
+    /// # Errors
+    /// When an adapter does not fit, two have the same token, or one cannot be merged.
+    pub fn attach(
+        &self,
+        adapters: &[(Adapter, f32)],
+        config: &BaseConfig,
+    ) -> Result<(Attachments, Option<TokenEmbeddings>, Additions)> {
+        let (attachments, tokens) = combine(adapters, config)?;
+        let mut additions = Additions::default();
+        for (adapter, weight) in adapters {
+            additions.extend(adapter.additions(*weight, self.merge)?);
+        }
+        let attachments = if self.merge { Attachments::none() } else { attachments };
+        Ok((attachments, tokens, additions))
+    }
+
+    /// What the plan says of them.
+    pub fn summary(&self, adapters: &[(Adapter, f32)]) -> Vec<Value> {
+        let loaded = self.files.iter().zip(adapters).map(|(named, (adapter, weight))| {
+            let tokens = &adapter.metadata.tokens;
+            json!({"path": named.path, "weight": weight, "sites": adapter.residuals.len(), "tokens": tokens})
+        });
+        loaded.collect()
+    }
+
+    /// Says how each is used, and whose token no prompt names.
+    pub fn tell(&self, adapters: &[(Adapter, f32)], prompts: &[String], progress: &Progress) {
+        let how = if self.merge { "merged" } else { "attached" };
+        for (named, (adapter, weight)) in self.files.iter().zip(adapters) {
+            let (path, sites) = (named.path.display(), adapter.residuals.len());
+            let dense = match adapter.differences.len() {
+                0 => String::new(),
+                count => format!(" and {count} dense differences"),
+            };
+            progress.say(&format!("adapter {path}: {sites} residuals{dense} {how} with weight {weight}"));
+            let named = |token: &&String| prompts.iter().any(|prompt| prompt.contains(token.as_str()));
+            for token in adapter.metadata.tokens.iter().filter(|token| !named(token)) {
+                progress.say(&format!("note: no prompt names {token}, the subject of {path}"));
+            }
+        }
+    }
+}
+
+/// Says what of an adapter is not used.
+fn tell_left_out(path: &Path, left_out: &[String], progress: &Progress) {
+    if left_out.is_empty() {
+        return;
+    }
+    progress.event(&json!({"event": "unmatched", "path": path, "keys": left_out}));
+    let count = left_out.len();
+    progress.say(&format!(
+        "note: adapter {}: {count} keys are left out: {}",
+        path.display(),
+        left_out.join(", ")
+    ));
+}
+
+/// An adapter's file and how strongly it counts.
+#[derive(Clone, Debug, PartialEq)]
+struct WeightedAdapter {
+    path: PathBuf,
+    weight: f32,
+}
+
+impl FromStr for WeightedAdapter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = || Self { path: text.into(), weight: 1.0 };
+        let Some((path, weight)) = text.rsplit_once(':').filter(|(path, _)| !path.is_empty()) else {
+            return Ok(whole());
+        };
+        match weight.parse::<f32>() {
+            Ok(number) if number.is_finite() => Ok(Self { path: path.into(), weight: number }),
+            Ok(_) => Err("the weight must be finite".to_owned()),
+            // A colon may also belong to the path.
+            Err(_) if weight.contains(['/', '\\', '.']) => Ok(whole()),
+            Err(_) => Err(format!("{weight:?} is not a weight; use FILE:0.8")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_may_have_a_weight() {
+        let parse = |text: &str| text.parse::<WeightedAdapter>();
+        let adapter = |path: &str, weight| Ok(WeightedAdapter { path: path.into(), weight });
+        assert_eq!(parse("a.safetensors"), adapter("a.safetensors", 1.0));
+        assert_eq!(parse("a.safetensors:0.5"), adapter("a.safetensors", 0.5));
+        assert_eq!(parse("d/a.safetensors:-1"), adapter("d/a.safetensors", -1.0));
+        assert_eq!(parse("C:/a.safetensors"), adapter("C:/a.safetensors", 1.0));
+        assert!(parse("a.safetensors:half").is_err());
+        assert!(parse("a.safetensors:inf").is_err());
+    }
+}
