@@ -54,8 +54,10 @@ impl Cache {
     /// Makes `snapshot/name` the file `blob`.
     pub(crate) fn link(snapshot: &Path, name: &str, blob: &Path) -> Result<()> {
         let path = snapshot.join(name);
-        let io = |action| move |error| Error::Io { action, path: path.clone(), error };
-        let path = snapshot.join(name);
+        let io = |action| {
+            let path = path.clone();
+            move |error| Error::Io { action, path, error }
+        };
         let folder = path.parent().unwrap_or(snapshot);
         fs::create_dir_all(folder).map_err(io("create the folder of"))?;
         if path.exists() {
@@ -67,12 +69,7 @@ impl Cache {
         let depth = Path::new(name).components().count() + 1;
         let up: PathBuf = std::iter::repeat_n("..", depth).collect();
         let target = up.join("blobs").join(blob.file_name().unwrap_or_default());
-        let path_for_error = path.clone();
-        place(&target, blob, &path).map_err(|error| Error::Io {
-            action: "write",
-            path: path_for_error,
-            error,
-        })
+        place(&target, blob, &path).map_err(io("write"))
     }
 }
 

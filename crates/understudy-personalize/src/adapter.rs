@@ -129,9 +129,6 @@ impl Adapter {
                 _ => return Err(format!("the tokens' rows have shape {:?}", rows.shape)),
             },
         };
-        if residuals.is_empty() && differences.is_empty() && token_rows.is_none() {
-            return Err("it holds no residual and no token".to_owned());
-        }
         let metadata = own.unwrap_or_else(|| Metadata::new("lora", &residuals));
         let [rows, tokens] = [token_rows.as_ref().map_or(0, |rows| rows.dims()[0]), metadata.tokens.len()];
         if rows != tokens {

@@ -62,8 +62,8 @@ impl AdapterFile {
     /// Reads the file at `path`, of any dialect.
     ///
     /// # Errors
-    /// When it cannot be read, a key is not understood (unless that is allowed), a residual lacks a half, or shapes
-    /// do not fit each other; all such keys are listed.
+    /// When it cannot be read or holds nothing, a key is not understood (unless that is allowed), a residual lacks a
+    /// half, or shapes do not fit each other; all such keys are listed.
     pub(crate) fn read(path: &Path, unmatched: Unmatched) -> Result<Self> {
         let checkpoint = Checkpoint::open(path, &Device::flex())?;
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
@@ -82,6 +82,9 @@ impl AdapterFile {
             return Err(fault(faults.join("; ")));
         }
         file.scale().map_err(fault)?;
+        if file.parts.is_empty() && file.rows.is_none() {
+            return Err(fault("it holds no residual and no token".to_owned()));
+        }
         Ok(file)
     }
 
@@ -336,10 +339,6 @@ fn scalar_like(value: f32, around: Option<Encoding>) -> StoredTensor {
 /// When `from` is no adapter, `dialect` has no place for something in it, or `to` cannot be written.
 pub fn convert(from: &Path, to: &Path, dialect: Dialect, unmatched: Unmatched) -> Result<Vec<String>> {
     let file = AdapterFile::read(from, unmatched)?;
-    if file.parts.is_empty() && file.rows.is_none() {
-        let reason = "it holds no residual and no token".to_owned();
-        return Err(Error::Adapter { path: from.to_owned(), reason });
-    }
     let left_out = file.unmatched.clone();
     file.write(to, dialect)?;
     Ok(left_out)

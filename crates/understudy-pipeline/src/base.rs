@@ -28,6 +28,9 @@ pub(crate) const VAE: Part = Part::of("vae", "diffusion_pytorch_model.safetensor
 pub(crate) const SCHEDULER: &str = "scheduler/scheduler_config.json";
 pub(crate) const PIPELINE: &str = "WanPipeline";
 
+/// Wan 2.1's prompts are padded to this many tokens.
+pub(crate) const MAX_SEQUENCE_LENGTH: usize = 512;
+
 /// One network's place in the folder.
 pub(crate) struct Part {
     pub(crate) folder: &'static str,
@@ -75,7 +78,7 @@ impl BaseConfig {
         let index = files.object(INDEX)?;
         check_index(&index, &files.name(INDEX))?;
         let max_sequence_length = match index.get("max_sequence_length").map(Value::as_u64) {
-            None => 512,
+            None => MAX_SEQUENCE_LENGTH,
             Some(Some(length @ 1..=4096)) => length as usize,
             Some(_) => {
                 return Err(Error::File {

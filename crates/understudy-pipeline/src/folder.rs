@@ -118,20 +118,25 @@ impl Files {
         }
     }
 
+    /// Where the weights `file` are: in the index of their shards, or in the file itself.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub(crate) fn weights(&self, file: &str) -> Result<String> {
+        let either = [format!("{file}.index.json"), file.to_owned()];
+        either.into_iter().find(|name| self.has(name)).ok_or_else(|| {
+            let advice = "download the folder again, with its safetensors weights";
+            self.fault(file, "neither this file nor its .index.json is there", advice)
+        })
+    }
+
     /// The weights `file` (`FOLDER/NAME.safetensors`), or the shards its index names.
     ///
     /// # Errors
     /// When there are none, or they are malformed.
     pub fn checkpoint(&self, file: &str, device: &Device) -> Result<Checkpoint> {
-        let index = format!("{file}.index.json");
         match self {
-            Self::Folder(folder) if self.has(&index) => Ok(Checkpoint::open(&folder.join(index), device)?),
-            Self::Folder(folder) if self.has(file) => Ok(Checkpoint::open(&folder.join(file), device)?),
-            Self::Folder(_) => Err(self.fault(
-                file,
-                "neither this file nor its .index.json is there",
-                "download the folder again, with its safetensors weights",
-            )),
+            Self::Folder(folder) => Ok(Checkpoint::open(&folder.join(self.weights(file)?), device)?),
             Self::Embedded { .. } => match self.embedded(file) {
                 Some(bytes) => Ok(Checkpoint::embedded(&self.name(file), bytes, device)?),
                 None => Err(self.fault(file, "it is not among the files", AGAIN)),

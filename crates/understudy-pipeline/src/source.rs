@@ -8,7 +8,10 @@ use serde_json::Value;
 use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::WeightSource;
 
-use crate::base::{Base, BaseConfig, BaseWeights, LoadOptions, Part, TEXT_ENCODER, TRANSFORMER, VAE};
+use crate::base::{
+    Base, BaseConfig, BaseWeights, INDEX, LoadOptions, MAX_SEQUENCE_LENGTH, Part, TEXT_ENCODER, TRANSFORMER,
+    VAE,
+};
 use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::original;
@@ -17,8 +20,6 @@ use crate::scheduler::Scheduler;
 use crate::shapes::Shapes;
 use crate::tokenize::Tokenizer;
 
-/// Wan 2.1's prompts are padded to this many tokens.
-const MAX_SEQUENCE_LENGTH: usize = 512;
 /// What diffusers publishes for Wan 2.1.
 const USUAL: Scheduler = Scheduler { sampler: Sampler::UniPc, shift: 3.0 };
 /// The tensor of bytes that ComfyUI's text encoders carry their tokenizer along in.
@@ -58,7 +59,7 @@ impl Source {
     /// When it is neither; the message says what is missing.
     pub fn folder(folder: &Path) -> Result<Self> {
         let files = Files::folder(folder);
-        if files.has(crate::base::INDEX) {
+        if files.has(INDEX) {
             return Ok(Self::Files(files));
         }
         match Parts::original(folder)? {
@@ -157,23 +158,15 @@ impl Parts {
     /// The files of `folder`, which is in diffusers' layout: what of it is replaced by other files is up to the caller.
     ///
     /// # Errors
-    /// When a network's weights or the tokenizer are missing.
+    /// When a network's weights are missing.
     pub fn published(folder: &Path) -> Result<Self> {
         let files = Files::folder(folder);
-        let first = |names: &[String]| {
-            let found = names.iter().find(|name| files.has(name)).map(|name| folder.join(name));
-            found.ok_or_else(|| Error::File {
-                file: files.name(&names[0]),
-                reason: "it is not there".to_owned(),
-                advice: "download the folder again",
-            })
-        };
-        let weights = |part: Part| first(&[part.weights(), format!("{}.index.json", part.weights())]);
+        let weights = |part: Part| Ok::<_, Error>(folder.join(files.weights(&part.weights())?));
         Ok(Self {
             transformer: weights(TRANSFORMER)?,
             text_encoder: weights(TEXT_ENCODER)?,
             vae: weights(VAE)?,
-            tokenizer: Some(first(&["tokenizer/tokenizer.json".into(), "tokenizer/spiece.model".into()])?),
+            tokenizer: Some(folder.join(Tokenizer::file(&files))),
             config: None,
             published: Some(folder.to_owned()),
         })

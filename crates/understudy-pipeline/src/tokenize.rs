@@ -43,10 +43,15 @@ impl Tokenizer {
     /// # Errors
     /// When there is neither, or it is malformed or has no `<pad>`.
     pub fn load(files: &Files) -> Result<Self> {
-        match !files.has(TOKENIZER) && files.has(SPIECE) {
-            true => Self::from_spiece(&files.read(SPIECE)?, &files.name(SPIECE)),
-            false => Self::from_bytes(&files.read(TOKENIZER)?, &files.name(TOKENIZER)),
+        match Self::file(files) {
+            SPIECE => Self::from_spiece(&files.read(SPIECE)?, &files.name(SPIECE)),
+            other => Self::from_bytes(&files.read(other)?, &files.name(other)),
         }
+    }
+
+    /// The file of a base that its tokenizer is read from.
+    pub(crate) fn file(files: &Files) -> &'static str {
+        if !files.has(TOKENIZER) && files.has(SPIECE) { SPIECE } else { TOKENIZER }
     }
 
     /// Reads a SentencePiece model; `file` names it in errors.

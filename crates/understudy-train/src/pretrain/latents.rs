@@ -1,9 +1,7 @@
 //! A file of encoded training clips or stills, so that the autoencoder runs once and not every epoch.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
@@ -12,7 +10,8 @@ use understudy_models::wan_vae::WanVae;
 use understudy_puppet::Split;
 
 use crate::error::TrainError;
-use crate::pretrain::clips::Clips;
+use crate::pretrain::clips::{ClipBatch, Clips};
+use crate::pretrain::records::Records;
 
 /// What a cache holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +26,29 @@ pub enum Kind {
 /// one file. Clip `i` is scenario `i` of the training split, so captions are not stored.
 #[derive(Clone, Debug)]
 pub struct LatentCache {
-    path: PathBuf,
+    records: Records,
     dims: [usize; 4],
     count: u64,
 }
 
 impl Kind {
+    /// Latent frames of what is made from clips of `frames`.
+    pub(crate) fn latent_frames(self, frames: usize, temporal: usize) -> usize {
+        match self {
+            Self::Clips => 1 + (frames - 1) / temporal,
+            Self::Stills => 1,
+        }
+    }
+
+    /// The training clips from `first` up to `next`, or a frame of each.
+    pub(crate) fn render(self, clips: &Clips, frames: usize, first: u64, next: u64) -> ClipBatch {
+        let scenarios: Vec<_> = (first..next).map(|index| clips.scenario(Split::Train, index)).collect();
+        match self {
+            Self::Clips => clips.batch(&scenarios, 0, frames),
+            Self::Stills => clips.stills(&scenarios, first),
+        }
+    }
+
     /// How many are encoded at once.
     fn chunk(self) -> u64 {
         match self {
@@ -58,37 +74,18 @@ impl LatentCache {
         tell: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<Self>, TrainError> {
         let config = network.config();
-        let latent_frames = match kind {
-            Kind::Clips => 1 + (frames - 1) / config.temporal_factor(),
-            Kind::Stills => 1,
-        };
         let factor = config.spatial_factor();
+        let latent_frames = kind.latent_frames(frames, config.temporal_factor());
         let dims = [config.z_dim, latent_frames, height / factor, width / factor];
-        let cache = Self { path: path.to_owned(), dims, count };
-        let io = |error| TrainError::Io { action: "write", path: path.to_owned(), error };
-        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
         let clips = Clips::new([frames, height, width])?;
-        let mut done = file.metadata().map_err(io)?.len() / cache.bytes();
-        // Half a clip may stand at the end after an interruption.
-        file.set_len(done * cache.bytes()).map_err(io)?;
-        while done < count {
-            let next = (done + kind.chunk()).min(count);
-            let scenarios: Vec<_> = (done..next).map(|index| clips.scenario(Split::Train, index)).collect();
-            let video = match kind {
-                Kind::Clips => clips.batch(&scenarios, 0, frames),
-                Kind::Stills => clips.stills(&scenarios, done),
-            };
-            let video = video.video(device);
-            let latents = network.normalize(network.encode(video).mean);
-            let bytes: Vec<u8> =
-                values(latents).iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
-            file.write_all(&bytes).map_err(io)?;
-            done = next;
-            if tell(done).is_break() && done < count {
-                return Ok(None);
-            }
-        }
-        Ok(Some(cache))
+        let encode = |first, next| {
+            let video = kind.render(&clips, frames, first, next).video(device);
+            let latents = values(network.normalize(network.encode(video).mean));
+            Ok(latents.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect())
+        };
+        let size = 2 * dims.iter().product::<usize>();
+        let records = Records::fill(path, size, (count, kind.chunk()), encode, tell)?;
+        Ok(records.map(|records| Self { records, dims, count }))
     }
 
     /// How many there are.
@@ -101,25 +98,13 @@ impl LatentCache {
         self.dims
     }
 
-    fn bytes(&self) -> u64 {
-        2 * self.dims.iter().product::<usize>() as u64
-    }
-
     /// The latents of `clips`, one after the other.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&self, clips: &[u64]) -> Result<Vec<f32>, TrainError> {
-        let io = |error| TrainError::Io { action: "read", path: self.path.clone(), error };
-        let mut file = File::open(&self.path).map_err(io)?;
-        let mut bytes = vec![0; self.bytes() as usize];
-        let mut values = Vec::with_capacity(clips.len() * bytes.len() / 2);
-        for clip in clips {
-            file.seek(SeekFrom::Start(clip * self.bytes())).map_err(io)?;
-            file.read_exact(&mut bytes).map_err(io)?;
-            values.extend(bytes.as_chunks().0.iter().map(|&pair| f16::from_le_bytes(pair).to_f32()));
-        }
-        Ok(values)
+        let bytes = self.records.read(clips)?;
+        Ok(bytes.as_chunks().0.iter().map(|&pair| f16::from_le_bytes(pair).to_f32()).collect())
     }
 
     /// Values read by [`LatentCache::read`] as a tensor.

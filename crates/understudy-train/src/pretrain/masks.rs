@@ -1,22 +1,20 @@
 //! A file of where characters are in the training clips, on the grid of their latents.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_models::wan_vae::WanVaeConfig;
-use understudy_puppet::Split;
 
 use crate::error::TrainError;
 use crate::pretrain::clips::{ClipBatch, Clips};
 use crate::pretrain::latents::Kind;
+use crate::pretrain::records::Records;
 
 /// Which latents of the training clips `0..count`, or of a frame of each, see a character: a byte a place, 0 or 1.
 #[derive(Clone, Debug)]
 pub struct MaskCache {
-    path: PathBuf,
+    records: Records,
     dims: [usize; 3],
 }
 
@@ -37,33 +35,12 @@ impl MaskCache {
         (kind, count): (Kind, u64),
         tell: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<Self>, TrainError> {
-        let factor = config.spatial_factor();
-        let shown = if kind == Kind::Stills { 1 } else { frames };
-        let dims = [1 + (shown - 1) / config.temporal_factor(), height / factor, width / factor];
-        let cache = Self { path: path.to_owned(), dims };
-        let io = |error| TrainError::Io { action: "write", path: path.to_owned(), error };
-        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
+        let [temporal, spatial] = [config.temporal_factor(), config.spatial_factor()];
+        let dims = [kind.latent_frames(frames, temporal), height / spatial, width / spatial];
         let clips = Clips::new([frames, height, width])?;
-        let mut done = file.metadata().map_err(io)?.len() / cache.bytes();
-        file.set_len(done * cache.bytes()).map_err(io)?;
-        while done < count {
-            let next = (done + CHUNK).min(count);
-            let scenarios: Vec<_> = (done..next).map(|index| clips.scenario(Split::Train, index)).collect();
-            let batch = match kind {
-                Kind::Clips => clips.batch(&scenarios, 0, frames),
-                Kind::Stills => clips.stills(&scenarios, done),
-            };
-            file.write_all(&pooled(&batch, config.temporal_factor(), factor)).map_err(io)?;
-            done = next;
-            if tell(done).is_break() && done < count {
-                return Ok(None);
-            }
-        }
-        Ok(Some(cache))
-    }
-
-    fn bytes(&self) -> u64 {
-        self.dims.iter().product::<usize>() as u64
+        let draw = |first, next| Ok(pooled(&kind.render(&clips, frames, first, next), temporal, spatial));
+        let records = Records::fill(path, dims.iter().product(), (count, CHUNK), draw, tell)?;
+        Ok(records.map(|records| Self { records, dims }))
     }
 
     /// The masks of `clips`, one after the other.
@@ -71,22 +48,13 @@ impl MaskCache {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&self, clips: &[u64]) -> Result<Vec<f32>, TrainError> {
-        let io = |error| TrainError::Io { action: "read", path: self.path.clone(), error };
-        let mut file = File::open(&self.path).map_err(io)?;
-        let mut bytes = vec![0; self.bytes() as usize];
-        let mut values = Vec::with_capacity(clips.len() * bytes.len());
-        for clip in clips {
-            file.seek(SeekFrom::Start(clip * self.bytes())).map_err(io)?;
-            file.read_exact(&mut bytes).map_err(io)?;
-            values.extend(bytes.iter().map(|&byte| f32::from(byte)));
-        }
-        Ok(values)
+        Ok(self.records.read(clips)?.into_iter().map(f32::from).collect())
     }
 
     /// Values read by [`MaskCache::read`] as a tensor `(clips, 1, frames, rows, columns)`.
     pub fn tensor(&self, values: Vec<f32>, device: &Device) -> Tensor<5> {
         let [frames, rows, columns] = self.dims;
-        let shape = [values.len() / self.bytes() as usize, 1, frames, rows, columns];
+        let shape = [values.len() / (frames * rows * columns), 1, frames, rows, columns];
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 }

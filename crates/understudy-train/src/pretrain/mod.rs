@@ -11,6 +11,7 @@ mod identity;
 mod latents;
 mod masks;
 mod recipe;
+mod records;
 mod vocabulary;
 
 pub use autoencoder::{Autoencoder, AutoencoderRecipe, Phase, measure_latents};
