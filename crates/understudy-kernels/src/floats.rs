@@ -115,6 +115,7 @@ impl From<Vec<f32>> for Floats {
         let len = data.len();
         if len >= UNIT && len.is_multiple_of(UNIT) {
             // Not from the pool, so it must not look like it.
+            data.reserve_exact(1);
             data.push(0.0);
         }
         Floats { data, len }

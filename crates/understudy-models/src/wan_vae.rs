@@ -117,7 +117,8 @@ impl Stream {
         };
         let frames = joined.dims()[2];
         let kept = count.min(frames);
-        self.slots[slot] = Some(joined.clone().narrow(2, frames - kept, kept));
+        // Multiplied, so that it is memory of its own: a view would keep all of `joined`.
+        self.slots[slot] = Some(joined.clone().narrow(2, frames - kept, kept) * 1.0);
         (joined, remembered)
     }
 

@@ -1,6 +1,6 @@
 //! One LoRA step on a large denoiser against peft: the gradients' cosines, the time and the peak of memory.
 //!
-//!     python oracle/wan_1_3b.py make FOLDER && python oracle/wan_1_3b.py lora FOLDER
+//!     python oracle/wan_size.py make FOLDER && python oracle/wan_size.py lora FOLDER
 //!     cargo run --release --example wan_gradients -- FOLDER [BLOCKS_ON_HOST]
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ const SIGMA: f32 = 0.6;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("give the folder that oracle/wan_1_3b.py made")?;
+    let folder = arguments.next().ok_or("give the folder that oracle/wan_size.py made")?;
     let on_host = arguments.next().map_or(Ok(0), |text| text.parse())?;
     let (folder, device) = (Path::new(&folder), Device::flex());
     let text = std::fs::read(folder.join("transformer/config.json"))?;

@@ -89,6 +89,11 @@ pub struct Augmentation {
     pub crop: f32,
     /// Whether every second version is mirrored.
     pub mirror: bool,
+    /// How many of the versions are trained as clips that hold still, too: single frames teach a base that was
+    /// trained on clips what a first frame is made of, and later frames little.
+    pub held: usize,
+    /// Frames of those clips.
+    pub held_frames: usize,
 }
 
 /// Prior preservation: samples of the base for the class alone, trained along so that the class stays what it
@@ -271,7 +276,7 @@ impl LoraConfig {
             lora: Stage { steps: 1200, learning_rate: 1e-3, weight_decay: 0.01, ..stage },
             token: stage,
             noise: Noise { mean: 0.0, deviation: 1.0, shift: None },
-            augmentation: Augmentation { versions: 6, crop: 0.1, mirror: false },
+            augmentation: Augmentation { versions: 6, crop: 0.1, mirror: false, held: 2, held_frames: 5 },
             prior: Prior { weight: 0.5, samples: 16, frames: 17, steps: 16, guidance: 4.0, batch: 1 },
             samples: Samples {
                 every: 300,
@@ -307,7 +312,7 @@ impl LoraConfig {
             token_rate: 0.1,
             token: Stage { steps: 400, learning_rate: 5e-3, weight_decay: 0.0, ..stage.clone() },
             lora: Stage { steps: 1500, learning_rate: 1e-4, ..stage },
-            augmentation: Augmentation { versions: 3, ..standard.augmentation },
+            augmentation: Augmentation { versions: 3, held: 0, ..standard.augmentation },
             prior: Prior { weight: 0.0, frames: 1, steps: 30, guidance: 5.0, ..standard.prior },
             samples: Samples { every: 500, frames: 33, steps: 30, guidance: 5.0, ..standard.samples },
             ..standard
@@ -332,6 +337,7 @@ impl LoraConfig {
         let used = |used: bool, frames: usize| used.then_some(frames);
         let lengths = [
             Some(1),
+            used(self.augmentation.held > 0, self.augmentation.held_frames),
             used(self.prior.weight > 0.0, self.prior.frames),
             used(self.samples.every > 0, self.samples.frames),
         ];
@@ -367,6 +373,11 @@ impl LoraConfig {
             ("noise.deviation", noise.deviation.is_finite() && noise.deviation > 0.0, "a positive number"),
             ("noise.shift", noise.shift.is_none_or(|s| s.is_finite() && s > 0.0), "a positive number"),
             ("augmentation.versions", (1..=64).contains(&augmentation.versions), "between 1 and 64"),
+            (
+                "augmentation.held",
+                augmentation.held <= augmentation.versions,
+                "at most augmentation.versions",
+            ),
             ("augmentation.crop", (0.0..=0.5).contains(&augmentation.crop), "between 0 and 0.5"),
             ("prior.weight", prior.weight.is_finite() && prior.weight >= 0.0, "0 or more"),
             ("prior.samples", prior.samples >= 1, "at least 1"),

@@ -140,8 +140,12 @@ fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Inp
         for version in 0..config.augmentation.versions {
             let mut random = Random::stream(config.seed, "augmentation", (index * 64 + version) as u64);
             let Picture { image, mask } = vary(&picture.picture, config, version, &mut random)?;
-            let planar = image.to_planar(Range::Signed);
-            inputs.push(Input { planar, shape: [1, height, width], mask, prompts: prompts.clone() });
+            let held = (version < config.augmentation.held).then_some(config.augmentation.held_frames);
+            for frames in [1].into_iter().chain(held) {
+                let planar = held_still(&image.to_planar(Range::Signed), frames);
+                let shape = [frames, height, width];
+                inputs.push(Input { planar, shape, mask: mask.clone(), prompts: prompts.clone() });
+            }
         }
     }
     for clip in &subject.clips {
@@ -150,6 +154,11 @@ fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Inp
         inputs.push(Input { planar, shape, mask: None, prompts: neutral.clone() });
     }
     Ok(inputs)
+}
+
+/// A picture `(3, height, width)` as a clip `(3, frames, height, width)` in which nothing moves.
+fn held_still(planar: &[f32], frames: usize) -> Vec<f32> {
+    planar.chunks_exact(planar.len() / 3).flat_map(|channel| channel.repeat(frames)).collect()
 }
 
 /// Version `version` of a picture at the training size: the picture itself, or a part of it.
@@ -258,6 +267,15 @@ mod tests {
         let back = mirrored(&cut);
         assert_eq!(back.image.pixel(0, 0), [6, 2, 0]);
         assert_eq!(back.mask.unwrap().alpha[..4], [6, 5, 4, 3]);
+    }
+
+    #[test]
+    fn a_held_picture_is_every_frame_of_its_clip() {
+        let channels = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]];
+        let clip = held_still(&channels.concat(), 3);
+        for (channel, frames) in channels.iter().zip(clip.chunks_exact(6)) {
+            assert!(frames.chunks_exact(2).all(|frame| frame == channel));
+        }
     }
 
     #[test]

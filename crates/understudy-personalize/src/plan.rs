@@ -90,12 +90,21 @@ struct Sizes {
 impl Sizes {
     fn of(job: &Job, config: &LoraConfig) -> Result<Self> {
         let count = |frames| token_count(job.base, config.size, frames);
-        let single = count(1)?;
-        let clip = job.subject.clips.first().map(|clip| count(clip.frames.len())).transpose()?;
-        let subject = clip.unwrap_or(single);
+        let pictures = job.subject.pictures.len();
+        let augmentation = &config.augmentation;
+        let mut kinds = vec![(pictures * augmentation.versions, 1)];
+        kinds.push((pictures * augmentation.held, augmentation.held_frames));
+        kinds.extend(job.subject.clips.iter().map(|clip| (1, clip.frames.len())));
+        let (mut samples, mut tokens, mut subject) = (0, 0, 0);
+        for (number, frames) in kinds.into_iter().filter(|(number, _)| *number > 0) {
+            let each = count(frames)?;
+            samples += number;
+            tokens += number * each;
+            subject = subject.max(each);
+        }
         let prior = if config.prior.weight > 0.0 { count(config.prior.frames)? } else { 0 };
         let shown = if config.samples.every > 0 { count(config.samples.frames)? } else { 0 };
-        let mean = if job.subject.pictures.is_empty() { subject } else { (single + subject) / 2 };
+        let mean = tokens.checked_div(samples).unwrap_or(0);
         Ok(Self { subject, mean, prior, shown, longest: subject.max(prior) })
     }
 }

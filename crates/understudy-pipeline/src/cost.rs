@@ -8,7 +8,7 @@ use understudy_engine::ops;
 use understudy_engine::weights::Probe;
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use understudy_models::wan_vae::WanVae;
+use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
 use crate::base::{BaseConfig, text_stays};
 use crate::error::Result;
@@ -18,6 +18,8 @@ use crate::text_to_video::Request;
 pub const OVERHEAD: f64 = 2.0;
 /// Bytes of a number.
 const FLOAT: usize = 4;
+/// Bytes of the program itself, with its tables.
+const PROGRAM: u64 = 100 << 20;
 
 /// Memory and time, roughly.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,28 +68,34 @@ pub fn block_numbers(config: &WanTransformerConfig) -> usize {
     20 * config.inner_dim() + 3 * config.ffn_dim
 }
 
-/// Bytes of a base's weights in memory, as f32. Of blocks that stay in their file two are in memory at a time: one
+/// Bytes of the program and a base's weights in memory, as f32. Of blocks that stay in their file two are in memory at a time: one
 /// computes, one is being read.
 pub fn weight_bytes(config: &BaseConfig, blocks_on_host: usize) -> u64 {
     let device = Device::flex();
     let text = Probe::shapes(&device, |w| Umt5Encoder::new(w, &config.text_encoder));
     let denoiser = Probe::shapes(&device, |w| WanTransformer::new(w, &config.transformer));
     let vae = Probe::shapes(&device, |w| WanVae::new(w, &config.vae));
-    let numbers = |shapes: &BTreeMap<String, Vec<usize>>, part: &str| -> u64 {
-        let own = shapes.iter().filter(|(name, _)| name.starts_with(part));
-        own.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    let bytes = |shapes: &BTreeMap<String, Vec<usize>>, part: &str| -> u64 {
+        shapes.iter().filter(|(name, _)| name.starts_with(part)).map(|(_, shape)| held_bytes(shape)).sum()
     };
     let absent = |blocks: u64, depth: usize, on_host: usize| {
         blocks * on_host.min(depth).saturating_sub(2) as u64 / depth.max(1) as u64
     };
     let layers = config.text_encoder.num_layers;
     let text_absent = match text_stays(&config.text_encoder) {
-        true => numbers(&text, "shared.") + absent(numbers(&text, "encoder.block."), layers, layers),
+        true => bytes(&text, "shared.") + absent(bytes(&text, "encoder.block."), layers, layers),
         false => 0,
     };
-    let blocks_absent = absent(numbers(&denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
-    let all: u64 = [&text, &denoiser, &vae].map(|shapes| numbers(shapes, "")).iter().sum();
-    FLOAT as u64 * (all - text_absent - blocks_absent)
+    let blocks_absent = absent(bytes(&denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
+    let all: u64 = [&text, &denoiser, &vae].map(|shapes| bytes(shapes, "")).iter().sum();
+    PROGRAM + all - text_absent - blocks_absent
+}
+
+/// Bytes a tensor of this shape takes: a large one gets whole huge pages from the system.
+fn held_bytes(shape: &[usize]) -> u64 {
+    const HUGE: u64 = 2 << 20;
+    let bytes = (FLOAT * shape.iter().product::<usize>()) as u64;
+    if bytes < HUGE { bytes } else { bytes.next_multiple_of(HUGE) }
 }
 
 /// How many multiplications the device does a second, measured on a feed-forward layer of this denoiser.
@@ -120,13 +128,10 @@ impl Request {
         let tokens = prompts * longest;
         let passes = if self.guidance > 1.0 { 2 } else { 1 };
         let decoded = prompts * self.height * self.width;
-        let vae = &config.vae;
-        let width = vae.decoder_base_dim.unwrap_or(vae.base_dim);
-        // One latent frame at a time becomes frames of all channels, a few copies of each, beside the kept past.
         let side = |pixels: usize| self.vae_tile.map_or(pixels, |tile| tile.min(pixels));
         let at_once = prompts * side(self.height) * side(self.width);
-        let decoding = at_once * vae.temporal_factor() * width * 8 + 3 * decoded * self.frames * 2;
-        let denoising = passes * tokens * (block_numbers(transformer) + 4 * transformer.inner_dim());
+        let decoding = at_once * decoded_numbers(&config.vae) + 3 * decoded * self.frames * 2;
+        let denoising = passes * tokens * denoised_numbers(transformer);
         let step = passes as f64 * denoiser_work(transformer, tokens, longest);
         let decode = decode_work(config, decoded * self.frames);
         let rate = products_per_second(transformer, device) / OVERHEAD;
@@ -137,6 +142,26 @@ impl Request {
             seconds: ((self.steps as f64 * step + decode) / rate) as f32,
         })
     }
+}
+
+/// Numbers the denoiser holds for each token at one time: queries, keys and values, turned, beside what they come
+/// from and what comes of them; or the middle of the feed-forward before and after its activation.
+fn denoised_numbers(config: &WanTransformerConfig) -> usize {
+    let [dim, ffn] = [config.inner_dim(), config.ffn_dim];
+    (8 * dim).max(3 * dim + 2 * ffn)
+}
+
+/// Numbers the decoder holds for each pixel: a latent frame at a time becomes frames of all channels, a few copies
+/// of them, beside the two frames before that each convolution remembers.
+fn decoded_numbers(config: &WanVaeConfig) -> usize {
+    const COPIES: usize = 8;
+    const REMEMBERED: usize = 2;
+    let width = config.decoder_base_dim.unwrap_or(config.base_dim);
+    let convolutions = 2 * (config.num_res_blocks + 1);
+    let levels = config.dim_mult.iter().enumerate();
+    let past: usize =
+        levels.map(|(level, factor)| (convolutions * REMEMBERED * width * factor) >> (2 * level)).sum();
+    past + COPIES * config.temporal_factor() * width
 }
 
 /// Multiplications of decoding so many pixels: the blocks of the finest level, and as many again for all others.

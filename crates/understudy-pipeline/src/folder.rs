@@ -105,7 +105,7 @@ impl Files {
         let (field, found) = match (object.get("_class_name"), architecture) {
             (Some(name), _) => ("_class_name", name),
             (None, Some(name)) => ("architectures", name),
-            (None, None) => return Err(self.fault(path, "_class_name is missing", AGAIN)),
+            (None, None) => return Err(self.fault(path, "_class_name (or architectures) is missing", AGAIN)),
         };
         if found != class {
             return Err(self.fault(path, format!("{field} is {found}, not {class:?}"), OTHER));

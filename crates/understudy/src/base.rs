@@ -61,6 +61,9 @@ pub struct BaseArguments {
     /// The text encoder's tokenizer.json or spiece.model; ComfyUI's text encoders carry theirs along.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, and smaller.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub blocks_on_host: usize,
 }
 
 impl BaseArguments {

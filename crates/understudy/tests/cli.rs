@@ -327,6 +327,9 @@ fn a_subject_is_fitted_and_generated() {
     let before = tensors(&folder.path().join("cube.safetensors"));
     fit(folder.path(), &["--resume"]).succeeds();
     assert_eq!(before, tensors(&folder.path().join("cube.safetensors")));
+    std::fs::remove_dir_all(folder.path().join("cube.safetensors.run")).unwrap();
+    fit(folder.path(), &["--blocks-on-host", "2"]).succeeds();
+    assert_eq!(before, tensors(&folder.path().join("cube.safetensors")));
 }
 
 /// Sends `signal` to a fit once it has taken `steps` steps with its residuals, and gives how it ended.

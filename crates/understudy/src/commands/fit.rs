@@ -15,7 +15,7 @@ use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
     Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, SubjectOptions, lora,
 };
-use understudy_pipeline::Base;
+use understudy_pipeline::{Base, LoadOptions};
 
 use super::{Common, Dtype};
 use crate::base::BaseArguments;
@@ -103,7 +103,8 @@ impl Fit {
         let device = self.common.open()?;
         let source = self.base.source()?;
         config.check_base(&source.config()?)?;
-        let base = source.load(&device)?;
+        let blocks_on_host = self.base.blocks_on_host;
+        let base = source.load_with(LoadOptions { blocks_on_host, ..LoadOptions::default() }, &device)?;
         let adapter = self.train(&base, &subject, &config, &places)?;
         adapter.save(&places.out, self.format, Precision::F32)?;
         let progress = self.common.progress();

@@ -41,9 +41,6 @@ pub struct Generate {
     negative_prompt: String,
     #[command(flatten)]
     adapters: Adapters,
-    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, and smaller.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    blocks_on_host: usize,
     /// A picture for a word of the prompt.
     #[arg(long = "reference", value_name = "WORD=IMAGE")]
     references: Vec<String>,
@@ -88,12 +85,12 @@ impl Generate {
         self.check_prompts(&config, &source, &adapters)?;
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
-        let estimate = request.estimate(&config, self.blocks_on_host, &device)?;
+        let estimate = request.estimate(&config, self.base.blocks_on_host, &device)?;
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.plan {
             return Ok(());
         }
-        let options = LoadOptions { additions, blocks_on_host: self.blocks_on_host };
+        let options = LoadOptions { additions, blocks_on_host: self.base.blocks_on_host };
         let base = source.load_with(options, &device)?;
         let output = run(&base, &request, &mut progress)?;
         progress.clear();

@@ -1,9 +1,11 @@
-"""The real configuration of Wan 2.1 T2V 1.3B with random bf16 weights, against diffusers.
+"""The real configurations of Wan 2.1 T2V with random bf16 weights, against diffusers.
 
-    python oracle/wan_1_3b.py make FOLDER        # 3.4 GB; the text encoder is of Wan's width and one layer
-    python oracle/wan_1_3b.py run FOLDER         # one guided step at 256x256, 17 frames, in f32
-    python oracle/wan_1_3b.py lora FOLDER        # the gradients of one LoRA step, by peft
-    python oracle/wan_1_3b.py compare FOLDER OURS.safetensors
+    python oracle/wan_size.py make FOLDER [1.3B|14B [LAYERS]]   # 3.4 GB for 1.3B, 2.3 GB for two layers of 14B;
+                                                  # the text encoder is of Wan's width and one layer
+    python oracle/wan_size.py configs FOLDER [1.3B|14B]   # no weights: what is needed for a plan
+    python oracle/wan_size.py run FOLDER          # one guided step at 256x256, 17 frames, in f32
+    python oracle/wan_size.py lora FOLDER         # the gradients of one LoRA step, by peft
+    python oracle/wan_size.py compare FOLDER OURS.safetensors
 
 `run` and `lora` leave what they computed in FOLDER/expected.safetensors and FOLDER/gradients.safetensors.
 """
@@ -27,6 +29,11 @@ CALL = dict(
     guidance_scale=5.0, max_sequence_length=512,
 )
 RANK = 8
+SIZES = {
+    "1.3B": dict(num_attention_heads=12, ffn_dim=8960, num_layers=30),
+    "14B": dict(num_attention_heads=40, ffn_dim=13824, num_layers=40),
+}
+SCHEDULER = dict(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0)
 
 
 def spread(model, seed):
@@ -50,26 +57,42 @@ def spread(model, seed):
     return model.to(torch.bfloat16).eval()
 
 
-def make(folder):
+def network(size):
+    """Wan's denoiser of a published size."""
+    return dict(attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096, freq_dim=256, **size)
+
+
+def make(folder, size="1.3B", layers=None):
     tok = tokenizer()
     text = UMT5Config(
         d_model=4096, d_kv=64, d_ff=1024, num_layers=1, num_heads=8, vocab_size=len(tok), dropout_rate=0.0,
     )
-    transformer = WanTransformer3DModel(
-        num_attention_heads=12, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096, freq_dim=256,
-        ffn_dim=8960, num_layers=30,
-    )
+    size = SIZES[size] | (dict(num_layers=int(layers)) if layers else {})
     pipe = WanPipeline(
         tokenizer=tok,
         text_encoder=spread(UMT5EncoderModel(text), 1),
         vae=spread(AutoencoderKLWan(), 2),
-        transformer=spread(transformer, 3),
-        scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
-        ),
+        transformer=spread(WanTransformer3DModel(**network(size)), 3),
+        scheduler=UniPCMultistepScheduler(**SCHEDULER),
     )
     pipe.save_pretrained(folder)
     save_file(dict(latents=randn(generator(4), 1, 16, 5, 32, 32)), folder / "noise.safetensors")
+
+
+def configs(folder, size="1.3B"):
+    """The configurations of the published folder, whole text encoder and all."""
+    text = UMT5Config(
+        d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=256384, dropout_rate=0.0,
+        architectures=["UMT5EncoderModel"],
+    )
+    with torch.device("meta"):
+        parts = dict(vae=AutoencoderKLWan(), transformer=WanTransformer3DModel(**network(SIZES[size])))
+    for name, part in parts.items():
+        part.save_config(folder / name)
+    text.save_pretrained(folder / "text_encoder")
+    tokenizer().save_pretrained(folder / "tokenizer")
+    UniPCMultistepScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}\n')
 
 
 def run(folder):
@@ -113,6 +136,7 @@ def compare(folder, ours):
 
 
 if __name__ == "__main__":
-    command, folder = sys.argv[1], Path(sys.argv[2])
-    dict(make=make, run=run, lora=lora).get(command, lambda folder: compare(folder, sys.argv[3]))(folder)
+    command, folder, *rest = sys.argv[1:]
+    commands = dict(make=make, configs=configs, run=run, lora=lora, compare=compare)
+    commands[command](Path(folder), *rest)
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
