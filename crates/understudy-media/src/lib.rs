@@ -38,6 +38,7 @@ mod image;
 mod mp4;
 mod output;
 mod picture;
+pub mod resample;
 mod resize;
 mod sheet;
 mod subject;

@@ -5,6 +5,7 @@
 mod base;
 mod commands;
 mod interrupt;
+mod memory;
 mod progress;
 mod report;
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde_json::json;
+use understudy_engine::device::DeviceName;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
 use understudy_personalize::Adapter;
@@ -19,6 +20,7 @@ use understudy_pipeline::{Base, BaseConfig, Event, LoadOptions, Output, Request,
 use super::Common;
 use crate::base::BaseArguments;
 use crate::interrupt;
+use crate::memory;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
 use adapters::Adapters;
@@ -87,6 +89,9 @@ impl Generate {
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
         let estimate = request.estimate(&config, self.base.blocks_on_host, &device)?;
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
+        if self.common.device == DeviceName::Cpu {
+            self.warn_of_memory(&config, &request, estimate.peak(), &device)?;
+        }
         if self.plan {
             return Ok(());
         }
@@ -189,6 +194,28 @@ impl Generate {
             gigabytes(activations)
         ));
         self.adapters.tell(adapters, &self.prompts, progress);
+    }
+
+    /// Says so when it is going to take more memory than there is, and what would take less.
+    fn warn_of_memory(
+        &self,
+        config: &BaseConfig,
+        request: &Request,
+        needed: u64,
+        device: &Device,
+    ) -> Result<()> {
+        let Some(free) = memory::available().filter(|free| *free < needed) else {
+            return Ok(());
+        };
+        let blocks = config.transformer.num_layers;
+        let smaller = request.estimate(config, blocks, device)?.peak();
+        let advice = match smaller < needed && self.base.blocks_on_host < blocks {
+            true => format!("; --blocks-on-host {blocks} takes about {:.1} GB", gigabytes(smaller)),
+            false => String::new(),
+        };
+        let note = format!("note: that is more than the {:.1} GB that are free{advice}", gigabytes(free));
+        self.common.progress().say(&note);
+        Ok(())
     }
 
     fn write(&self, output: Output, format: OutputFormat) -> Result<()> {

@@ -1,0 +1,71 @@
+//! PyTorch's `torch.nn.functional.interpolate` with `align_corners=False`.
+
+use super::{Kernel, Taps, along, cubic};
+use crate::{Error, Result};
+
+/// A mode of `interpolate` on `float32`. Nothing is clamped: a cubic leaves the range of its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Torch {
+    /// `mode="bilinear"`: two sources.
+    Bilinear,
+    /// `mode="bicubic"`: four sources, with a slope of -0.75.
+    Bicubic,
+    /// `mode="bilinear", antialias=True`.
+    BilinearAntialiased,
+    /// `mode="bicubic", antialias=True`, with a slope of -0.5.
+    BicubicAntialiased,
+}
+
+impl Torch {
+    /// Planes `(.., rows, columns)` at another `[rows, columns]`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a side is zero or `planes` are not whole ones of size `from`.
+    pub fn resize(self, planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Result<Vec<f32>> {
+        let pixels = from[0] * from[1];
+        if pixels == 0 || to[0] * to[1] == 0 || !planes.len().is_multiple_of(pixels) {
+            let reason = format!("{} numbers are no planes of {from:?}, or {to:?} is empty", planes.len());
+            return Err(Error::invalid("resize", reason));
+        }
+        let across = along(planes, [from[1], 1], &self.taps(from[1], to[1]), blend);
+        Ok(along(&across, [from[0], to[1]], &self.taps(from[0], to[0]), blend))
+    }
+
+    fn taps(self, from: usize, to: usize) -> Vec<Taps<f32>> {
+        match self {
+            Self::Bilinear => plain(from, to, |at| (at.max(0.0), 0, |t| vec![1.0 - t, t])),
+            Self::Bicubic => plain(from, to, |at| {
+                let weights = |t: f64| [1.0 + t, t, 1.0 - t, 2.0 - t].map(|x| cubic(x, -0.75)).to_vec();
+                (at, 1, weights)
+            }),
+            Self::BilinearAntialiased => single(Kernel::TRIANGLE, from, to),
+            Self::BicubicAntialiased => single(Kernel::CUBIC, from, to),
+        }
+    }
+}
+
+/// A position among the sources, how many sources before it count, and the weights for its fraction.
+type Placed = (f64, usize, fn(f64) -> Vec<f64>);
+
+/// Taps that do not widen; sources beyond an edge are those at it.
+fn plain(from: usize, to: usize, place: impl Fn(f64) -> Placed) -> Vec<Taps<f32>> {
+    let scale = from as f32 / to as f32;
+    let at = |position: usize| {
+        let (at, before, weights) = place(f64::from(scale.mul_add(position as f32 + 0.5, -0.5)));
+        let first = at.floor() as i64 - before as i64;
+        let source = |index: usize| (first + index as i64).clamp(0, from as i64 - 1) as usize;
+        let weights = weights(at - at.floor()).into_iter().enumerate();
+        weights.map(|(index, weight)| (source(index), weight as f32)).collect()
+    };
+    (0..to).map(at).collect()
+}
+
+/// Antialiased taps, computed in single precision.
+fn single(kernel: Kernel, from: usize, to: usize) -> Vec<Taps<f32>> {
+    let narrow = |taps: Taps<f64>| taps.into_iter().map(|(source, weight)| (source, weight as f32)).collect();
+    kernel.antialiased(from, to, |number| f64::from(number as f32)).into_iter().map(narrow).collect()
+}
+
+fn blend(sources: &mut dyn Iterator<Item = (f32, f32)>) -> f32 {
+    sources.map(|(source, weight)| source * weight).sum()
+}
