@@ -9,8 +9,9 @@ use crate::encoding::{Encoding, Quantization};
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
 const ALIGNMENT: usize = 32;
-/// Most dimensions of a tensor.
-const DIMENSIONS: usize = 4;
+/// Most dimensions of a tensor. The format's own programs stop at four; converters of video models write the kernel
+/// of the patch embedding with five.
+const DIMENSIONS: usize = 5;
 /// Metadata under this prefix and a tensor's name is the shape it had before it was flattened.
 const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
 

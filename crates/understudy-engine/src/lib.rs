@@ -17,6 +17,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod parameters;
 pub mod patch;
+mod pickle;
 pub mod random;
 pub mod safetensors;
 pub mod stack;

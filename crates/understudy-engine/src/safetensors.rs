@@ -19,6 +19,7 @@ pub use write::{NamedValues, Precision, write, write_atomically, write_stored};
 use crate::encoding::Encoding;
 use crate::error::WeightError;
 use crate::gguf;
+use crate::pickle;
 use crate::weights::{Init, WeightSource};
 
 enum Storage {
@@ -117,6 +118,19 @@ impl StoredTensor {
     }
 }
 
+impl StoredTensor {
+    /// Its values as f32, even if they are integers.
+    ///
+    /// # Errors
+    /// As [`StoredTensor::values`].
+    pub fn numbers(&self) -> Result<Vec<f32>, String> {
+        match self.encoding.to_integers(&self.bytes) {
+            Some(integers) => Ok(integers.into_iter().map(|integer| integer as f32).collect()),
+            None => self.values(),
+        }
+    }
+}
+
 /// What a checkpoint says of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {
@@ -206,6 +220,7 @@ impl Checkpoint {
     /// Adds the tensors of a file that `torch.save` wrote. Only tensors are read of it: nothing in it is run.
     fn add_pytorch(&mut self, path: &Path) -> Result<(), WeightError> {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
+        pickle::check_imports(path).map_err(malformed)?;
         let reader = PytorchReader::new(path)
             .map_err(|error| malformed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))?;
         for (name, tensor) in reader.into_tensors() {
@@ -349,13 +364,17 @@ impl Checkpoint {
         Ok((values, entry.shape.clone()))
     }
 
-    /// Tensor `name` as the file has it.
+    /// Tensor `name` as the file has it; one with scales beside it as the f32 it stands for.
     ///
     /// # Errors
     /// When there is no such tensor or it cannot be read.
     pub fn stored(&self, name: &str) -> Result<StoredTensor, WeightError> {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
+        if !entry.scales.is_empty() {
+            let (values, shape) = self.values(name)?;
+            return Ok(StoredTensor::new(&values, shape, Precision::F32));
+        }
         let bytes = self.bytes(entry).map_err(fault)?.into_owned();
         Ok(StoredTensor { encoding: entry.encoding.clone(), shape: entry.shape.clone(), bytes })
     }
@@ -382,14 +401,11 @@ impl Checkpoint {
 
 impl WeightSource for Checkpoint {
     fn get(&self, name: &str, shape: &[usize], _: Init) -> Result<Option<Tensor<1>>, WeightError> {
-        if !self.entries.contains_key(name) {
+        // Before anything is read: what a file says of a shape may be absurd.
+        if !self.holds(name, shape)? {
             return Ok(None);
         }
-        let (values, found) = self.values(name)?;
-        if found != shape {
-            let reason = format!("has shape {found:?}, the network needs {shape:?}");
-            return Err(WeightError::Tensor { name: name.to_owned(), reason });
-        }
+        let (values, _) = self.values(name)?;
         let count = values.len();
         Ok(Some(Tensor::from_data(TensorData::new(values, [count]), &self.device)))
     }
@@ -530,6 +546,32 @@ mod tests {
         let found = renamed.get("weight", &[2, 3], Init::Zeros).unwrap().unwrap();
         assert_eq!(found.dims(), [6]);
         assert!(open().renamed(|_| Some("same".into())).is_err());
+    }
+
+    #[test]
+    fn a_pickle_that_would_run_something_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pth");
+        std::fs::write(&path, b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.").unwrap();
+        let error = Checkpoint::open(&path, &Device::flex()).err().unwrap().to_string();
+        assert!(error.contains("x.pth") && error.contains("os.system"), "{error}");
+    }
+
+    #[test]
+    fn a_gguf_may_have_five_dimensions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.gguf");
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        [1_u64, 0, 1].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+        bytes.push(b'w');
+        bytes.extend(5_u32.to_le_bytes());
+        [2_u64, 1, 1, 2, 1].iter().for_each(|extent| bytes.extend(extent.to_le_bytes()));
+        bytes.extend([0; 4 + 8]);
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        [1.0_f32, 2.0, 3.0, 4.0].iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+        std::fs::write(&path, bytes).unwrap();
+        let read = Checkpoint::open(&path, &Device::flex()).unwrap();
+        assert_eq!(read.values("w").unwrap(), (vec![1.0, 2.0, 3.0, 4.0], vec![1, 2, 1, 1, 2]));
     }
 
     #[test]

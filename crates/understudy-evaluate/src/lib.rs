@@ -14,11 +14,13 @@
 mod error;
 mod frechet;
 mod judges;
+mod preprocess;
 mod retrieval;
 mod statistics;
 
 pub use error::{Error, Result};
 pub use frechet::frechet_distance;
 pub use judges::{ClipJudge, IdentityJudge, Judges};
+pub use preprocess::Preprocess;
 pub use retrieval::{cosine, retrieval_accuracy};
 pub use statistics::{Interval, bootstrap};

@@ -13,6 +13,17 @@ pub struct Cache {
     folder: PathBuf,
 }
 
+/// The path that the environment has under `name`.
+pub(crate) fn set(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Where programs of Hugging Face's keep what is the user's: `HF_HOME`, or `huggingface` among the caches.
+pub(crate) fn home() -> PathBuf {
+    let caches = || set("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")));
+    set("HF_HOME").unwrap_or_else(|| caches().unwrap_or_else(|| PathBuf::from(".cache")).join("huggingface"))
+}
+
 impl Cache {
     /// The cache in `folder`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
@@ -22,14 +33,7 @@ impl Cache {
     /// Where every program of Hugging Face's looks: `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or
     /// `~/.cache/huggingface/hub`.
     pub fn usual() -> Self {
-        let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || {
-            let cache = folder("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")));
-            cache.unwrap_or_else(|| PathBuf::from(".cache")).join("huggingface")
-        };
-        Self::new(
-            folder("HF_HUB_CACHE").unwrap_or_else(|| folder("HF_HOME").unwrap_or_else(home).join("hub")),
-        )
+        Self::new(set("HF_HUB_CACHE").unwrap_or_else(|| home().join("hub")))
     }
 
     /// The folder.

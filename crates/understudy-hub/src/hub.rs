@@ -10,7 +10,7 @@ use std::time::Duration;
 use ureq::config::RedirectAuthHeaders;
 use ureq::{Agent, Body, http::Response};
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::error::{Error, Result};
 use crate::listing::{Entry, Listing, matches};
 use crate::repository::Repository;
@@ -40,6 +40,9 @@ pub struct Fetch<'a> {
     pub total: u64,
 }
 
+/// The status of a range beyond the end of a file.
+const NOTHING_THERE: u16 = 416;
+
 type Report<'a> = &'a mut dyn FnMut(Fetch) -> ControlFlow<()>;
 
 impl Hub {
@@ -49,7 +52,8 @@ impl Hub {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let endpoint = endpoint.map(str::to_owned).or_else(|| set("HF_ENDPOINT"));
         let beside = cache.folder().parent().map(|home| home.join("token"));
-        let stored = || fs::read_to_string(beside?).ok();
+        let places = [cache::set("HF_TOKEN_PATH"), beside, Some(cache::home().join("token"))];
+        let stored = || places.into_iter().flatten().find_map(|path| fs::read_to_string(path).ok());
         let token = set("HF_TOKEN").or_else(stored).map(|token| token.trim().to_owned());
         let config = Agent::config_builder()
             .user_agent(concat!("understudy/", env!("CARGO_PKG_VERSION")))
@@ -135,6 +139,8 @@ impl Hub {
             .map_err(|error| fault(format!("{error}; check the network, or give --endpoint")))?;
         match response.status().as_u16() {
             200 | 206 => Ok(response),
+            // There is nothing from there on; the caller asks again.
+            NOTHING_THERE if start > 0 => Ok(response),
             401 | 403 => {
                 Err(fault("the server refuses; accept its terms there, and set HF_TOKEN".to_owned()))
             }
@@ -197,11 +203,15 @@ impl Hub {
         tell: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
         let write = |error| Error::Io { action: "write", path: path.to_owned(), error };
-        let response = self.get(url, there)?;
-        if there > 0 && response.status().as_u16() != 206 {
-            // The server sends the whole file.
+        let mut response = self.get(url, there)?;
+        let status = response.status().as_u16();
+        if there > 0 && status != 206 {
+            // The server sends the whole file, or does not go on from here.
             file.set_len(0).map_err(write)?;
             there = 0;
+        }
+        if status == NOTHING_THERE {
+            response = self.get(url, 0)?;
         }
         let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; CHUNK];

@@ -24,6 +24,7 @@ mod matmul;
 mod norm;
 mod optim;
 mod par;
+pub mod resample;
 mod rope;
 mod simd;
 #[cfg(test)]

@@ -61,7 +61,7 @@ fn numbers_are_those_of_pytorch() {
         each(&format!("torch.{name}"), |image, size, expected| {
             let planes: Vec<f32> =
                 (0..3).flat_map(|lane| image.rgb[lane..].iter().step_by(3).map(|s| f32::from(*s))).collect();
-            let found = mode.resize(&planes, [image.height, image.width], size).unwrap();
+            let found = mode.resize(&planes, [image.height, image.width], size);
             let expected =
                 expected.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
             let worst = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
@@ -76,6 +76,4 @@ fn an_empty_result_is_refused() {
     let image = Image::filled(4, 3, [9; 3]);
     assert!(Pillow::Bicubic.resize(&image, [0, 4]).is_err());
     assert!(OpenCv::Area.resize(&image, [4, 0]).is_err());
-    assert!(Torch::Bicubic.resize(&[0.0; 12], [3, 4], [0, 1]).is_err());
-    assert!(Torch::Bicubic.resize(&[0.0; 11], [3, 4], [1, 1]).is_err());
 }

@@ -6,5 +6,6 @@ pub mod iresnet;
 pub mod layers;
 pub mod tiling;
 pub mod umt5;
+pub mod vit;
 pub mod wan_transformer;
 pub mod wan_vae;

@@ -12,6 +12,7 @@ use understudy_models::clip::{Clip, ClipConfig};
 use understudy_models::iresnet::{IResNet, IResNetConfig, arcface_loss};
 use understudy_models::tiling::Tiles;
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
+use understudy_models::vit::{Vit, VitConfig};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
@@ -178,6 +179,28 @@ fn clip_forward() {
         case.check("image_features", network.image(case.tensor("pixel_values")), FORWARD);
         case.check("text_features", network.text(&tokens(&case).1, &device()), FORWARD);
     }
+}
+
+#[test]
+fn vision_transformer_forward() {
+    for name in ["vit_a", "vit_b", "dinov2_a", "dinov2_b"] {
+        let case = Case::open(name);
+        let config: VitConfig = case.config();
+        assert_eq!(config.unsupported(), None);
+        let network = build(&case.checkpoint(), |w| Vit::new(w, &config));
+        let sizes: Vec<[usize; 2]> = case.json::<Sizes>("case.json").sizes;
+        for [height, width] in sizes {
+            let key = |what: &str| format!("{height}x{width}.{what}");
+            let states = network.states(case.tensor(&key("pixel_values")));
+            case.check(&key("last_hidden_state"), states, FORWARD);
+        }
+    }
+}
+
+/// What a case of a vision transformer was made with.
+#[derive(serde::Deserialize)]
+struct Sizes {
+    sizes: Vec<[usize; 2]>,
 }
 
 #[test]

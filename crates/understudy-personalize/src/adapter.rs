@@ -8,6 +8,8 @@ use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::host::values;
 use understudy_engine::patch::{Addition, Additions};
 use understudy_engine::safetensors::{Precision, StoredTensor};
+use understudy_engine::weights::{Probe, Weights};
+use understudy_models::wan_transformer::WanTransformer;
 use understudy_pipeline::{Base, BaseConfig, TokenEmbeddings};
 
 use crate::error::{Error, Result, list};
@@ -129,17 +131,13 @@ impl Adapter {
                 _ => return Err(format!("the tokens' rows have shape {:?}", rows.shape)),
             },
         };
-        let metadata = own.unwrap_or_else(|| Metadata::new("lora", &residuals));
+        let foreign =
+            || Metadata { created_with: "another program".to_owned(), ..Metadata::new("lora", &residuals) };
+        // Whoever edits a file elsewhere leaves this as it was.
+        let metadata = Metadata { sites: residuals.len(), ..own.unwrap_or_else(foreign) };
         let [rows, tokens] = [token_rows.as_ref().map_or(0, |rows| rows.dims()[0]), metadata.tokens.len()];
         if rows != tokens {
             return Err(format!("it has {rows} token rows for {tokens} tokens; export it again"));
-        }
-        if metadata.sites != residuals.len() {
-            return Err(format!(
-                "it says {} sites and has {}; export it again",
-                metadata.sites,
-                residuals.len()
-            ));
         }
         Ok(Self { metadata, residuals, differences, token_rows })
     }
@@ -171,7 +169,11 @@ impl Adapter {
         let misfits = self.misfits(config);
         if !misfits.is_empty() {
             let said: Vec<String> = misfits.into_iter().map(|(_, reason)| reason).collect();
-            return Err(fault(format!("{} sites do not fit: {}", said.len(), list(&said))));
+            return Err(fault(format!(
+                "{} sites do not fit: {}; use it with its own base, or leave them out with --allow-unmatched",
+                said.len(),
+                list(&said)
+            )));
         }
         let dim = config.text_encoder.d_model;
         match self.token_rows.as_ref().map(|rows| rows.dims()[1]) {
@@ -182,8 +184,27 @@ impl Adapter {
         }
     }
 
-    /// Sites whose residual a base of this configuration cannot take, and why.
+    /// Sites whose residual a base of this configuration cannot take, and tensors whose difference, and why.
     fn misfits(&self, config: &BaseConfig) -> Vec<(String, String)> {
+        let mut misfits = self.homeless_residuals(config);
+        if !self.differences.is_empty() {
+            let build = |weights: &Weights| WanTransformer::new(weights, &config.transformer);
+            let tensors = Probe::shapes(&Device::flex(), build);
+            misfits.extend(self.differences.iter().filter_map(|(name, values)| {
+                let reason = match tensors.get(name) {
+                    None => format!("{name} (no such tensor)"),
+                    Some(shape) if shape.iter().product::<usize>() != values.len() => {
+                        format!("{name} ({} numbers, the base has {shape:?})", values.len())
+                    }
+                    Some(_) => return None,
+                };
+                Some((name.clone(), reason))
+            }));
+        }
+        misfits
+    }
+
+    fn homeless_residuals(&self, config: &BaseConfig) -> Vec<(String, String)> {
         let sites = linear_sites(&config.transformer);
         let misfit = |(site, residual): (&String, &Residual)| {
             let found = [residual.up.dims()[0], residual.down.dims()[1]];
@@ -205,11 +226,23 @@ impl Adapter {
     /// Leaves out what a base of this configuration has no site for; gives what was left out and why.
     pub fn keep_fitting(&mut self, config: &BaseConfig) -> Vec<String> {
         let misfits = self.misfits(config);
-        for (site, _) in &misfits {
-            self.residuals.remove(site);
+        // Tensors end in the name of a parameter, and sites do not.
+        for (name, _) in &misfits {
+            self.residuals.remove(name);
+            self.differences.remove(name);
         }
         self.metadata.sites = self.residuals.len();
         misfits.into_iter().map(|(_, reason)| reason).collect()
+    }
+
+    /// Bytes its numbers take in memory.
+    pub fn bytes(&self) -> u64 {
+        let residual = |residual: &Residual| {
+            residual.down.dims().iter().product::<usize>() + residual.up.dims().iter().product::<usize>()
+        };
+        let residuals: usize = self.residuals.values().map(residual).sum();
+        let differences: usize = self.differences.values().map(Vec::len).sum();
+        (size_of::<f32>() * (residuals + differences)) as u64
     }
 
     /// Its residuals, scaled by `weight`. A residual that would add nothing is left out, so that a network it

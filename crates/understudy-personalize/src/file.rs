@@ -12,10 +12,11 @@ use crate::error::{Error, Result, list};
 use crate::metadata::{FOLDED, PEFT, PeftScale, to_peft};
 use crate::names::{Dialect, Names, Part, depth_of, key};
 
-/// The key of the subject tokens' rows `(tokens, dim)`.
+/// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do not know,
+/// and leave metadata alone.
 const ROWS: &str = "understudy.token_embeddings";
-/// The same in a diffusers file, where every key has to contain `lora`.
-const DIFFUSERS_ROWS: &str = "understudy.lora.token_embeddings";
+/// Tensors that held them in files of version 0.1.
+const ROW_TENSORS: [&str; 2] = ["understudy.token_embeddings", "understudy.lora.token_embeddings"];
 
 /// What to do about keys that are not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +69,15 @@ impl AdapterFile {
         let checkpoint = Checkpoint::open(path, &Device::flex())?;
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
         let mut file = Self::new(checkpoint.metadata().clone());
+        if let Some(text) = file.metadata.remove(ROWS) {
+            file.rows =
+                Some(rows_from_text(&text).map_err(|reason| fault(format!("metadata {ROWS}: {reason}")))?);
+        }
         let twice = file.sort(&checkpoint)?;
         let halves = file.halves();
         let refused = if unmatched == Unmatched::Refuse { file.unmatched.clone() } else { Vec::new() };
         let faults = [
-            (refused, "keys are not understood"),
+            (refused, "keys are not understood (--allow-unmatched leaves them out)"),
             (halves, "keys lack the other half of their residual"),
             (twice, "residuals stand twice in the file"),
         ];
@@ -94,7 +99,7 @@ impl AdapterFile {
         let names = Names::new(depth_of(infos.iter().map(|info| info.name.as_str())));
         let mut twice = Vec::new();
         for info in infos {
-            if info.name == ROWS || info.name == DIFFUSERS_ROWS {
+            if ROW_TENSORS.contains(&info.name.as_str()) {
                 self.rows = Some(checkpoint.stored(&info.name)?);
                 continue;
             }
@@ -182,7 +187,8 @@ impl AdapterFile {
 
     fn scalar(&self, site: &str, stored: &StoredTensor) -> Result<f32, String> {
         let key = self.key_of(&(site.to_owned(), Part::Alpha));
-        match stored.values().map_err(|reason| format!("tensor {key}: {reason}"))?[..] {
+        let values = stored.numbers().map_err(|reason| format!("tensor {key}: {reason}"))?;
+        match values[..] {
             [value] => Ok(value),
             _ => Err(format!("tensor {key} has shape {:?}, not a scalar", stored.shape)),
         }
@@ -212,7 +218,15 @@ impl AdapterFile {
         self.metadata.remove(PEFT);
         self.move_biases(dialect).map_err(fault)?;
         match dialect {
-            Dialect::ComfyUi | Dialect::Kohya => self.put_scalars(),
+            Dialect::ComfyUi => self.put_scalars(),
+            Dialect::Kohya => {
+                // Its readers take an alpha for granted.
+                for site in self.residual_sites() {
+                    let rank = self.rank(&site).map_err(fault)?;
+                    self.alphas.entry(site).or_insert_with(|| (rank as f32).into());
+                }
+                self.put_scalars();
+            }
             // In a file with both scalars and metadata some readers would scale twice.
             Dialect::Diffusers => self.put_peft().map_err(fault)?,
             Dialect::DiffSynth => self.fold().map_err(fault)?,
@@ -233,8 +247,7 @@ impl AdapterFile {
             )));
         }
         if let Some(rows) = self.rows {
-            let name = if dialect == Dialect::Diffusers { DIFFUSERS_ROWS } else { ROWS };
-            tensors.insert(name.to_owned(), rows);
+            self.metadata.insert(ROWS.to_owned(), rows_to_text(&rows).map_err(fault)?);
         }
         Ok(write_stored(path, &tensors, self.metadata)?)
     }
@@ -300,6 +313,22 @@ impl AdapterFile {
         }
         Ok(())
     }
+}
+
+/// The tokens' rows as text: one list of numbers a token, which reads back to the last bit.
+fn rows_to_text(rows: &StoredTensor) -> Result<String, String> {
+    let columns = rows.shape.last().copied().unwrap_or(0).max(1);
+    let values = rows.values().map_err(|reason| format!("the tokens' rows: {reason}"))?;
+    serde_json::to_string(&values.chunks(columns).collect::<Vec<_>>()).map_err(|error| error.to_string())
+}
+
+fn rows_from_text(text: &str) -> Result<StoredTensor, String> {
+    let rows: Vec<Vec<f32>> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let columns = rows.first().map_or(0, Vec::len);
+    if columns == 0 || rows.iter().any(|row| row.len() != columns) {
+        return Err("the rows are not of one length".to_owned());
+    }
+    Ok(StoredTensor::new(&rows.concat(), vec![rows.len(), columns], Precision::F32))
 }
 
 /// A tensor times a number, as it was stored.

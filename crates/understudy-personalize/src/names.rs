@@ -78,11 +78,9 @@ pub enum Part {
 }
 
 /// Ends of keys, longest first so that the most specific one is taken.
-const SUFFIXES: [(&str, Part); 19] = [
+const SUFFIXES: [(&str, Part); 17] = [
     (".lora_linear_layer.down.weight", Part::Down),
     (".lora_linear_layer.up.weight", Part::Up),
-    (".lora_A.default.weight", Part::Down),
-    (".lora_B.default.weight", Part::Up),
     (".lora.down.weight", Part::Down),
     ("_lora.down.weight", Part::Down),
     (".lora_down.weight", Part::Down),
@@ -99,6 +97,20 @@ const SUFFIXES: [(&str, Part); 19] = [
     (".alpha", Part::Alpha),
     (".diff", Part::Weight),
 ];
+
+/// A key's module and part.
+fn split(key: &str) -> Option<(&str, Part)> {
+    let suffix = |(suffix, part): &(&str, Part)| Some((key.strip_suffix(suffix)?, *part));
+    // peft puts the adapter's name in between: `.lora_A.default.weight`.
+    let named = |(half, part): (&str, Part)| {
+        let (module, name) = key.strip_suffix(".weight")?.rsplit_once(half)?;
+        (!name.is_empty() && !name.contains('.')).then_some((module, part))
+    };
+    SUFFIXES
+        .iter()
+        .find_map(suffix)
+        .or_else(|| [(".lora_A.", Part::Down), (".lora_B.", Part::Up)].into_iter().find_map(named))
+}
 
 /// What diffusers calls the tables of shifts and scales.
 const TABLE: &str = "scale_shift_table";
@@ -200,17 +212,23 @@ impl Names {
         let mut insert = |name: String, dialect| {
             self.modules.insert(name, Module { dialect, site: site.to_owned(), linear });
         };
-        insert(format!("diffusion_model.{native}"), Dialect::ComfyUi);
-        // DiffSynth's own, and its old one.
-        for prefix in ["", "pipe.dit."] {
+        // ComfyUI's, with the prefix of its whole checkpoints, and with diffusers' module names.
+        for prefix in ["diffusion_model.", "model.diffusion_model."] {
+            for path in [native.as_str(), site] {
+                insert(format!("{prefix}{path}"), Dialect::ComfyUi);
+            }
+        }
+        // DiffSynth's own, its old one, and raw peft on the original model.
+        for prefix in ["", "pipe.dit.", "base_model.model."] {
             insert(format!("{prefix}{native}"), Dialect::DiffSynth);
         }
+        insert(format!("transformer.{native}"), Dialect::Diffusers);
         // diffusers' pipelines, its models (`save_lora_adapter`), and raw peft.
         for prefix in ["transformer.", "", "base_model.model."] {
             insert(format!("{prefix}{site}"), Dialect::Diffusers);
         }
-        // musubi-tuner, VideoX-Fun, and either with diffusers' module names.
-        for prefix in ["lora_unet_", "lora_unet__"] {
+        // musubi-tuner, VideoX-Fun, OneTrainer and LyCORIS, and each with diffusers' module names.
+        for prefix in ["lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_"] {
             for path in [native.as_str(), site] {
                 insert(format!("{prefix}{}", path.replace('.', "_")), Dialect::Kohya);
             }
@@ -219,18 +237,16 @@ impl Names {
 
     /// What `key` means: its dialect, its site and which part; `None` if nothing.
     pub fn parse(&self, key: &str) -> Option<(Dialect, &str, Part)> {
-        SUFFIXES.iter().find_map(|(suffix, part)| {
-            let module = key.strip_suffix(suffix)?;
-            let Module { dialect, site, linear } = match part {
-                Part::Modulation => {
-                    let dotted = self.modules.get(&format!("{module}.{ORIGINAL_TABLE}"));
-                    dotted.or_else(|| self.modules.get(&format!("{module}_{ORIGINAL_TABLE}")))?
-                }
-                _ => self.modules.get(module)?,
-            };
-            let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
-            (whole || *linear).then_some((*dialect, site.as_str(), *part))
-        })
+        let (module, part) = split(key)?;
+        let Module { dialect, site, linear } = match part {
+            Part::Modulation => {
+                let dotted = self.modules.get(&format!("{module}.{ORIGINAL_TABLE}"));
+                dotted.or_else(|| self.modules.get(&format!("{module}_{ORIGINAL_TABLE}")))?
+            }
+            _ => self.modules.get(module)?,
+        };
+        let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
+        (whole || *linear).then_some((*dialect, site.as_str(), part))
     }
 }
 
@@ -287,6 +303,13 @@ mod tests {
             ("diffusion_model.head.diff_m", "scale_shift_table", Part::Modulation),
             ("lora_unet_blocks_2.diff_m", "blocks.2.scale_shift_table", Part::Modulation),
             ("transformer.blocks.2.attn1.to_q.lora_B.bias", "blocks.2.attn1.to_q", Part::UpBias),
+            ("transformer.blocks.2.attn1.to_q.lora_A.my_cat.weight", "blocks.2.attn1.to_q", Part::Down),
+            ("transformer.blocks.2.self_attn.q.lora_B.weight", "blocks.2.attn1.to_q", Part::Up),
+            ("base_model.model.blocks.2.self_attn.q.lora_B.weight", "blocks.2.attn1.to_q", Part::Up),
+            ("diffusion_model.blocks.2.attn1.to_q.lora_B.weight", "blocks.2.attn1.to_q", Part::Up),
+            ("model.diffusion_model.blocks.2.ffn.0.lora_up.weight", "blocks.2.ffn.net.0.proj", Part::Up),
+            ("lora_transformer_blocks_2_attn1_to_q.lora_down.weight", "blocks.2.attn1.to_q", Part::Down),
+            ("lycoris_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
         ] {
             let (_, found, read) = names.parse(key).unwrap();
             assert_eq!((found, read), (site, part), "{key}");
@@ -299,6 +322,8 @@ mod tests {
             "blocks.1.self_attn.q.dora_scale",
             "blocks.1.norm3.lora_A.weight",
             "blocks.1.norm3.diff_m",
+            "blocks.1.self_attn.q.lora_A.a.b.weight",
+            "blocks.1.self_attn.q.lora_A..weight",
         ] {
             assert_eq!(names.parse(key), None, "{key}");
         }

@@ -18,6 +18,8 @@ use crate::text_to_video::Request;
 pub const OVERHEAD: f64 = 2.0;
 /// Bytes of a number.
 const FLOAT: usize = 4;
+/// Bytes of freed memory that the allocator keeps for the next to ask; no more than was ever in use.
+const KEPT: usize = 100 << 20;
 /// Bytes of the program itself, with its tables.
 const PROGRAM: u64 = 100 << 20;
 
@@ -132,12 +134,13 @@ impl Request {
         let at_once = prompts * side(self.height) * side(self.width);
         let decoding = at_once * decoded_numbers(&config.vae) + 3 * decoded * self.frames * 2;
         let denoising = passes * tokens * denoised_numbers(transformer);
+        let used = FLOAT * denoising.max(decoding);
         let step = passes as f64 * denoiser_work(transformer, tokens, longest);
         let decode = decode_work(config, decoded * self.frames);
         let rate = products_per_second(transformer, device) / OVERHEAD;
         Ok(Estimate {
             weights: weight_bytes(config, blocks_on_host),
-            activations: (FLOAT * denoising.max(decoding)) as u64,
+            activations: (used + used.min(KEPT)) as u64,
             step_seconds: (step / rate) as f32,
             seconds: ((self.steps as f64 * step + decode) / rate) as f32,
         })

@@ -1,5 +1,7 @@
 //! Prompts to token ids, by the published `tokenizer.json`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tokenizers::AddedToken;
 
@@ -37,6 +39,24 @@ pub fn clean(prompt: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The library panics on some files nobody publishes; that is an error like another.
+fn caught<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer's parts do not fit together".to_owned()),
+    }
+}
+
+/// Reads a `tokenizer.json`, but for what it says of decoding.
+fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let mut parts: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if let Some(decoder) = parts.get_mut("decoder") {
+        *decoder = serde_json::Value::Null;
+    }
+    let text = parts.to_string();
+    caught(|| tokenizers::Tokenizer::from_bytes(&text))
+}
+
 impl Tokenizer {
     /// Reads the tokenizer of a base: its `tokenizer.json` or, where there is none, its `spiece.model`.
     ///
@@ -67,7 +87,7 @@ impl Tokenizer {
     /// # Errors
     /// When it is malformed or has no `<pad>`.
     pub fn from_bytes(bytes: &[u8], file: &str) -> Result<Self> {
-        Self::of(tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string()), file)
+        Self::of(read(bytes), file)
     }
 
     fn of(read: Result<tokenizers::Tokenizer, String>, file: &str) -> Result<Self> {
@@ -122,10 +142,8 @@ impl Tokenizer {
         for prompt in prompts {
             let prompt = clean(prompt);
             let start = || prompt.chars().take(40).collect::<String>();
-            let encoding = self
-                .inner
-                .encode(prompt.as_str(), true)
-                .map_err(|error| Error::Tokenize { start: start(), reason: error.to_string() })?;
+            let encoding = caught(|| self.inner.encode(prompt.as_str(), true))
+                .map_err(|reason| Error::Tokenize { start: start(), reason })?;
             let mut ids = encoding.get_ids().to_vec();
             if ids.len() > limit {
                 return Err(Error::PromptTooLong { start: start(), tokens: ids.len(), limit });

@@ -47,7 +47,7 @@ impl fmt::Display for BaseName {
 #[command(next_help_heading = "Base")]
 pub struct BaseArguments {
     /// The base: a folder in diffusers' layout or of Wan's original release, a repository that was pulled, or nano.
-    #[arg(long, default_value = "nano", value_name = "DIR|REPOSITORY|nano")]
+    #[arg(long, default_value = "nano", value_name = "DIR|REPOSITORY[@REVISION]|nano")]
     base: BaseName,
     /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
     #[arg(long, value_name = "FILE")]
@@ -174,15 +174,21 @@ impl BaseName {
             return Ok(folder.clone());
         }
         let name = folder.display().to_string();
-        let repository: Option<Repository> = name.parse().ok();
-        let Some(repository) = repository else {
+        if folder.is_file() {
+            bail!("--base {name}: it is a file, not a folder; give a denoiser's file with --transformer");
+        }
+        let (repository, revision) = name.split_once('@').unwrap_or((&name, "main"));
+        let Ok(repository) = repository.parse::<Repository>() else {
             bail!(
                 "--base {name}: no such folder; give a folder in diffusers' layout, that of Wan's original release, a \
                  repository that was pulled, or nano"
             );
         };
-        Cache::usual().snapshot(&repository, "main").ok_or_else(|| {
-            anyhow!("--base {name}: no such folder, and it was not pulled; run: understudy pull {name}")
+        Cache::usual().snapshot(&repository, revision).ok_or_else(|| {
+            let flag = if revision == "main" { String::new() } else { format!(" --revision {revision}") };
+            anyhow!(
+                "--base {name}: no such folder, and it was not pulled; run: understudy pull {repository}{flag}"
+            )
         })
     }
 

@@ -1,6 +1,7 @@
 //! OpenCV's `cv2.resize` of 8-bit pictures.
 
-use super::{Taps, along};
+use understudy_kernels::resample::{Taps, along};
+
 use crate::{Error, Image, Result};
 
 /// An interpolation of `cv2.resize`.

@@ -1,6 +1,7 @@
 //! Pillow's resampling of 8-bit pictures.
 
-use super::{Kernel, Taps, along};
+use understudy_kernels::resample::{Kernel, Taps, along};
+
 use crate::{Error, Image, Result};
 
 /// A filter of Pillow's `Image.resize`: antialiased, across and down, rounded to 8 bits after each.

@@ -87,7 +87,8 @@ impl Generate {
         self.check_prompts(&config, &source, &adapters)?;
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
-        let estimate = request.estimate(&config, self.base.blocks_on_host, &device)?;
+        let mut estimate = request.estimate(&config, self.base.blocks_on_host, &device)?;
+        estimate.weights += adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>();
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.common.device == DeviceName::Cpu {
             self.warn_of_memory(&config, &request, estimate.peak(), &device)?;

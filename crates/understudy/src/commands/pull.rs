@@ -46,11 +46,14 @@ impl Pull {
         })?;
         progress.clear();
         progress.event(&json!({"event": "done", "path": folder}));
+        let base = match self.revision.as_str() {
+            "main" => self.repository.to_string(),
+            revision => format!("{}@{revision}", self.repository),
+        };
         progress.say(&format!(
-            "{} is in {}; use it with: understudy generate --base {} --prompt \"...\"",
+            "{} is in {}; use it with: understudy generate --base {base} --prompt \"...\"",
             self.repository,
-            folder.display(),
-            self.repository
+            folder.display()
         ));
         Ok(())
     }

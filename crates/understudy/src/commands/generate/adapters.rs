@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use serde_json::{Value, json};
@@ -57,6 +57,7 @@ impl Adapters {
                     own.identity,
                 );
             }
+            adapter.check(config).with_context(|| format!("--adapter {}", path.display()))?;
             adapters.push((adapter, *weight));
         }
         Ok(adapters)

@@ -1,7 +1,6 @@
 //! PyTorch's `torch.nn.functional.interpolate` with `align_corners=False`.
 
 use super::{Kernel, Taps, along, cubic};
-use crate::{Error, Result};
 
 /// A mode of `interpolate` on `float32`. Nothing is clamped: a cubic leaves the range of its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,19 +18,18 @@ pub enum Torch {
 impl Torch {
     /// Planes `(.., rows, columns)` at another `[rows, columns]`.
     ///
-    /// # Errors
-    /// [`Error::Invalid`] when a side is zero or `planes` are not whole ones of size `from`.
-    pub fn resize(self, planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Result<Vec<f32>> {
+    /// # Panics
+    /// When a side is zero, or `planes` are not whole ones of size `from`.
+    pub fn resize(self, planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
         let pixels = from[0] * from[1];
-        if pixels == 0 || to[0] * to[1] == 0 || !planes.len().is_multiple_of(pixels) {
-            let reason = format!("{} numbers are no planes of {from:?}, or {to:?} is empty", planes.len());
-            return Err(Error::invalid("resize", reason));
-        }
+        assert!(pixels > 0 && to[0] * to[1] > 0, "no pixels: {from:?} to {to:?}");
+        assert!(planes.len().is_multiple_of(pixels), "{} numbers are no planes of {from:?}", planes.len());
         let across = along(planes, [from[1], 1], &self.taps(from[1], to[1]), blend);
-        Ok(along(&across, [from[0], to[1]], &self.taps(from[0], to[0]), blend))
+        along(&across, [from[0], to[1]], &self.taps(from[0], to[0]), blend)
     }
 
-    fn taps(self, from: usize, to: usize) -> Vec<Taps<f32>> {
+    /// The sources and weights of each of `to` positions in a line of `from`.
+    pub fn taps(self, from: usize, to: usize) -> Vec<Taps<f32>> {
         match self {
             Self::Bilinear => plain(from, to, |at| (at.max(0.0), 0, |t| vec![1.0 - t, t])),
             Self::Bicubic => plain(from, to, |at| {
