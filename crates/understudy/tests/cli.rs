@@ -220,6 +220,14 @@ fn inspect_tells_what_is_there() {
 
     let text = understudy(folder.path(), &["inspect", BASE]).succeeds();
     assert!(text.contains("WanTransformer3DModel") && text.contains("38,400 parameters"), "{text}");
+    assert!(text.contains("adapters made for it fit"), "{text}");
+    let half = folder.path().join("half");
+    std::fs::create_dir_all(half.join("transformer")).unwrap();
+    for file in ["model_index.json", "transformer/config.json"] {
+        std::fs::copy(Path::new(BASE).join(file), half.join(file)).unwrap();
+    }
+    let part = &json("half")["parts"]["transformer"];
+    assert_eq!(part["faults"], serde_json::json!(["its weights are not there"]));
     let text = understudy(folder.path(), &["inspect", &weights]).succeeds();
     assert!(text.contains("blocks"), "{text}");
 

@@ -86,22 +86,29 @@ impl CheckpointSummary {
 }
 
 fn write_recognized(f: &mut fmt::Formatter, recognized: &Recognized) -> fmt::Result {
-    let Recognized { network, names, model, not_supported, missing, misshapen, unknown, .. } = recognized;
+    let Recognized { network, names, model, not_supported, .. } = recognized;
     let model = model.unwrap_or("of no published size");
     writeln!(f, "  network: {network} ({model}), its tensors named as {names} names them")?;
     if let Some(reason) = not_supported {
         return writeln!(f, "  not usable without its folder: {reason}");
     }
-    let faults = [(missing, "missing"), (misshapen, "of a wrong shape"), (unknown, "not understood")];
-    if faults.iter().all(|(names, _)| names.is_empty()) {
+    let faults = faults(recognized);
+    if faults.is_empty() {
         return writeln!(f, "  whole: every tensor it needs is there");
     }
-    for (names, what) in faults.iter().filter(|(names, _)| !names.is_empty()) {
+    faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))
+}
+
+/// What is wrong with the tensors of a network, a line each.
+pub fn faults(recognized: &Recognized) -> Vec<String> {
+    let Recognized { missing, misshapen, unknown, .. } = recognized;
+    let kinds = [(missing, "missing"), (misshapen, "of a wrong shape"), (unknown, "not understood")];
+    let said = |(names, what): &(&Vec<String>, &str)| {
         let some = names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
         let more = if names.len() > LISTED { ", ..." } else { "" };
-        writeln!(f, "  {} tensors {what}: {some}{more}", names.len())?;
-    }
-    Ok(())
+        format!("{} tensors {what}: {some}{more}", names.len())
+    };
+    kinds.iter().filter(|(names, _)| !names.is_empty()).map(said).collect()
 }
 
 impl fmt::Display for CheckpointSummary {

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_pipeline::{BaseConfig, Files};
+use understudy_pipeline::{BaseConfig, Files, recognize};
 
 use super::checkpoint::Totals;
 use super::{grouped, size};
@@ -33,7 +33,12 @@ struct PartSummary {
     config: Map<String, Value>,
     /// The weights, if it has any.
     weights: Option<Totals>,
+    /// What is missing or wrong with them.
+    faults: Vec<String>,
 }
+
+/// Classes of parts that have weights.
+const NETWORKS: [&str; 3] = ["WanTransformer3DModel", "UMT5EncoderModel", "AutoencoderKLWan"];
 
 /// What configurations and weights are called.
 const CONFIGS: [&str; 3] = ["config.json", "scheduler_config.json", "tokenizer_config.json"];
@@ -79,13 +84,32 @@ impl PartSummary {
     fn read(files: &Files, folder: &Path, name: &str, class: &str) -> Result<Self> {
         let config = CONFIGS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
         let weights = WEIGHTS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
-        let weights =
-            weights.map(|file| Checkpoint::open(&folder.join(file), &Device::flex())).transpose()?;
-        Ok(Self {
-            class: class.to_owned(),
-            config: config.map(|file| files.object(&file)).transpose()?.unwrap_or_default(),
-            weights: weights.map(|checkpoint| Totals::of(&checkpoint.infos())),
-        })
+        let config = config.map(|file| files.object(&file)).transpose()?.unwrap_or_default();
+        let mut part = Self { class: class.to_owned(), config, weights: None, faults: Vec::new() };
+        match weights.map(|file| Checkpoint::open(&folder.join(file), &Device::flex())) {
+            None if NETWORKS.contains(&class) => part.faults.push("its weights are not there".to_owned()),
+            None => {}
+            Some(Err(error)) => part.faults.push(error.to_string()),
+            Some(Ok(checkpoint)) => {
+                part.weights = Some(Totals::of(&checkpoint.infos()));
+                part.faults = part.faults_of(&checkpoint);
+            }
+        }
+        Ok(part)
+    }
+
+    /// What of the network's tensors is missing, or is not what its configuration says.
+    fn faults_of(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        const LAYERS: &str = "num_layers";
+        let Some(recognized) = recognize(checkpoint) else { return Vec::new() };
+        let mut faults = super::checkpoint::faults(&recognized);
+        let (said, found) = (self.config.get(LAYERS), recognized.config.get(LAYERS));
+        if let (Some(said), Some(found)) = (said, found)
+            && said != found
+        {
+            faults.push(format!("the configuration has {said} layers, the weights {found}"));
+        }
+        faults
     }
 }
 
@@ -93,7 +117,12 @@ impl fmt::Display for FolderSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "base {} ({})", self.path.display(), self.class)?;
         match (&self.identity, &self.not_supported) {
-            (Some(identity), _) => writeln!(f, "  architecture {identity}: adapters made for it fit")?,
+            (Some(identity), _) => {
+                let whole = self.parts.values().all(|part| part.faults.is_empty());
+                let fit =
+                    if whole { "adapters made for it fit" } else { "it is not whole; download it again" };
+                writeln!(f, "  architecture {identity}: {fit}")?;
+            }
             (_, Some(reason)) => writeln!(f, "  not supported: {reason}")?,
             _ => {}
         }
@@ -103,6 +132,7 @@ impl fmt::Display for FolderSummary {
                 format!(", {} tensors, {count} parameters, {bytes}, {}", own.tensors, own.precision())
             });
             writeln!(f, "  {name}: {}{}", part.class, weights.unwrap_or_default())?;
+            part.faults.iter().try_for_each(|fault| writeln!(f, "    {fault}"))?;
             let fields =
                 part.config.iter().filter(|(field, value)| !field.starts_with('_') && !value.is_null());
             let fields: Vec<String> = fields.map(|(field, value)| format!("{field} {value}")).collect();
