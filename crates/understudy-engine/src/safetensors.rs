@@ -297,6 +297,16 @@ impl Checkpoint {
         Ok(Self { entries, ..self })
     }
 
+    /// What is under `prefix`, without it, of a file that holds several networks; all of it where nothing is.
+    pub fn part(mut self, prefix: &str) -> Self {
+        if self.entries.keys().any(|name| name.starts_with(prefix)) {
+            let entries = std::mem::take(&mut self.entries).into_iter();
+            let own = |(name, entry): (String, Entry)| Some((name.strip_prefix(prefix)?.to_owned(), entry));
+            self.entries = entries.filter_map(own).collect();
+        }
+        self
+    }
+
     /// The same without the tensors that `unwanted` names.
     pub fn without(mut self, unwanted: &[&str]) -> Self {
         self.entries.retain(|name, _| !unwanted.contains(&name.as_str()));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use understudy_engine::encoding::Encoding;
 use understudy_engine::safetensors::{Checkpoint, Precision, StoredTensor, write_stored};
@@ -15,6 +16,8 @@ use crate::names::{Dialect, Names, Part, depth_of, key};
 /// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do not know,
 /// and leave metadata alone.
 const ROWS: &str = "understudy.token_embeddings";
+/// Where we note how alphas were stored, in dialects that have no scalars.
+const SCALARS: &str = "understudy.alphas";
 /// Tensors that held them in files of version 0.1.
 const ROW_TENSORS: [&str; 2] = ["understudy.token_embeddings", "understudy.lora.token_embeddings"];
 
@@ -144,6 +147,12 @@ impl AdapterFile {
             }
             None => BTreeMap::new(),
         };
+        let scalars: Option<Scalars> = match self.metadata.remove(SCALARS) {
+            Some(text) => {
+                serde_json::from_str(&text).map_err(|error| format!("metadata {SCALARS}: {error}"))?
+            }
+            None => None,
+        };
         for site in self.residual_sites() {
             let rank = self.rank(&site)?;
             let alpha = match self.parts.remove(&(site.clone(), Part::Alpha)) {
@@ -155,6 +164,10 @@ impl AdapterFile {
                     }
                     None => peft.as_ref().and_then(|scale| scale.alpha(&site, rank)).map(Alpha::from),
                 },
+            };
+            let alpha = match &scalars {
+                Some(scalars) => scalars.restored(&site, alpha),
+                None => alpha,
             };
             if let Some(alpha) = alpha {
                 self.alphas.insert(site, alpha);
@@ -216,6 +229,11 @@ impl AdapterFile {
     pub(crate) fn write(mut self, path: &Path, dialect: Dialect) -> Result<()> {
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
         self.metadata.remove(PEFT);
+        if matches!(dialect, Dialect::Diffusers | Dialect::DiffSynth)
+            && let Some(scalars) = Scalars::of(&self)
+        {
+            self.metadata.insert(SCALARS.to_owned(), json!(scalars).to_string());
+        }
         self.move_biases(dialect).map_err(fault)?;
         match dialect {
             Dialect::ComfyUi => self.put_scalars(),
@@ -312,6 +330,44 @@ impl AdapterFile {
             self.metadata.insert(FOLDED.to_owned(), Value::Object(folded).to_string());
         }
         Ok(())
+    }
+}
+
+/// How the alphas of a file were stored, all alike.
+#[derive(Debug, Serialize, Deserialize)]
+struct Scalars {
+    encoding: String,
+    shape: Vec<usize>,
+    /// Sites with a residual and without an alpha.
+    without: BTreeSet<String>,
+}
+
+impl Scalars {
+    /// Those of `file`, if it has some and they are alike.
+    fn of(file: &AdapterFile) -> Option<Self> {
+        let mut stored = file.alphas.values().map(|alpha| alpha.stored.as_ref());
+        let StoredTensor { encoding, shape, .. } = stored.next()??;
+        let alike = |own: Option<&StoredTensor>| {
+            own.is_some_and(|own| own.encoding == *encoding && own.shape == *shape)
+        };
+        let sites = file.residual_sites();
+        let without = sites.into_iter().filter(|site| !file.alphas.contains_key(site)).collect();
+        let said = Self { encoding: encoding.name(), shape: shape.clone(), without };
+        (stored.all(alike) && said.precision().is_some()).then_some(said)
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        let all = [Precision::F32, Precision::Bf16, Precision::F16];
+        all.into_iter().find(|precision| Encoding::from(*precision).name() == self.encoding)
+    }
+
+    /// An alpha as it was.
+    fn restored(&self, site: &str, alpha: Option<Alpha>) -> Option<Alpha> {
+        let alpha = alpha.filter(|_| !self.without.contains(site))?;
+        let one = self.shape.iter().all(|extent| *extent == 1);
+        let stored = self.precision().filter(|_| one);
+        let stored = stored.map(|precision| StoredTensor::new(&[alpha.value], self.shape.clone(), precision));
+        Some(Alpha { value: alpha.value, stored: alpha.stored.or(stored) })
     }
 }
 

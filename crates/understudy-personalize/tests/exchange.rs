@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use common::{device, error, golden, open, values};
 use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::patch::Additions;
-use understudy_engine::safetensors::{NamedValues, Precision, StoredTensor, write};
+use understudy_engine::safetensors::{NamedValues, Precision, StoredTensor, write, write_stored};
 use understudy_personalize::{Adapter, Dialect, Unmatched, combine, convert};
 use understudy_pipeline::{Base, Files, LoadOptions, Request, generate};
 
@@ -226,4 +226,36 @@ fn what_is_active_in_a_window_cannot_be_merged() {
         &device(),
     );
     assert!(base.unwrap_err().to_string().contains("no.such.tensor"));
+}
+
+#[test]
+fn alphas_come_back_as_they_were_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let tensor = |shape: &[usize], precision| {
+        let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|index| 0.5 + index as f32).collect();
+        StoredTensor::new(&values, shape.to_vec(), precision)
+    };
+    let mut tensors = BTreeMap::new();
+    for site in ["self_attn.q", "self_attn.k"] {
+        let key = |part: &str| format!("diffusion_model.blocks.0.{site}.{part}");
+        tensors.insert(key("lora_A.weight"), tensor(&[2, 4], Precision::Bf16));
+        tensors.insert(key("lora_B.weight"), tensor(&[4, 2], Precision::Bf16));
+    }
+    // One of the two has an alpha, of another type and shape than one would write.
+    let alpha = StoredTensor::new(&[4.0], vec![1], Precision::F32);
+    tensors.insert("diffusion_model.blocks.0.self_attn.q.alpha".to_owned(), alpha);
+    write_stored(&path("first.safetensors"), &tensors, BTreeMap::new()).unwrap();
+    for between in [Dialect::Diffusers, Dialect::DiffSynth] {
+        convert(&path("first.safetensors"), &path("other.safetensors"), between, Unmatched::Refuse).unwrap();
+        convert(&path("other.safetensors"), &path("back.safetensors"), Dialect::ComfyUi, Unmatched::Refuse)
+            .unwrap();
+        let back = open(&path("back.safetensors"));
+        let found: BTreeMap<String, StoredTensor> = back
+            .infos()
+            .into_iter()
+            .map(|info| (info.name.clone(), back.stored(&info.name).unwrap()))
+            .collect();
+        assert_eq!(found, tensors, "{between}");
+    }
 }

@@ -24,6 +24,9 @@ use crate::tokenize::Tokenizer;
 const USUAL: Scheduler = Scheduler { sampler: Sampler::UniPc, shift: 3.0 };
 /// The tensor of bytes that ComfyUI's text encoders carry their tokenizer along in.
 const CARRIED: &str = "spiece_model";
+/// Where ComfyUI's checkpoints of a whole base have their networks, and the tokenizer.
+const WHOLE: [&str; 3] = ["model.diffusion_model.", "text_encoders.umt5xxl.transformer.", "vae."];
+const WHOLE_TOKENIZERS: [&str; 2] = ["text_encoders.spiece_model", "text_encoders.umt5xxl.spiece_model"];
 const AGAIN: &str = "download the file again";
 
 /// A base's files, in any of the layouts they come in.
@@ -173,14 +176,15 @@ impl Parts {
     }
 
     fn open(&self, device: &Device) -> Result<Opened> {
-        let open = |path: &Path, rename: &dyn Fn(&str) -> Option<String>| -> Result<Checkpoint> {
-            Ok(Checkpoint::open(path, device)?.renamed(rename)?)
-        };
-        let vae = Checkpoint::open(&self.vae, device)?;
+        let [denoiser, text_encoder, autoencoder] = WHOLE;
+        let open = |path: &Path, part: &str| Checkpoint::open(path, device).map(|file| file.part(part));
+        let vae = open(&self.vae, autoencoder)?;
         let blocks = decoder_blocks(&vae.names());
         Ok(Opened {
-            transformer: open(&self.transformer, &original::denoiser)?,
-            text_encoder: open(&self.text_encoder, &original::text_encoder)?.without(&[CARRIED]),
+            transformer: open(&self.transformer, denoiser)?.renamed(original::denoiser)?,
+            text_encoder: open(&self.text_encoder, text_encoder)?
+                .renamed(original::text_encoder)?
+                .without(&[CARRIED]),
             vae: vae.renamed(|name| original::autoencoder(name, blocks))?,
         })
     }
@@ -204,7 +208,8 @@ impl Parts {
     fn carried_tokenizer(&self) -> Result<Tokenizer> {
         let file = self.text_encoder.display().to_string();
         let checkpoint = Checkpoint::open(&self.text_encoder, &Device::flex())?;
-        let stored = checkpoint.stored(CARRIED).map_err(|_| Error::File {
+        let places = || [CARRIED].into_iter().chain(WHOLE_TOKENIZERS);
+        let stored = places().find_map(|name| checkpoint.stored(name).ok()).ok_or_else(|| Error::File {
             file: file.clone(),
             reason: "it carries no tokenizer".to_owned(),
             advice: "give --tokenizer, the text encoder's tokenizer.json or spiece.model",

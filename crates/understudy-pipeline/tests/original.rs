@@ -41,20 +41,34 @@ fn the_original_release_gives_what_diffusers_gives() {
     agrees(&output, "");
 
     // The same weights as one file of ComfyUI's.
-    let checkpoint =
-        Checkpoint::open(&folder(CASE).join("diffusion_pytorch_model.safetensors"), &device()).unwrap();
-    let tensors: Vec<NamedValues> = (checkpoint.infos().into_iter())
-        .map(|info| {
-            let (values, shape) = checkpoint.values(&info.name).unwrap();
-            NamedValues { name: format!("model.diffusion_model.{}", info.name), shape, values }
-        })
-        .collect();
+    let denoiser = folder(CASE).join("diffusion_pytorch_model.safetensors");
+    let tensors = prefixed(&denoiser, "model.diffusion_model.");
     let target = tempfile::tempdir().unwrap();
     for precision in [Precision::Bf16, Precision::F32] {
         let path = target.path().join("wan.safetensors");
         write(&path, &tensors, Default::default(), precision).unwrap();
         same(&run(&parts(&path)), &output);
     }
+
+    // And as one file of all networks.
+    let Source::Parts(original) = parts(&denoiser) else { panic!() };
+    let text = prefixed(&original.text_encoder, "text_encoders.umt5xxl.transformer.");
+    let vae = prefixed(&original.vae, "vae.");
+    let all: Vec<NamedValues> = tensors.into_iter().chain(text).chain(vae).collect();
+    let path = target.path().join("all.safetensors");
+    write(&path, &all, Default::default(), Precision::F32).unwrap();
+    let [transformer, text_encoder, vae] = [path.clone(), path.clone(), path];
+    same(&run(&Source::Parts(Parts { transformer, text_encoder, vae, ..original })), &output);
+}
+
+/// The tensors of a file with `prefix` before their names.
+fn prefixed(path: &Path, prefix: &str) -> Vec<NamedValues> {
+    let checkpoint = Checkpoint::open(path, &device()).unwrap();
+    let tensor = |name: String| {
+        let (values, shape) = checkpoint.values(&name).unwrap();
+        NamedValues { name: format!("{prefix}{name}"), shape, values }
+    };
+    checkpoint.infos().into_iter().map(|info| tensor(info.name)).collect()
 }
 
 #[test]
