@@ -9,3 +9,14 @@ mod pillow;
 pub use opencv::OpenCv;
 pub use pillow::Pillow;
 pub use understudy_kernels::resample::Torch;
+
+use crate::{Error, Image, Result};
+
+/// That `image` is whole and `[height, width]` is not empty.
+fn check(image: &Image, [height, width]: [usize; 2]) -> Result<()> {
+    image.check()?;
+    match height == 0 || width == 0 {
+        true => Err(Error::invalid("resize", format!("{height} x {width} pixels are none"))),
+        false => Ok(()),
+    }
+}

@@ -2,7 +2,8 @@
 
 use understudy_kernels::resample::{Taps, along};
 
-use crate::{Error, Image, Result};
+use super::check;
+use crate::{Image, Result};
 
 /// An interpolation of `cv2.resize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,7 @@ impl OpenCv {
     /// # Errors
     /// [`Error::Invalid`] when a side is zero or the picture is inconsistent.
     pub fn resize(self, image: &Image, [height, width]: [usize; 2]) -> Result<Image> {
-        image.check()?;
-        if height == 0 || width == 0 {
-            return Err(Error::invalid("resize", format!("{height} x {width} pixels are none")));
-        }
+        check(image, [height, width])?;
         if [height, width] == [image.height, image.width] {
             return Ok(image.clone());
         }

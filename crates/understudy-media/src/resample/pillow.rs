@@ -2,7 +2,8 @@
 
 use understudy_kernels::resample::{Kernel, Taps, along};
 
-use crate::{Error, Image, Result};
+use super::check;
+use crate::{Image, Result};
 
 /// A filter of Pillow's `Image.resize`: antialiased, across and down, rounded to 8 bits after each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,7 @@ impl Pillow {
     /// # Errors
     /// [`Error::Invalid`] when a side is zero or the picture is inconsistent.
     pub fn resize(self, image: &Image, [height, width]: [usize; 2]) -> Result<Image> {
-        image.check()?;
-        if height == 0 || width == 0 {
-            return Err(Error::invalid("resize", format!("{height} x {width} pixels are none")));
-        }
+        check(image, [height, width])?;
         let across = |rgb: Vec<u8>| match width == image.width {
             true => rgb,
             false => along(&rgb, [image.width, 3], &self.taps(image.width, width), blend),
