@@ -23,6 +23,8 @@ pub enum Encoding {
     F8E4M3,
     /// 8-bit float with 5 bits of exponent.
     F8E5M2,
+    /// 8-bit integer, which stands for a float where it has a scale.
+    I8,
     /// 64-bit integer.
     I64,
     /// 32-bit integer.
@@ -47,6 +49,7 @@ impl Encoding {
             Self::Bf16 => "BF16".to_owned(),
             Self::F8E4M3 => "F8_E4M3".to_owned(),
             Self::F8E5M2 => "F8_E5M2".to_owned(),
+            Self::I8 => "I8".to_owned(),
             Self::I64 => "I64".to_owned(),
             Self::I32 => "I32".to_owned(),
             Self::U8 => "U8".to_owned(),
@@ -56,14 +59,17 @@ impl Encoding {
         }
     }
 
-    /// Whether values are floats of 8 bits, which go with a scale of their own.
+    /// Whether values are of 8 bits, which go with a scale of their own.
     pub(crate) fn is_eight_bits(&self) -> bool {
-        matches!(self, Self::F8E4M3 | Self::F8E5M2)
+        matches!(self, Self::F8E4M3 | Self::F8E5M2 | Self::I8)
     }
 
-    /// Whether [`Encoding::to_f32`] reads it.
-    pub(crate) fn is_float(&self) -> bool {
-        self.to_f32(&[]).is_some()
+    /// The numbers of `bytes`, which have scales beside them: those of floats and of 8-bit integers.
+    pub(crate) fn scaled_to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
+        match self {
+            Self::I8 => Some(bytes.iter().map(|&byte| f32::from(byte.cast_signed())).collect()),
+            other => other.to_f32(bytes),
+        }
     }
 
     /// The numbers of `bytes`, which must be whole elements or blocks; `None` if they are no floats.
@@ -86,6 +92,7 @@ impl Encoding {
         Some(match self {
             Self::I64 => elements(bytes).map(i64::from_le_bytes).collect(),
             Self::I32 => elements(bytes).map(|b| i64::from(i32::from_le_bytes(b))).collect(),
+            Self::I8 => bytes.iter().map(|&byte| i64::from(byte.cast_signed())).collect(),
             Self::U8 | Self::Bool => bytes.iter().map(|&byte| i64::from(byte)).collect(),
             _ => return None,
         })
@@ -101,6 +108,7 @@ impl From<Dtype> for Encoding {
             Dtype::BF16 => Self::Bf16,
             Dtype::F8_E4M3 => Self::F8E4M3,
             Dtype::F8_E5M2 => Self::F8E5M2,
+            Dtype::I8 => Self::I8,
             Dtype::I64 => Self::I64,
             Dtype::I32 => Self::I32,
             Dtype::U8 => Self::U8,
@@ -117,6 +125,7 @@ impl From<DType> for Encoding {
             DType::F32 => Self::F32,
             DType::F16 => Self::F16,
             DType::BF16 => Self::Bf16,
+            DType::I8 => Self::I8,
             DType::I64 => Self::I64,
             DType::I32 => Self::I32,
             DType::U8 => Self::U8,

@@ -1,11 +1,13 @@
 //! Checkpoints: safetensors files, whole or in shards, and GGUF files, read by memory map, and PyTorch's `.pth`; and
 //! writing safetensors.
 
+mod stored;
 mod write;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use memmap2::Mmap;
 use pytorch_reader::PytorchReader;
 
+pub use stored::StoredTensor;
 pub use write::{NamedValues, Precision, write, write_atomically, write_stored};
 
 use crate::encoding::Encoding;
@@ -73,6 +76,14 @@ impl Entry {
     fn new(place: Place, encoding: Encoding, shape: Vec<usize>) -> Self {
         Self { place, encoding, shape, scales: Vec::new() }
     }
+
+    /// The floats that `bytes` of it hold, without the scales; `None` if they stand for none.
+    fn to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
+        match self.scales.is_empty() {
+            true => self.encoding.to_f32(bytes),
+            false => self.encoding.scaled_to_f32(bytes),
+        }
+    }
 }
 
 /// What PyTorch's files begin with: an archive, or a pickle.
@@ -85,50 +96,6 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     name: String,
     device: Device,
-}
-
-/// A tensor as a file has it, its numbers untouched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredTensor {
-    /// How its numbers are stored.
-    pub encoding: Encoding,
-    /// Dimensions.
-    pub shape: Vec<usize>,
-    /// The numbers, row by row.
-    pub bytes: Vec<u8>,
-}
-
-impl StoredTensor {
-    /// `values` of `shape`, rounded to `precision`.
-    pub fn new(values: &[f32], shape: Vec<usize>, precision: Precision) -> Self {
-        Self { encoding: precision.into(), shape, bytes: precision.encode(values) }
-    }
-
-    /// Its values as f32.
-    ///
-    /// # Errors
-    /// Says why when they are no floats, or one is not finite.
-    pub fn values(&self) -> Result<Vec<f32>, String> {
-        let unsupported = || format!("type {} is not supported here", self.encoding.name());
-        let values = self.encoding.to_f32(&self.bytes).ok_or_else(unsupported)?;
-        match values.iter().find(|value| !value.is_finite()) {
-            Some(value) => Err(format!("it holds {value}; the file is damaged or its training diverged")),
-            None => Ok(values),
-        }
-    }
-}
-
-impl StoredTensor {
-    /// Its values as f32, even if they are integers.
-    ///
-    /// # Errors
-    /// As [`StoredTensor::values`].
-    pub fn numbers(&self) -> Result<Vec<f32>, String> {
-        match self.encoding.to_integers(&self.bytes) {
-            Some(integers) => Ok(integers.into_iter().map(|integer| integer as f32).collect()),
-            None => self.values(),
-        }
-    }
 }
 
 /// What a checkpoint says of one tensor.
@@ -148,8 +115,8 @@ impl Checkpoint {
     /// Opens `path`: a safetensors, GGUF or PyTorch file (told apart by what they begin with), or an index
     /// (`*.index.json`) whose shards lie beside it.
     ///
-    /// 8-bit floats with scales beside them, as ComfyUI stores them (`NAME.scale_weight` or `NAME.weight_scale`),
-    /// are read as what they stand for; the scales and other notes of that kind are no tensors of their own.
+    /// 8-bit floats and integers with scales beside them, as ComfyUI stores them (`NAME.scale_weight` or
+    /// `NAME.weight_scale`), are read as what they stand for; the scales and other notes of that kind are no tensors of their own.
     ///
     /// # Errors
     /// When a file cannot be read, is truncated, or its header is not consistent.
@@ -237,7 +204,7 @@ impl Checkpoint {
         }
     }
 
-    /// Gives 8-bit floats their scales.
+    /// Gives 8-bit numbers their scales.
     fn attach_scales(&mut self) -> Result<(), WeightError> {
         if !self.entries.values().any(|entry| entry.encoding.is_eight_bits()) {
             return Ok(());
@@ -340,6 +307,15 @@ impl Checkpoint {
         self.entries.iter().map(info).collect()
     }
 
+    /// Bytes of the largest tensor that can only be read whole, even for some rows of it: PyTorch's.
+    pub fn largest_whole(&self) -> u64 {
+        let whole = |entry: &Entry| match &entry.place {
+            Place::Part { .. } => 0,
+            Place::Pytorch(tensor) => tensor.byte_len() as u64,
+        };
+        self.entries.values().map(whole).max().unwrap_or(0)
+    }
+
     /// Lets the system have the pages back that a tensor was read from: they are in the file, and what was made of
     /// them is in memory.
     fn release(&self, entry: &Entry) {
@@ -357,7 +333,6 @@ impl Checkpoint {
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
         let bytes = self.bytes(entry).map_err(fault)?;
         let mut values = entry
-            .encoding
             .to_f32(&bytes)
             .ok_or_else(|| fault(format!("type {} is not supported here", entry.encoding.name())))?;
         self.release(entry);
@@ -427,7 +402,7 @@ impl WeightSource for Checkpoint {
             Some(entry) if entry.shape != shape => {
                 Err(fault(format!("has shape {:?}, the network needs {shape:?}", entry.shape)))
             }
-            Some(entry) if !entry.encoding.is_float() => {
+            Some(entry) if entry.to_f32(&[]).is_none() => {
                 Err(fault(format!("type {} is not supported here", entry.encoding.name())))
             }
             Some(_) => Ok(true),
@@ -446,7 +421,7 @@ impl WeightSource for Checkpoint {
         for &row in rows {
             let own = bytes.get(row * each..(row + 1) * each).unwrap_or_default();
             let scale = entry.scales.get(row).or(entry.scales.first()).copied().unwrap_or(1.0);
-            let own = entry.encoding.to_f32(own).unwrap_or_default();
+            let own = entry.to_f32(own).unwrap_or_default();
             if own.len() != columns {
                 return Err(fault(format!("row {row} cannot be read on its own")));
             }
@@ -483,8 +458,19 @@ struct Index {
     weight_map: HashMap<String, String>,
 }
 
+/// Whether the file at `path` begins as a checkpoint does.
+pub fn is_checkpoint(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut start));
+    let known = PYTORCH.iter().any(|magic| start.starts_with(magic)) || start.starts_with(gguf::MAGIC);
+    read.is_ok() && (known || start.get(8) == Some(&b'{'))
+}
+
 /// The shard files an index names, each once; they must lie in the index's own folder.
-fn shards(index: &Path) -> Result<Vec<PathBuf>, WeightError> {
+///
+/// # Errors
+/// When it cannot be read or names no plain files.
+pub fn shards(index: &Path) -> Result<Vec<PathBuf>, WeightError> {
     let malformed = |reason: String| WeightError::Malformed { path: index.to_owned(), reason };
     let text = std::fs::read_to_string(index).map_err(|error| WeightError::Io {
         action: "read",
@@ -582,6 +568,29 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let read = Checkpoint::open(&path, &Device::flex()).unwrap();
         assert_eq!(read.values("w").unwrap(), (vec![1.0, 2.0, 3.0, 4.0], vec![1, 2, 1, 1, 2]));
+    }
+
+    #[test]
+    fn integers_of_eight_bits_stand_for_floats_where_they_have_a_scale() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let byte = |bytes: &[u8], shape: &[usize]| StoredTensor {
+            encoding: Encoding::I8,
+            shape: shape.to_vec(),
+            bytes: bytes.to_vec(),
+        };
+        let scales = StoredTensor::new(&[0.5, 2.0], vec![2, 1], Precision::F32);
+        let tensors = BTreeMap::from([
+            ("a.weight".to_owned(), byte(&[1, 255, 127, 128], &[2, 2])),
+            ("a.weight_scale".to_owned(), scales),
+            ("b.weight".to_owned(), byte(&[1], &[1])),
+        ]);
+        write_stored(&path, &tensors, BTreeMap::new()).unwrap();
+        let read = Checkpoint::open(&path, &Device::flex()).unwrap();
+        assert_eq!(read.values("a.weight").unwrap(), (vec![0.5, -0.5, 254.0, -256.0], vec![2, 2]));
+        assert!(read.holds("a.weight", &[2, 2]).unwrap());
+        assert!(read.holds("b.weight", &[1]).is_err());
+        assert_eq!(read.integers("b.weight").unwrap().0, [1]);
     }
 
     #[test]

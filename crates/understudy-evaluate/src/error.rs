@@ -13,7 +13,9 @@ pub enum Error {
     #[error(transparent)]
     Files(#[from] understudy_pipeline::Error),
     /// A judge's configuration is not what it should be.
-    #[error("{file}: {reason}; use the judges that belong to this program")]
+    #[error(
+        "{file}: {reason}; use the judges that belong to this program, or a published network's whole folder"
+    )]
     Config {
         /// The file.
         file: String,
@@ -45,6 +47,38 @@ pub enum Error {
         left: usize,
         /// In the second.
         right: usize,
+    },
+    /// A folder of videos or references cannot be used.
+    #[error("{path}: {reason}")]
+    Videos {
+        /// The folder, or the video's name.
+        path: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// A metric that does not exist.
+    #[error("metric {name:?} is not known; those there are: {known}")]
+    UnknownMetric {
+        /// As it was asked for.
+        name: String,
+        /// The names of all.
+        known: String,
+    },
+    /// A metric lacks something.
+    #[error("metric {metric} needs {what}; give it, or leave the metric out")]
+    Needs {
+        /// Its name.
+        metric: &'static str,
+        /// What is not there.
+        what: &'static str,
+    },
+    /// A table cannot be written.
+    #[error("cannot write {path}: {source}; choose another place for it")]
+    Write {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// A number that is infinite or not one at all.
     #[error("{what}: a value is not finite; the network that made it has diverged")]

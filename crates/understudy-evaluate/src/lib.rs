@@ -8,19 +8,33 @@
 //! - [`retrieval_accuracy`]: how often a clip finds its own prompt among all of them (R-precision);
 //! - [`frechet_distance`]: between the features of two sets of clips (Heusel et al. 2017);
 //! - [`bootstrap`]: the interval a mean lies in.
+//!
+//! [`Evaluation`] scores folders of videos by [`Metric`]s, with published networks or the embedded ones, and [`Table`]
+//! holds what comes of it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod error;
+mod evaluation;
 mod frechet;
+mod input;
 mod judges;
+mod metrics;
+mod networks;
 mod preprocess;
 mod retrieval;
 mod statistics;
+mod table;
+mod videos;
 
 pub use error::{Error, Result};
+pub use evaluation::{Evaluation, Networks, Row};
 pub use frechet::frechet_distance;
-pub use judges::{ClipJudge, IdentityJudge, Judges};
+pub use judges::Judges;
+pub use metrics::{Metric, Needs, consecutive_cosine, mean_cosine, temporal_flickering};
+pub use networks::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
 pub use preprocess::Preprocess;
 pub use retrieval::{cosine, retrieval_accuracy};
 pub use statistics::{Interval, bootstrap};
+pub use table::{Table, Unfinished};
+pub use videos::{Clip, References};

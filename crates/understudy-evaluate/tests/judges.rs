@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use understudy_engine::device::DeviceName;
-use understudy_evaluate::{Error, IdentityJudge, Judges, cosine};
+use understudy_evaluate::{Embedder, Error, IdentityJudge, Judges, cosine};
 use understudy_media::Image;
 use understudy_pipeline::Files;
 

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use ureq::config::RedirectAuthHeaders;
@@ -19,6 +20,9 @@ use crate::repository::Repository;
 const ENDPOINT: &str = "https://huggingface.co";
 /// Bytes between two reports.
 const CHUNK: usize = 1 << 18;
+/// How often it is asked whether to go on while nothing comes, and after how long a server counts as stalled.
+const PATIENCE: Duration = Duration::from_secs(1);
+const STALLED: Duration = Duration::from_secs(60);
 
 /// A server of repositories and the cache they are fetched into.
 #[derive(Clone, Debug)]
@@ -213,26 +217,57 @@ impl Hub {
         if status == NOTHING_THERE {
             response = self.get(url, 0)?;
         }
-        let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
-        let mut buffer = vec![0; CHUNK];
+        let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let chunks = chunks(reader.take(entry.size - there));
+        let mut waited = Duration::ZERO;
         while there < entry.size {
             let fault = |reason: String| Error::Server { url: url.to_owned(), reason };
-            let wanted = buffer.len().min((entry.size - there) as usize);
-            let count = reader
-                .read(&mut buffer[..wanted])
-                .map_err(|error| fault(format!("{error}; run it again to go on")))?;
-            if count == 0 {
+            let chunk = match chunks.recv_timeout(PATIENCE) {
+                Ok(chunk) => chunk.map_err(|error| fault(format!("{error}; run it again to go on")))?,
+                Err(RecvTimeoutError::Timeout) if waited < STALLED => {
+                    waited += PATIENCE;
+                    tell(there)?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = STALLED.as_secs();
+                    return Err(fault(format!("nothing came for {seconds} s; run it again to go on")));
+                }
+                Err(RecvTimeoutError::Disconnected) => Vec::new(),
+            };
+            if chunk.is_empty() {
                 return Err(fault(format!(
                     "it ended after {there} of {} bytes; run it again to go on",
                     entry.size
                 )));
             }
-            file.write_all(&buffer[..count]).map_err(write)?;
-            there += count as u64;
+            file.write_all(&chunk).map_err(write)?;
+            waited = Duration::ZERO;
+            there += chunk.len() as u64;
             tell(there)?;
         }
         Ok(())
     }
+}
+
+/// What `reader` gives, read on a thread of its own so that whoever waits can stop waiting. An empty chunk, or an
+/// error, is the last.
+fn chunks(mut reader: impl Read + Send + 'static) -> Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, receiver) = sync_channel(1);
+    std::thread::spawn(move || {
+        loop {
+            let mut chunk = vec![0; CHUNK];
+            let read = reader.read(&mut chunk).map(|count| {
+                chunk.truncate(count);
+                chunk
+            });
+            let last = !matches!(&read, Ok(chunk) if !chunk.is_empty());
+            if sender.send(read).is_err() || last {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// The files that match one of `patterns`, each of which must match one.

@@ -30,6 +30,26 @@ fn default_logit_scale() -> f32 {
     2.6592
 }
 
+impl ClipConfig {
+    /// What in this configuration does not fit together, if anything.
+    pub fn unsupported(&self) -> Option<String> {
+        let Self { text_config: text, vision_config: vision, .. } = self;
+        let heads = |channels: usize, heads: usize| heads > 0 && channels.is_multiple_of(heads);
+        if !heads(text.hidden_size, text.num_attention_heads) {
+            return Some(format!(
+                "text_config: {} heads of {} channels",
+                text.num_attention_heads, text.hidden_size
+            ));
+        }
+        if !heads(vision.hidden_size, vision.num_attention_heads) {
+            let (heads, channels) = (vision.num_attention_heads, vision.hidden_size);
+            return Some(format!("vision_config: {heads} heads of {channels} channels"));
+        }
+        let patches = vision.patch_size > 0 && vision.image_size >= vision.patch_size;
+        (!patches).then(|| format!("patches of {} in pictures of {}", vision.patch_size, vision.image_size))
+    }
+}
+
 /// The nonlinearity of a tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

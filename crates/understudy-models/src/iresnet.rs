@@ -25,6 +25,31 @@ pub struct IResNetConfig {
     pub embedding: usize,
 }
 
+impl IResNetConfig {
+    /// What a checkpoint of these shapes must be: `shape` gives the extents of a tensor, if there is one.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or has an impossible shape.
+    pub fn of_shapes(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<Self, String> {
+        let extent = |name: &str, axis: usize| {
+            let found = shape(name).ok_or_else(|| format!("tensor {name} is missing"))?;
+            found.get(axis).copied().ok_or_else(|| format!("tensor {name} has shape {found:?}"))
+        };
+        let (mut layers, mut widths) = ([0; 4], [0; 4]);
+        for stage in 0..4 {
+            let block = |index: usize| format!("layer{}.{index}.conv1.weight", stage + 1);
+            layers[stage] = (0..).take_while(|&index| shape(&block(index)).is_some()).count();
+            widths[stage] = extent(&block(0), 0)?;
+        }
+        let inputs = extent("fc.weight", 1)?;
+        let side = (inputs / widths[3].max(1)).isqrt();
+        if side == 0 || side * side * widths[3] != inputs {
+            return Err(format!("tensor fc.weight: {inputs} inputs are no square of {} channels", widths[3]));
+        }
+        Ok(Self { layers, widths, size: 16 * side, embedding: extent("fc.weight", 0)? })
+    }
+}
+
 const EPS: f32 = 1e-5;
 
 /// Running statistics a training pass wants to be updated: path of the layer, batch mean, and unbiased batch

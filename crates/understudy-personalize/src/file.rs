@@ -1,7 +1,7 @@
 //! Adapter files by what their keys mean, with their numbers untouched: what reading, writing and converting share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use understudy_engine::safetensors::{Checkpoint, Precision, StoredTensor, write_
 
 use crate::error::{Error, Result, list};
 use crate::metadata::{FOLDED, PEFT, PeftScale, to_peft};
-use crate::names::{Dialect, Names, Part, depth_of, key};
+use crate::names::{Dialect, Names, Part, key};
 
 /// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do not know,
 /// and leave metadata alone.
@@ -42,6 +42,8 @@ pub(crate) struct AdapterFile {
     pub(crate) unmatched: Vec<String>,
     /// The keys of the parts in the file, for errors.
     keys: BTreeMap<(String, Part), String>,
+    /// Where it was read from.
+    path: Option<PathBuf>,
 }
 
 /// An alpha, and how a scalar of it is stored if the file had one.
@@ -71,7 +73,7 @@ impl AdapterFile {
     pub(crate) fn read(path: &Path, unmatched: Unmatched) -> Result<Self> {
         let checkpoint = Checkpoint::open(path, &Device::flex())?;
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
-        let mut file = Self::new(checkpoint.metadata().clone());
+        let mut file = Self { path: Some(path.to_owned()), ..Self::new(checkpoint.metadata().clone()) };
         if let Some(text) = file.metadata.remove(ROWS) {
             file.rows =
                 Some(rows_from_text(&text).map_err(|reason| fault(format!("metadata {ROWS}: {reason}")))?);
@@ -99,7 +101,7 @@ impl AdapterFile {
     /// Puts every tensor in its place; gives the names of those whose place was taken.
     fn sort(&mut self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
         let infos = checkpoint.infos();
-        let names = Names::new(depth_of(infos.iter().map(|info| info.name.as_str())));
+        let names = Names::of(infos.iter().map(|info| info.name.as_str()));
         let mut twice = Vec::new();
         for info in infos {
             if ROW_TENSORS.contains(&info.name.as_str()) {
@@ -227,7 +229,9 @@ impl AdapterFile {
     /// # Errors
     /// When `dialect` has no place for something, and when the file cannot be written; nothing is left behind then.
     pub(crate) fn write(mut self, path: &Path, dialect: Dialect) -> Result<()> {
-        let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
+        // What cannot be written is the fault of what was read.
+        let own = self.path.clone().unwrap_or_else(|| path.to_owned());
+        let fault = |reason: String| Error::Adapter { path: own.clone(), reason };
         self.metadata.remove(PEFT);
         if matches!(dialect, Dialect::Diffusers | Dialect::DiffSynth)
             && let Some(scalars) = Scalars::of(&self)

@@ -54,7 +54,7 @@ pub use error::{Error, Result};
 pub use file::{Unmatched, convert};
 pub use job::{FitEvent, Job, NotUsed, Plan, PlannedStage};
 pub use metadata::{BaseName, Metadata, SubjectName};
-pub use names::Dialect;
+pub use names::{Dialect, Names};
 pub use plan::plan;
 pub use prompts::{neutral_prompts, personal_caption};
 pub use row::RowStart;

@@ -126,15 +126,31 @@ const BLOCK_OTHERS: [(&str, &str); 6] = [
     (TABLE, ORIGINAL_TABLE),
 ];
 
+/// Linear maps that only image-to-video denoisers have, in a block and outside: files that hold them are converted.
+const IMAGE_BLOCK: [(&str, &str); 2] =
+    [("attn2.add_k_proj", "cross_attn.k_img"), ("attn2.add_v_proj", "cross_attn.v_img")];
+const IMAGE_GLOBAL: [(&str, &str); 2] = [
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+];
+/// Their parameters that are no linear maps.
+const IMAGE_BLOCK_OTHERS: (&str, &str) = ("attn2.norm_added_k", "cross_attn.norm_k_img");
+const IMAGE_GLOBAL_OTHERS: [(&str, &str); 2] = [
+    ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+    ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
+];
+
 /// The original checkpoint's path of a site, which all but diffusers use.
 fn native(site: &str) -> String {
     if site == TABLE {
         return format!("head.{ORIGINAL_TABLE}");
     }
-    let global = GLOBAL.iter().find(|(own, _)| *own == site).map(|(_, other)| (*other).to_owned());
+    let globals = GLOBAL.iter().chain(&IMAGE_GLOBAL).chain(&IMAGE_GLOBAL_OTHERS);
+    let global = globals.copied().find(|(own, _)| *own == site).map(|(_, other)| other.to_owned());
     let block = || {
         let (number, module) = site.strip_prefix("blocks.")?.split_once('.')?;
-        let (_, other) = BLOCK.iter().chain(&BLOCK_OTHERS).find(|(own, _)| *own == module)?;
+        let modules = BLOCK.iter().chain(&BLOCK_OTHERS).chain(&IMAGE_BLOCK).chain([&IMAGE_BLOCK_OTHERS]);
+        let (_, other) = modules.copied().find(|(own, _)| *own == module)?;
         Some(format!("blocks.{number}.{other}"))
     };
     global.or_else(block).unwrap_or_else(|| site.to_owned())
@@ -198,13 +214,23 @@ impl Names {
     /// The names of a denoiser of `depth` blocks.
     pub fn new(depth: usize) -> Self {
         let mut names = Self { modules: BTreeMap::new() };
-        GLOBAL.iter().for_each(|(site, _)| names.add(site, true));
+        GLOBAL.iter().chain(&IMAGE_GLOBAL).for_each(|(site, _)| names.add(site, true));
+        IMAGE_GLOBAL_OTHERS.iter().for_each(|(site, _)| names.add(site, false));
         names.add(TABLE, false);
         for block in 0..depth {
-            BLOCK.iter().for_each(|(module, _)| names.add(&format!("blocks.{block}.{module}"), true));
-            BLOCK_OTHERS.iter().for_each(|(module, _)| names.add(&format!("blocks.{block}.{module}"), false));
+            let site = |module: &str| format!("blocks.{block}.{module}");
+            BLOCK.iter().chain(&IMAGE_BLOCK).for_each(|(module, _)| names.add(&site(module), true));
+            BLOCK_OTHERS
+                .iter()
+                .chain([&IMAGE_BLOCK_OTHERS])
+                .for_each(|(module, _)| names.add(&site(module), false));
         }
         names
+    }
+
+    /// The names of whatever denoiser the keys of a file are of.
+    pub fn of<'a>(keys: impl Iterator<Item = &'a str>) -> Self {
+        Self::new(depth_of(keys))
     }
 
     fn add(&mut self, site: &str, linear: bool) {
@@ -251,7 +277,7 @@ impl Names {
 }
 
 /// A depth that no block number in `keys` exceeds, for reading a file without its base.
-pub(crate) fn depth_of<'a>(keys: impl Iterator<Item = &'a str>) -> usize {
+fn depth_of<'a>(keys: impl Iterator<Item = &'a str>) -> usize {
     const DEEPEST: usize = 1024;
     let number = |key: &str| {
         let rest = key.split_once("blocks")?.1.trim_start_matches(['.', '_']);
@@ -310,6 +336,17 @@ mod tests {
             ("model.diffusion_model.blocks.2.ffn.0.lora_up.weight", "blocks.2.ffn.net.0.proj", Part::Up),
             ("lora_transformer_blocks_2_attn1_to_q.lora_down.weight", "blocks.2.attn1.to_q", Part::Down),
             ("lycoris_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
+            ("lora_unet_blocks_2_cross_attn_k_img.alpha", "blocks.2.attn2.add_k_proj", Part::Alpha),
+            (
+                "diffusion_model.blocks.2.cross_attn.norm_k_img.diff",
+                "blocks.2.attn2.norm_added_k",
+                Part::Weight,
+            ),
+            (
+                "diffusion_model.img_emb.proj.1.lora_A.weight",
+                "condition_embedder.image_embedder.ff.net.0.proj",
+                Part::Down,
+            ),
         ] {
             let (_, found, read) = names.parse(key).unwrap();
             assert_eq!((found, read), (site, part), "{key}");

@@ -118,13 +118,58 @@ impl Files {
         }
     }
 
-    /// Where the weights `file` are: in the index of their shards, or in the file itself.
+    /// Where the weights of the part in `folder` are: in the index of their shards or in one file, whole names before
+    /// those of a variant (`NAME.fp16.safetensors`), safetensors before PyTorch's.
+    pub fn weights_of(&self, folder: &str) -> Option<String> {
+        const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
+        let rank = |name: &str| {
+            let rest = STEMS.iter().find_map(|stem| name.strip_prefix(stem))?;
+            let variant = |start: &str, end: &str| {
+                let middle = rest.strip_prefix(start)?.strip_suffix(end)?;
+                let plain = !middle.is_empty() && !middle.contains(['.', '-']);
+                plain.then_some(())
+            };
+            let ranked = [
+                (rest == ".safetensors.index.json").then_some(()),
+                (rest == ".safetensors").then_some(()),
+                variant(".safetensors.index.", ".json"),
+                variant(".", ".safetensors"),
+                (rest == ".bin.index.json").then_some(()),
+                (rest == ".bin").then_some(()),
+            ];
+            ranked.iter().position(Option::is_some)
+        };
+        let names = self.names_in(folder);
+        let best = names.iter().filter_map(|name| Some((rank(name)?, name))).min()?;
+        Some(below(folder, best.1))
+    }
+
+    /// The names of the files in `folder`.
+    fn names_in(&self, folder: &str) -> Vec<String> {
+        match self {
+            Self::Folder(own) => {
+                let entries = std::fs::read_dir(own.join(folder)).into_iter().flatten().flatten();
+                entries
+                    .filter(|entry| entry.path().is_file())
+                    .filter_map(|entry| entry.file_name().into_string().ok())
+                    .collect()
+            }
+            Self::Embedded { files, .. } => {
+                let own = |(path, _): &(&str, &[u8])| {
+                    Some(path.strip_prefix(folder)?.strip_prefix('/')?.to_owned())
+                };
+                files.iter().filter_map(own).collect()
+            }
+        }
+    }
+
+    /// Where the weights `file` (`FOLDER/NAME.safetensors`) are, or what stands for them.
     ///
     /// # Errors
-    /// When there is neither.
+    /// When there are none.
     pub(crate) fn weights(&self, file: &str) -> Result<String> {
-        let either = [format!("{file}.index.json"), file.to_owned()];
-        either.into_iter().find(|name| self.has(name)).ok_or_else(|| {
+        let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        self.weights_of(folder).ok_or_else(|| {
             let advice = "download the folder again, with its safetensors weights";
             self.fault(file, "neither this file nor its .index.json is there", advice)
         })
@@ -143,6 +188,11 @@ impl Files {
             },
         }
     }
+}
+
+/// The path of `name` in `folder`, which may be the root.
+pub(crate) fn below(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 /// JSON text with `null` for the bare words `-Infinity`, `Infinity` and `NaN`. A published

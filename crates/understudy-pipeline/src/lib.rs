@@ -21,8 +21,11 @@
 //! ```
 
 mod base;
+mod clip_vocabulary;
 pub mod cost;
 mod denoiser;
+mod discover;
+mod emphasis;
 mod error;
 mod export;
 mod folder;

@@ -25,6 +25,8 @@ pub struct PromptOptions<'a> {
     pub attachments: Option<&'a Attachments>,
     /// Rows that replace those of some tokens.
     pub token_embeddings: Option<&'a TokenEmbeddings>,
+    /// Whether `(word:1.2)` in a prompt weighs the word; otherwise it is text like any other.
+    pub weighted: bool,
 }
 
 /// The states of `prompts`, `(prompts, max_sequence_length, channels)`, zero beyond each prompt's last token as
@@ -37,7 +39,10 @@ pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> R
     let rows = base.config.text_encoder.vocab_size;
     let subject = options.token_embeddings.map(|embeddings| Subject::new(base, embeddings)).transpose()?;
     let tokenizer = subject.as_ref().map_or(&base.tokenizer, |subject| &subject.tokenizer);
-    let tokens = tokenizer.encode(prompts, limit)?;
+    let (tokens, weights) = match options.weighted {
+        true => tokenizer.encode_weighted(prompts, limit)?,
+        false => (tokenizer.encode(prompts, limit)?, Vec::new()),
+    };
     let has_row = |id: &u32| (*id as usize) < rows || subject.as_ref().is_some_and(|s| s.ids.contains(id));
     if let Some(id) = tokens.ids.iter().flatten().find(|id| !has_row(id)) {
         let reason = format!("the text encoder has {rows} rows; use the tokenizer it was made with");
@@ -54,7 +59,26 @@ pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> R
     let none = Attachments::none();
     let attachments = options.attachments.unwrap_or(&none);
     let states = base.text_encoder.forward(embedded, &tokens.lengths, attachments);
+    let states = match weights.iter().flatten().any(|weight| *weight != 1.0) {
+        true => weigh(states, &weights, base, options)?,
+        false => states,
+    };
     Ok(pad(states, &tokens.lengths, limit))
+}
+
+/// `states (prompts, length, channels)` moved by their weights away from what no text gives, or towards it: as
+/// ComfyUI does it, which compares with an empty prompt, its end and then nothing.
+fn weigh(states: Tensor<3>, weights: &[Vec<f32>], base: &Base, options: PromptOptions) -> Result<Tensor<3>> {
+    let [prompts, length, channels] = states.dims();
+    let device = states.device().without_autodiff();
+    let empty = encode_prompt(base, &[""], PromptOptions { weighted: false, ..options })?.narrow(1, 0, 1);
+    let nothing = Tensor::zeros([1, length - 1, channels], &device);
+    let empty = if length > 1 { Tensor::cat(vec![empty, nothing], 1) } else { empty };
+    let of = |row: &Vec<f32>| (0..length).map(|at| row.get(at).copied().unwrap_or(1.0)).collect::<Vec<_>>();
+    let values: Vec<f32> = weights.iter().flat_map(of).collect();
+    let weights = Tensor::<3>::from_data(TensorData::new(values, [prompts, length, 1]), &device);
+    let rest = weights.ones_like() - weights.clone();
+    Ok(states * weights + empty * rest)
 }
 
 /// Token embeddings with the ids their tokens have.

@@ -16,7 +16,7 @@ use crate::base::to_json;
 use crate::limits;
 use crate::original;
 use crate::shapes::Shapes;
-use crate::source::decoder_blocks;
+use crate::source::{WHOLE, decoder_blocks};
 
 /// A file of one of a base's networks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,30 +39,100 @@ pub struct Recognized {
     pub unknown: Vec<String>,
 }
 
+/// A network of a base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The diffusion transformer.
+    Denoiser,
+    /// UMT5.
+    TextEncoder,
+    /// The video autoencoder.
+    Autoencoder,
+}
+
+impl Network {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Denoiser => "denoiser",
+            Self::TextEncoder => "text encoder",
+            Self::Autoencoder => "autoencoder",
+        }
+    }
+}
+
+/// The networks that `checkpoint` holds: none, one, or all of a base.
+pub(crate) fn networks(checkpoint: &Checkpoint) -> Vec<Network> {
+    let names = checkpoint.names();
+    match is_whole(&names) {
+        true => vec![Network::Denoiser, Network::TextEncoder, Network::Autoencoder],
+        false => network(&names).into_iter().collect(),
+    }
+}
+
+/// Whether a file of these tensors holds all networks of a base.
+fn is_whole(names: &[String]) -> bool {
+    WHOLE.iter().all(|prefix| names.iter().any(|name| name.starts_with(prefix)))
+}
+
+/// Which network these tensors are.
+fn network(names: &[String]) -> Option<Network> {
+    let blocks = decoder_blocks(names);
+    let autoencoder = |name: &str| original::autoencoder(name, blocks);
+    let has = |wanted: &str, rename: &dyn Fn(&str) -> Option<String>| {
+        names.iter().any(|name| rename(name).as_deref().unwrap_or(name) == wanted)
+    };
+    if has("patch_embedding.weight", &original::denoiser) {
+        Some(Network::Denoiser)
+    } else if has("shared.weight", &original::text_encoder) {
+        Some(Network::TextEncoder)
+    } else {
+        has("post_quant_conv.weight", &autoencoder).then_some(Network::Autoencoder)
+    }
+}
+
+const COMFYUI: &str = "ComfyUI";
 /// Tensors of a text encoder's file that are not its own: the tied embedding, and ComfyUI's tokenizer.
 const BESIDE: [&str; 2] = ["encoder.embed_tokens.weight", "spiece_model"];
 
-/// What `checkpoint` is; `None` if it is none of a base's networks. Only names and shapes are looked at.
-pub fn recognize(checkpoint: &Checkpoint) -> Option<Recognized> {
+/// What `checkpoint` holds of a base: nothing, a network, or all three. Only names and shapes are looked at.
+pub fn recognize(checkpoint: &Checkpoint) -> Vec<Recognized> {
     let shapes = Shapes::of(checkpoint);
-    let names: Vec<String> = checkpoint.names();
-    let blocks = decoder_blocks(&names);
+    if !is_whole(&checkpoint.names()) {
+        return told(&shapes).into_iter().collect();
+    }
+    let part = |prefix: &&str| {
+        let own = shapes.by_name().iter();
+        let below =
+            own.filter_map(|(name, shape)| Some((name.strip_prefix(*prefix)?.to_owned(), shape.clone())));
+        let recognized = told(&below.collect())?;
+        Some(Recognized { names: COMFYUI, ..recognized })
+    };
+    WHOLE.iter().filter_map(part).collect()
+}
+
+/// Which network has tensors of these `shapes`.
+fn told(shapes: &Shapes) -> Option<Recognized> {
+    let names: Vec<String> = shapes.by_name().keys().cloned().collect();
     let renamed = |rename: &dyn Fn(&str) -> Option<String>| -> Shapes {
         let own = shapes.by_name().iter();
         own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
     };
-    let has = |shapes: &Shapes, name: &str| shapes.by_name().contains_key(name);
-    let denoiser = renamed(&original::denoiser);
-    if has(&denoiser, "patch_embedding.weight") {
-        return Some(found("denoiser", &names, &denoiser, denoiser.transformer(None), &Denoiser));
-    }
-    let text = renamed(&original::text_encoder);
-    if has(&text, "shared.weight") {
-        return Some(found("text encoder", &names, &text, text.text_encoder(), &TextEncoder));
-    }
-    let vae = renamed(&|name| original::autoencoder(name, blocks));
-    has(&vae, "post_quant_conv.weight")
-        .then(|| found("autoencoder", &names, &vae, vae.autoencoder(), &Autoencoder))
+    let network = network(&names)?;
+    Some(match network {
+        Network::Denoiser => {
+            let own = renamed(&original::denoiser);
+            found(network, &names, &own, own.transformer(None), &Denoiser)
+        }
+        Network::TextEncoder => {
+            let own = renamed(&original::text_encoder);
+            found(network, &names, &own, own.text_encoder(), &TextEncoder)
+        }
+        Network::Autoencoder => {
+            let blocks = decoder_blocks(&names);
+            let own = renamed(&|name| original::autoencoder(name, blocks));
+            found(network, &names, &own, own.autoencoder(), &Autoencoder)
+        }
+    })
 }
 
 /// What is asked of a kind of network.
@@ -74,7 +144,7 @@ trait Kind {
 }
 
 fn found<K: Kind>(
-    network: &'static str,
+    network: Network,
     names: &[String],
     shapes: &Shapes,
     config: Result<K::Config, String>,
@@ -83,9 +153,9 @@ fn found<K: Kind>(
     let starts = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
     let same = shapes.by_name().keys().eq(names.iter());
     let mut recognized = Recognized {
-        network,
+        network: network.name(),
         names: match (starts("model.diffusion_model.") || starts("diffusion_model."), same) {
-            (true, _) => "ComfyUI",
+            (true, _) => COMFYUI,
             (_, true) => "diffusers",
             _ => "Wan",
         },

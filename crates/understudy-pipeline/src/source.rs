@@ -25,7 +25,7 @@ const USUAL: Scheduler = Scheduler { sampler: Sampler::UniPc, shift: 3.0 };
 /// The tensor of bytes that ComfyUI's text encoders carry their tokenizer along in.
 const CARRIED: &str = "spiece_model";
 /// Where ComfyUI's checkpoints of a whole base have their networks, and the tokenizer.
-const WHOLE: [&str; 3] = ["model.diffusion_model.", "text_encoders.umt5xxl.transformer.", "vae."];
+pub(crate) const WHOLE: [&str; 3] = ["model.diffusion_model.", "text_encoders.umt5xxl.transformer.", "vae."];
 const WHOLE_TOKENIZERS: [&str; 2] = ["text_encoders.spiece_model", "text_encoders.umt5xxl.spiece_model"];
 const AGAIN: &str = "download the file again";
 
@@ -56,16 +56,17 @@ pub struct Parts {
 }
 
 impl Source {
-    /// What lies in `folder`: diffusers' layout if it has a `model_index.json`, otherwise the original release.
+    /// What lies in `folder`: diffusers' layout if it has a `model_index.json`, otherwise what its files hold.
     ///
     /// # Errors
     /// When it is neither; the message says what is missing.
     pub fn folder(folder: &Path) -> Result<Self> {
         let files = Files::folder(folder);
-        if files.has(INDEX) {
+        // Without its index the layout does not say which sampler the base was made for.
+        if files.has(INDEX) || files.has(&TRANSFORMER.config()) {
             return Ok(Self::Files(files));
         }
-        match Parts::original(folder)? {
+        match Parts::find(folder)? {
             Some(parts) => Ok(Self::Parts(parts)),
             None => Ok(Self::Files(files)),
         }
@@ -91,6 +92,13 @@ impl Source {
             Self::Files(files) => Tokenizer::load(files),
             Self::Parts(parts) => parts.tokenizer(),
         }
+    }
+
+    /// Bytes that embedding a prompt takes for a moment: files of PyTorch give their tensors only whole.
+    pub fn embedding_bytes(&self) -> u64 {
+        let Self::Parts(parts) = self else { return 0 };
+        let file = Checkpoint::open(&parts.text_encoder, &Device::flex());
+        file.map_or(0, |file| file.largest_whole())
     }
 
     /// Loads the base.
@@ -126,38 +134,6 @@ struct Opened {
 }
 
 impl Parts {
-    /// The original release in `folder`; `None` if nothing in it looks like one.
-    ///
-    /// # Errors
-    /// When some of its files are there and others are not; the message names them.
-    pub fn original(folder: &Path) -> Result<Option<Self>> {
-        let first = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-        let transformer =
-            first(&["diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"]);
-        let text_encoder = named(folder, "models_t5");
-        let vae = named(folder, "Wan2.1_VAE");
-        let tokenizer = first(&["google/umt5-xxl/tokenizer.json", "google/umt5-xxl/spiece.model"]);
-        let config = first(&["config.json"]);
-        if transformer.is_none() && text_encoder.is_none() && vae.is_none() {
-            return Ok(None);
-        }
-        let need = |found: Option<PathBuf>, name: &str| {
-            found.ok_or_else(|| Error::File {
-                file: folder.join(name).display().to_string(),
-                reason: "it is not there, and other files of Wan's original release are".to_owned(),
-                advice: "download the whole repository",
-            })
-        };
-        Ok(Some(Self {
-            transformer: need(transformer, "diffusion_pytorch_model.safetensors")?,
-            text_encoder: need(text_encoder, "models_t5_umt5-xxl-enc-bf16.pth")?,
-            vae: need(vae, "Wan2.1_VAE.pth")?,
-            tokenizer: Some(need(tokenizer, "google/umt5-xxl/tokenizer.json")?),
-            config,
-            published: None,
-        }))
-    }
-
     /// The files of `folder`, which is in diffusers' layout: what of it is replaced by other files is up to the caller.
     ///
     /// # Errors
@@ -227,10 +203,13 @@ impl Parts {
             None | Some("t2v") => {}
             Some(other) => return Err(fault(format!("model_type {other:?} is not supported; only t2v is"))),
         }
-        match config.get("num_heads").map(Value::as_u64) {
+        // The original release's field, and diffusers'.
+        let heads =
+            ["num_heads", "num_attention_heads"].iter().find_map(|field| Some((field, config.get(field)?)));
+        match heads.map(|(field, heads)| (field, heads.as_u64())) {
             None => Ok(None),
-            Some(Some(heads @ 1..=1024)) => Ok(Some(heads as usize)),
-            Some(_) => Err(fault("num_heads: must be between 1 and 1024".to_owned())),
+            Some((_, Some(heads @ 1..=1024))) => Ok(Some(heads as usize)),
+            Some((field, _)) => Err(fault(format!("{field}: must be between 1 and 1024"))),
         }
     }
 }
@@ -284,17 +263,6 @@ impl Opened {
         config.check(files.map(|path| path.display().to_string()))?;
         Ok(config)
     }
-}
-
-/// The file in `folder` whose name begins with `start`.
-fn named(folder: &Path, start: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)))
-        .collect();
-    found.sort();
-    found.into_iter().next()
 }
 
 /// Residual blocks of a level of the encoder, which the original's decoder has one more of: those before the first

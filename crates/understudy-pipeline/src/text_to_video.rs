@@ -49,6 +49,8 @@ pub struct Request {
     pub token_embeddings: Option<TokenEmbeddings>,
     /// Tokens of a prompt, padding included, if not the base's own.
     pub max_sequence_length: Option<usize>,
+    /// Whether `(word:1.2)` in a prompt weighs the word.
+    pub prompt_weights: bool,
     /// Decode in square tiles of so many pixels a side, for the memory of one tile.
     pub vae_tile: Option<usize>,
 }
@@ -72,6 +74,7 @@ impl Request {
             attachments: Attachments::none(),
             token_embeddings: None,
             max_sequence_length: None,
+            prompt_weights: false,
             vae_tile: None,
         }
     }
@@ -96,11 +99,11 @@ impl Request {
         }
         let Window { start, end } = self.guidance_window;
         if !(0.0..=1.0).contains(&start) || !(start..=1.0).contains(&end) {
-            return fault("guidance_window", "must be a part of 0 to 1");
+            return fault("guidance-start and guidance-end", "must be a part of 0 to 1");
         }
         let tile = 4 * config.vae.spatial_factor();
         if self.vae_tile.is_some_and(|side| side == 0 || !side.is_multiple_of(tile)) {
-            return fault("vae_tile", &format!("must be a multiple of {tile}"));
+            return fault("vae-tile", &format!("must be a multiple of {tile}"));
         }
         if self.max_sequence_length == Some(0) {
             return fault("max_sequence_length", "must be at least 1");
@@ -138,6 +141,7 @@ impl Request {
             max_sequence_length: self.max_sequence_length,
             attachments: Some(&self.attachments),
             token_embeddings: self.token_embeddings.as_ref(),
+            weighted: self.prompt_weights,
         };
         let prompts: Vec<&str> = self.prompts.iter().map(String::as_str).collect();
         let text = encode_prompt(base, &prompts, options)?;

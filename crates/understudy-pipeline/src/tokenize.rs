@@ -3,10 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, Encoding};
 
+use crate::clip_vocabulary;
+use crate::emphasis;
 use crate::error::{Error, Result};
-use crate::folder::Files;
+use crate::folder::{Files, below};
 use crate::spiece;
 
 /// Where a base keeps its tokenizer.
@@ -90,6 +92,20 @@ impl Tokenizer {
         Self::of(read(bytes), file)
     }
 
+    /// Reads the tokenizer of a CLIP in `folder`: its `tokenizer.json`, or its `vocab.json` and `merges.txt`.
+    ///
+    /// # Errors
+    /// When none of them is there, or they are malformed.
+    pub fn of_clip(files: &Files, folder: &str) -> Result<Self> {
+        let at = |name: &str| below(folder, name);
+        let [whole, vocab, merges] = ["tokenizer.json", "vocab.json", "merges.txt"].map(at);
+        if files.has(&whole) || !files.has(&vocab) {
+            return Self::from_bytes(&files.read(&whole)?, &files.name(&whole));
+        }
+        let json = clip_vocabulary::to_json(&files.read(&vocab)?, &files.read(&merges)?);
+        Self::of(json.and_then(|json| read(json.as_bytes())), &files.name(&vocab))
+    }
+
     fn of(read: Result<tokenizers::Tokenizer, String>, file: &str) -> Result<Self> {
         let fault = |reason: String| Error::File {
             file: file.to_owned(),
@@ -99,7 +115,8 @@ impl Tokenizer {
         let mut inner = read.map_err(fault)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| fault(error.to_string()))?;
-        let padding = inner.token_to_id("<pad>").ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
+        let padding = ["<pad>", clip_vocabulary::END].iter().find_map(|token| inner.token_to_id(token));
+        let padding = padding.ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
         Ok(Self { inner, padding })
     }
 
@@ -140,19 +157,61 @@ impl Tokenizer {
     pub fn encode(&self, prompts: &[&str], limit: usize) -> Result<Tokens> {
         let mut tokens = Tokens { ids: Vec::new(), lengths: Vec::new() };
         for prompt in prompts {
-            let prompt = clean(prompt);
-            let start = || prompt.chars().take(40).collect::<String>();
-            let encoding = caught(|| self.inner.encode(prompt.as_str(), true))
-                .map_err(|reason| Error::Tokenize { start: start(), reason })?;
-            let mut ids = encoding.get_ids().to_vec();
-            if ids.len() > limit {
-                return Err(Error::PromptTooLong { start: start(), tokens: ids.len(), limit });
-            }
-            tokens.lengths.push(ids.len());
-            ids.resize(limit, self.padding);
-            tokens.ids.push(ids);
+            self.add(&clean(prompt), limit, &mut tokens)?;
         }
         Ok(tokens)
+    }
+
+    /// The same for prompts with weights in them, such as `a (red:1.3) ball`, and the weight of each real id.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_weighted(&self, prompts: &[&str], limit: usize) -> Result<(Tokens, Vec<Vec<f32>>)> {
+        let mut tokens = Tokens { ids: Vec::new(), lengths: Vec::new() };
+        let mut weights = Vec::new();
+        for prompt in prompts {
+            let (text, ends) = emphasis::joined(emphasis::parse(&clean(prompt)));
+            let encoding = self.add(&text, limit, &mut tokens)?;
+            // A token has the weight of its last character; one that stands for no text counts once.
+            let weight = |&(start, end): &(usize, usize)| match end > start {
+                true => ends.iter().find(|(own, _)| end <= *own).map_or(1.0, |(_, weight)| *weight),
+                false => 1.0,
+            };
+            weights.push(encoding.get_offsets().iter().map(weight).collect());
+        }
+        Ok((tokens, weights))
+    }
+
+    /// The ids of `texts` as they are, cut to `limit` with the last token kept, as CLIP wants them.
+    ///
+    /// # Errors
+    /// When a text cannot be tokenized.
+    pub fn encode_cut(&self, texts: &[&str], limit: usize) -> Result<Tokens> {
+        let mut tokens = Tokens { ids: Vec::new(), lengths: Vec::new() };
+        for text in texts {
+            let mut ids = self.raw(text)?.get_ids().to_vec();
+            if ids.len() > limit {
+                ids.drain(limit.saturating_sub(1)..ids.len() - 1);
+            }
+            tokens.push(ids, limit, self.padding);
+        }
+        Ok(tokens)
+    }
+
+    fn raw(&self, text: &str) -> Result<Encoding> {
+        caught(|| self.inner.encode(text, true))
+            .map_err(|reason| Error::Tokenize { start: start_of(text), reason })
+    }
+
+    /// Adds a row for `prompt`, which is clean.
+    fn add(&self, prompt: &str, limit: usize, tokens: &mut Tokens) -> Result<Encoding> {
+        let encoding = self.raw(prompt)?;
+        let ids = encoding.get_ids().to_vec();
+        if ids.len() > limit {
+            return Err(Error::PromptTooLong { start: start_of(prompt), tokens: ids.len(), limit });
+        }
+        tokens.push(ids, limit, self.padding);
+        Ok(encoding)
     }
 
     /// The text of a `tokenizer.json` that holds this tokenizer.
@@ -168,7 +227,18 @@ impl Tokenizer {
     }
 }
 
+/// What errors show of a text.
+fn start_of(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
 impl Tokens {
+    fn push(&mut self, mut ids: Vec<u32>, limit: usize, padding: u32) {
+        self.lengths.push(ids.len());
+        ids.resize(limit, padding);
+        self.ids.push(ids);
+    }
+
     /// The first `count` ids of every row, `(prompts, count)`. Ids of `rows` or more, which an embedding of so
     /// many rows does not have, become 0.
     pub(crate) fn tensor(&self, count: usize, rows: usize, device: &Device) -> Tensor<2, Int> {

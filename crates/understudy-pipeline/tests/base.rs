@@ -188,6 +188,51 @@ fn a_long_prompt_is_refused_and_not_cut() {
 }
 
 #[test]
+fn words_are_weighed_where_that_is_asked_for() {
+    let base = base(A);
+    let states = |prompt: &str, weighted| {
+        let options = PromptOptions { max_sequence_length: Some(24), weighted, ..Default::default() };
+        encode_prompt(&base, &[prompt], options).unwrap()
+    };
+    let bits = |prompt, weighted| values(states(prompt, weighted));
+    assert_eq!(bits("a (red:1) ball", true), bits("a red ball", false));
+    assert_eq!(bits("a (red:2) ball", false), bits("a \\(red:2\\) ball", true));
+
+    let [plain, empty] = ["a red ball", ""].map(|prompt| states(prompt, false));
+    let weighed = states("(a:1.5) red ball", true);
+    let first = |tensor: &Tensor<3>| values(tensor.clone().narrow(1, 0, 1));
+    let rest = |tensor: &Tensor<3>| values(tensor.clone().narrow(1, 1, 23));
+    let expected: Vec<f32> =
+        first(&plain).iter().zip(first(&empty)).map(|(own, empty)| empty + 1.5 * (own - empty)).collect();
+    check("first", &first(&weighed), &expected, 1e-6);
+    assert_eq!(rest(&weighed), rest(&plain));
+
+    let last = values(states("a red (ball:2)", true).narrow(1, 2, 1));
+    let twice: Vec<f32> = values(plain.narrow(1, 2, 1)).iter().map(|value| 2.0 * value).collect();
+    check("last", &last, &twice, 1e-6);
+}
+
+#[test]
+fn weights_may_be_of_a_variant() {
+    let copied = copy();
+    let vae = copied.path().join("vae");
+    std::fs::rename(
+        vae.join("diffusion_pytorch_model.safetensors"),
+        vae.join("diffusion_pytorch_model.fp16.safetensors"),
+    )
+    .unwrap();
+    let folder = copied.path().join("transformer");
+    let (index, variant) = (
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+    );
+    if folder.join(index).exists() {
+        std::fs::rename(folder.join(index), folder.join(variant)).unwrap();
+    }
+    load(copied.path()).unwrap();
+}
+
+#[test]
 fn the_same_request_gives_the_same_bits_and_another_seed_others() {
     let base = base(A);
     let run = |request: &Request| values(generate(&base, request, &mut go).unwrap().frames);

@@ -25,7 +25,7 @@ fn agrees(output: &Output, prefix: &str) {
 }
 
 fn parts(transformer: &Path) -> Source {
-    let original = Parts::original(&folder(CASE)).unwrap().unwrap();
+    let original = Parts::find(&folder(CASE)).unwrap().unwrap();
     Source::Parts(Parts { transformer: transformer.to_owned(), config: None, ..original })
 }
 
@@ -57,8 +57,39 @@ fn the_original_release_gives_what_diffusers_gives() {
     let all: Vec<NamedValues> = tensors.into_iter().chain(text).chain(vae).collect();
     let path = target.path().join("all.safetensors");
     write(&path, &all, Default::default(), Precision::F32).unwrap();
-    let [transformer, text_encoder, vae] = [path.clone(), path.clone(), path];
-    same(&run(&Source::Parts(Parts { transformer, text_encoder, vae, ..original })), &output);
+    let all = Parts::whole(&path).unwrap().unwrap();
+    same(&run(&Source::Parts(Parts { tokenizer: original.tokenizer, ..all })), &output);
+    assert_eq!(Parts::whole(&denoiser).unwrap(), None);
+}
+
+#[test]
+fn files_are_told_by_what_is_in_them() {
+    let whole = folder(CASE);
+    let target = tempfile::tempdir().unwrap();
+    for (from, to) in [
+        ("wan-q8_0.gguf", "diffusion_models/a.model"),
+        ("models_t5_umt5-xxl-enc-bf16.pth", "text_encoders/b"),
+        ("Wan2.1_VAE.pth", "vae/c.bin"),
+        ("google/umt5-xxl/tokenizer.json", "text_encoders/tokenizer.json"),
+    ] {
+        let to = target.path().join(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(whole.join(from), to).unwrap();
+    }
+    std::fs::write(target.path().join("notes.txt"), "nothing to see").unwrap();
+    agrees(&run(&Source::folder(target.path()).unwrap()), "gguf.");
+
+    let second = target.path().join("diffusion_models/d.model");
+    std::fs::copy(target.path().join("diffusion_models/a.model"), &second).unwrap();
+    let message = Source::folder(target.path()).unwrap_err().to_string();
+    assert!(message.contains("a.model") && message.contains("--transformer"), "{message}");
+
+    std::fs::remove_file(&second).unwrap();
+    let vae = target.path().join("vae/c.bin");
+    let bytes = std::fs::read(&vae).unwrap();
+    std::fs::write(&vae, &bytes[..bytes.len() / 2]).unwrap();
+    let message = Source::folder(target.path()).unwrap_err().to_string();
+    assert!(message.contains("autoencoder") && message.contains("c.bin"), "{message}");
 }
 
 /// The tensors of a file with `prefix` before their names.
@@ -93,11 +124,12 @@ fn incomplete_and_foreign_files_are_errors() {
     // Image to video.
     let path = target.path().join("config.json");
     std::fs::write(&path, r#"{"model_type": "i2v", "num_heads": 1}"#).unwrap();
-    let original = Parts::original(&whole).unwrap().unwrap();
+    let original = Parts::find(&whole).unwrap().unwrap();
     let message = Source::Parts(Parts { config: Some(path), ..original }).config().unwrap_err().to_string();
     assert!(message.contains("i2v"), "{message}");
 
     // A folder of nothing is told what a base is.
-    let message = Source::folder(target.path()).unwrap().config().unwrap_err().to_string();
+    let nothing = tempfile::tempdir().unwrap();
+    let message = Source::folder(nothing.path()).unwrap().config().unwrap_err().to_string();
     assert!(message.contains("model_index.json"), "{message}");
 }

@@ -12,12 +12,12 @@ use understudy_pipeline::{Files, Parts, Source};
 
 use crate::report::WrongUsage;
 
-/// A base as the command line names it: `nano`, or a folder.
+/// A base as the command line names it: `nano`, a folder, or a file of all networks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BaseName {
     /// The one compiled into the program.
     Nano,
-    /// A folder.
+    /// A folder or a file.
     Folder(PathBuf),
 }
 
@@ -46,8 +46,9 @@ impl fmt::Display for BaseName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Base")]
 pub struct BaseArguments {
-    /// The base: a folder in diffusers' layout or of Wan's original release, a repository that was pulled, or nano.
-    #[arg(long, default_value = "nano", value_name = "DIR|REPOSITORY[@REVISION]|nano")]
+    /// The base: a folder in diffusers' layout, of Wan's original release or of files as ComfyUI has them, one file of
+    /// all networks, a repository that was pulled, or nano.
+    #[arg(long, default_value = "nano", value_name = "DIR|FILE|REPOSITORY[@REVISION]|nano")]
     base: BaseName,
     /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
     #[arg(long, value_name = "FILE")]
@@ -170,13 +171,10 @@ impl BaseName {
     /// Its folder: as it is named, or where `pull` put the repository of that name.
     fn folder(&self) -> Result<PathBuf> {
         let Self::Folder(folder) = self else { bail!("--base nano: it is no folder") };
-        if folder.is_dir() {
+        if folder.exists() {
             return Ok(folder.clone());
         }
         let name = folder.display().to_string();
-        if folder.is_file() {
-            bail!("--base {name}: it is a file, not a folder; give a denoiser's file with --transformer");
-        }
         let (repository, revision) = name.split_once('@').unwrap_or((&name, "main"));
         let Ok(repository) = repository.parse::<Repository>() else {
             bail!(
@@ -199,7 +197,19 @@ impl BaseName {
     pub fn source(&self) -> Result<Source> {
         match self {
             Self::Nano => Ok(Source::Files(nano()?)),
-            Self::Folder(_) => Ok(Source::folder(&self.folder()?)?),
+            Self::Folder(_) => {
+                let path = self.folder()?;
+                if !path.is_file() {
+                    return Ok(Source::folder(&path)?);
+                }
+                match Parts::whole(&path)? {
+                    Some(parts) => Ok(Source::Parts(parts)),
+                    None => bail!(
+                        "--base {}: it does not hold all networks of a base; give a denoiser's file with --transformer",
+                        path.display()
+                    ),
+                }
+            }
         }
     }
 }

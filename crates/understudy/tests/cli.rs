@@ -234,8 +234,8 @@ fn inspect_tells_what_is_there() {
     const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden");
     let release = json(&format!("{GOLDEN}/wan_original"));
     assert_eq!(release["kind"], "release");
-    assert_eq!(release["parts"][0]["recognized"]["network"], "denoiser");
-    assert_eq!(release["parts"][0]["recognized"]["missing"], serde_json::json!([]));
+    assert_eq!(release["parts"][0]["recognized"][0]["network"], "denoiser");
+    assert_eq!(release["parts"][0]["recognized"][0]["missing"], serde_json::json!([]));
     let quantized = understudy(folder.path(), &["inspect", &format!("{GOLDEN}/wan_original/wan-q8_0.gguf")]);
     let quantized = quantized.succeeds();
     assert!(quantized.contains("named as Wan names them") && quantized.contains("whole"), "{quantized}");

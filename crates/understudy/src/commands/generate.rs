@@ -41,6 +41,9 @@ pub struct Generate {
     /// What guidance leads away from.
     #[arg(long, default_value = "", value_name = "TEXT")]
     negative_prompt: String,
+    /// Read "(word:1.2)" in prompts as a weight of the word, as ComfyUI does; otherwise it is text like any other.
+    #[arg(long)]
+    prompt_weights: bool,
     #[command(flatten)]
     adapters: Adapters,
     /// A picture for a word of the prompt.
@@ -89,6 +92,7 @@ impl Generate {
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
         let mut estimate = request.estimate(&config, self.base.blocks_on_host, &device)?;
         estimate.weights += adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>();
+        estimate.activations = estimate.activations.max(source.embedding_bytes());
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.common.device == DeviceName::Cpu {
             self.warn_of_memory(&config, &request, estimate.peak(), &device)?;
@@ -151,7 +155,10 @@ impl Generate {
         let tokenizer = source.tokenizer()?.with_added(&tokens)?;
         let texts: Vec<&str> =
             self.prompts.iter().chain([&self.negative_prompt]).map(String::as_str).collect();
-        tokenizer.encode(&texts, config.max_sequence_length)?;
+        match self.prompt_weights {
+            true => drop(tokenizer.encode_weighted(&texts, config.max_sequence_length)?),
+            false => drop(tokenizer.encode(&texts, config.max_sequence_length)?),
+        }
         Ok(())
     }
 
@@ -160,6 +167,7 @@ impl Generate {
         Ok(Request {
             prompts: self.prompts.clone(),
             negative_prompt: self.negative_prompt.clone(),
+            prompt_weights: self.prompt_weights,
             initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
             ..self.sampling.request(self.base.usual())
         })

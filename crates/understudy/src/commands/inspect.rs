@@ -35,7 +35,7 @@ pub struct Inspect {
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Summary {
-    Adapter(AdapterSummary),
+    Adapter(Box<AdapterSummary>),
     Checkpoint(CheckpointSummary),
     Folder(FolderSummary),
     Release(ReleaseSummary),
@@ -74,7 +74,7 @@ impl Inspect {
         let device = Device::flex();
         let checkpoint = Checkpoint::open(path, &device)?;
         Ok(match adapter::is_adapter(&checkpoint) {
-            true => Summary::Adapter(AdapterSummary::read(path, &checkpoint, &device)?),
+            true => Summary::Adapter(Box::new(AdapterSummary::read(path, &checkpoint, &device)?)),
             false => Summary::Checkpoint(CheckpointSummary::of(path, &checkpoint)),
         })
     }

@@ -2,6 +2,7 @@
 
 mod convert;
 mod demo;
+mod evaluate;
 mod fit;
 mod generate;
 mod inspect;
@@ -24,6 +25,8 @@ pub enum Command {
     Convert(convert::Convert),
     /// Fit a bundled subject on the embedded base, generate it before and after, and score both.
     Demo(demo::Demo),
+    /// Score a folder of videos.
+    Evaluate(Box<evaluate::Evaluate>),
     /// Learn a subject from pictures of it and write an adapter.
     Fit(Box<fit::Fit>),
     /// Generate a video from a prompt.
@@ -43,6 +46,7 @@ impl Command {
         match self {
             Self::Convert(command) => command.run(),
             Self::Demo(command) => command.run(),
+            Self::Evaluate(command) => command.run(),
             Self::Fit(command) => command.run(),
             Self::Generate(command) => command.run(),
             Self::Inspect(command) => command.run(),

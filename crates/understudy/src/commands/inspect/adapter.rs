@@ -8,7 +8,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use serde::Serialize;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_personalize::{Adapter, Metadata, Unmatched};
+use understudy_personalize::{Adapter, Metadata, Names, Unmatched};
 
 use super::checkpoint::Totals;
 use super::{grouped, size};
@@ -18,8 +18,14 @@ use super::{grouped, size};
 pub struct AdapterSummary {
     path: PathBuf,
     metadata: Metadata,
+    /// The published denoiser whose channels and blocks it has, if it is one.
+    model: Option<&'static str>,
     /// Residuals by the kind of linear map, e.g. `attn1.to_q`.
     sites: BTreeMap<String, usize>,
+    /// Residuals by their rank.
+    ranks: BTreeMap<usize, usize>,
+    /// The least and the greatest `alpha / rank`.
+    scales: Option<[f32; 2]>,
     /// Tensors of the base that it adds numbers to.
     differences: usize,
     /// Keys by the program whose names they are.
@@ -52,14 +58,20 @@ impl AdapterSummary {
         for site in adapter.residuals.keys() {
             *sites.entry(kind(site)).or_insert(0) += 1;
         }
+        let mut ranks = BTreeMap::new();
+        adapter.residuals.values().for_each(|residual| *ranks.entry(residual.rank()).or_insert(0) += 1);
+        let names = Names::of(infos.iter().map(|info| info.name.as_str()));
         let mut dialects = BTreeMap::new();
         for info in &infos {
-            *dialects.entry(dialect(&info.name)).or_insert(0) += 1;
+            *dialects.entry(dialect(&names, &info.name)).or_insert(0) += 1;
         }
         Ok(Self {
             path: path.to_owned(),
-            metadata: adapter.metadata,
+            model: model(&adapter),
             sites,
+            ranks,
+            scales: scales(&adapter),
+            metadata: adapter.metadata,
             differences: adapter.differences.len(),
             dialects,
             unmatched,
@@ -75,16 +87,40 @@ fn kind(site: &str) -> String {
 }
 
 /// Whose name `key` is.
-fn dialect(key: &str) -> &'static str {
-    match key {
-        _ if key.starts_with("understudy.") => "understudy",
-        _ if key.starts_with("lora_unet_") => "kohya",
-        _ if key.starts_with("diffusion_model.") => "comfyui",
-        _ if key.contains(".attn1.") || key.contains(".attn2.") || key.contains(".ffn.net.") => "diffusers",
-        _ if key.starts_with("transformer.") || key.starts_with("base_model.") => "diffusers",
-        _ if key.starts_with("blocks.") || key.starts_with("pipe.dit.") => "diffsynth",
-        _ => "not told by their names",
+fn dialect(names: &Names, key: &str) -> &'static str {
+    match names.parse(key) {
+        Some((dialect, ..)) => dialect.name(),
+        None if key.starts_with("understudy.") => "understudy",
+        None => "not told by their names",
     }
+}
+
+/// The published denoiser of the channels and blocks that `adapter` has residuals for.
+fn model(adapter: &Adapter) -> Option<&'static str> {
+    let block = |site: &str| site.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
+    let depth = adapter.residuals.keys().filter_map(|site| block(site)).max()? + 1;
+    let attends = |site: &str| site.ends_with("attn1.to_q") || site.ends_with("attn2.to_q");
+    let (_, query) = adapter.residuals.iter().find(|(site, _)| attends(site))?;
+    let image =
+        adapter.residuals.keys().any(|site| site.contains(".add_k_proj") || site.contains("image_embedder"));
+    Some(match (query.down.dims()[1], depth, image) {
+        (1536, 30, false) => "Wan 2.1 T2V 1.3B",
+        (5120, 40, false) => "Wan 2.1 T2V 14B, or a half of Wan 2.2 A14B",
+        (5120, 40, true) => "Wan 2.1 I2V 14B",
+        (3072, 30, _) => "Wan 2.2 TI2V 5B",
+        _ => return None,
+    })
+}
+
+/// The least and the greatest factor of its residuals.
+fn scales(adapter: &Adapter) -> Option<[f32; 2]> {
+    let own = || adapter.residuals.values().map(|residual| residual.alpha / residual.rank() as f32);
+    Some([own().reduce(f32::min)?, own().reduce(f32::max)?])
+}
+
+/// `16`, or `4 to 16`.
+fn span<T: PartialEq + fmt::Display>(least: T, greatest: T) -> String {
+    if least == greatest { least.to_string() } else { format!("{least} to {greatest}") }
 }
 
 fn counts<K: fmt::Display>(counts: &BTreeMap<K, usize>) -> String {
@@ -93,13 +129,12 @@ fn counts<K: fmt::Display>(counts: &BTreeMap<K, usize>) -> String {
 
 impl fmt::Display for AdapterSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Metadata { method, rank, alpha, window, created_with, .. } = &self.metadata;
+        let Metadata { method, window, created_with, .. } = &self.metadata;
         let unknown = || "not said".to_owned();
-        let base = self
-            .metadata
-            .base
-            .as_ref()
-            .map_or_else(unknown, |base| format!("{} ({})", base.name, base.identity));
+        let sized =
+            || self.model.map_or_else(unknown, |model| format!("not said; it has the size of {model}"));
+        let base = self.metadata.base.as_ref();
+        let base = base.map_or_else(sized, |base| format!("{} ({})", base.name, base.identity));
         let subject = self
             .metadata
             .subject
@@ -112,7 +147,11 @@ impl fmt::Display for AdapterSummary {
         if !self.metadata.tokens.is_empty() {
             writeln!(f, "  tokens      {}", self.metadata.tokens.join(" "))?;
         }
-        writeln!(f, "  rank        {rank}, alpha {alpha}")?;
+        if let (Some(least), Some(most), Some([low, high])) =
+            (self.ranks.keys().min(), self.ranks.keys().max(), self.scales)
+        {
+            writeln!(f, "  rank        {}, scaled by {}", span(least, most), span(low, high))?;
+        }
         writeln!(f, "  window      {} to {} of denoising", window.start, window.end)?;
         writeln!(f, "  sites       {}: {}", self.metadata.sites, counts(&self.sites))?;
         if self.differences > 0 {

@@ -24,8 +24,8 @@ pub struct CheckpointSummary {
     /// Names and shapes, where there are few.
     shapes: BTreeMap<String, Vec<usize>>,
     metadata: BTreeMap<String, String>,
-    /// Which network of a base it is, if it is one.
-    recognized: Option<Recognized>,
+    /// The networks of a base in it, if any.
+    recognized: Vec<Recognized>,
 }
 
 /// Several tensors in numbers.
@@ -117,9 +117,7 @@ impl fmt::Display for CheckpointSummary {
         let (parameters, precision) = (grouped(*parameters), self.totals.precision());
         writeln!(f, "checkpoint {}", self.path.display())?;
         writeln!(f, "  {tensors} tensors, {parameters} parameters, {}, {precision}", size(*bytes))?;
-        if let Some(recognized) = &self.recognized {
-            write_recognized(f, recognized)?;
-        }
+        self.recognized.iter().try_for_each(|recognized| write_recognized(f, recognized))?;
         let width = self.modules.keys().map(String::len).max().unwrap_or(0);
         for (name, own) in &self.modules {
             writeln!(

@@ -40,14 +40,8 @@ struct PartSummary {
 /// Classes of parts that have weights.
 const NETWORKS: [&str; 3] = ["WanTransformer3DModel", "UMT5EncoderModel", "AutoencoderKLWan"];
 
-/// What configurations and weights are called.
+/// What configurations are called.
 const CONFIGS: [&str; 3] = ["config.json", "scheduler_config.json", "tokenizer_config.json"];
-const WEIGHTS: [&str; 4] = [
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors.index.json",
-    "model.safetensors",
-];
 
 impl FolderSummary {
     /// Reads the folder at `path`; of weights only the headers.
@@ -83,7 +77,7 @@ impl FolderSummary {
 impl PartSummary {
     fn read(files: &Files, folder: &Path, name: &str, class: &str) -> Result<Self> {
         let config = CONFIGS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
-        let weights = WEIGHTS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
+        let weights = files.weights_of(name);
         let config = config.map(|file| files.object(&file)).transpose()?.unwrap_or_default();
         let mut part = Self { class: class.to_owned(), config, weights: None, faults: Vec::new() };
         match weights.map(|file| Checkpoint::open(&folder.join(file), &Device::flex())) {
@@ -101,8 +95,9 @@ impl PartSummary {
     /// What of the network's tensors is missing, or is not what its configuration says.
     fn faults_of(&self, checkpoint: &Checkpoint) -> Vec<String> {
         const LAYERS: &str = "num_layers";
-        let Some(recognized) = recognize(checkpoint) else { return Vec::new() };
-        let mut faults = super::checkpoint::faults(&recognized);
+        let recognized = recognize(checkpoint);
+        let [recognized] = &recognized[..] else { return Vec::new() };
+        let mut faults = super::checkpoint::faults(recognized);
         let (said, found) = (self.config.get(LAYERS), recognized.config.get(LAYERS));
         if let (Some(said), Some(found)) = (said, found)
             && said != found

@@ -1,4 +1,4 @@
-//! What a folder of Wan's original release holds.
+//! What a folder of one file a network holds: Wan's original release, or files as ComfyUI has them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use understudy_pipeline::{Parts, Source};
 
 use super::checkpoint::CheckpointSummary;
 
-/// The files of a release.
+/// The files of a base's networks.
 #[derive(Debug, Serialize)]
 pub struct ReleaseSummary {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl ReleaseSummary {
 
 impl fmt::Display for ReleaseSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        writeln!(f, "base {} (Wan's original release)", self.path.display())?;
+        writeln!(f, "base {} (one file a network)", self.path.display())?;
         match (&self.identity, &self.not_supported) {
             (Some(identity), _) => writeln!(f, "  architecture {identity}: adapters made for it fit")?,
             (_, Some(reason)) => writeln!(f, "  not supported: {reason}")?,

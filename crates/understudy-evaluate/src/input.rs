@@ -1,0 +1,77 @@
+//! Pictures as networks take them, in batches.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use understudy_engine::host;
+use understudy_media::resample::OpenCv;
+use understudy_media::{Image, Range};
+
+use crate::error::{Error, Result, at_least};
+use crate::preprocess::Preprocess;
+
+/// Pictures or texts a network sees at once.
+pub(crate) const BATCH: usize = 64;
+
+/// How a picture becomes what a network reads.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Input {
+    /// Cropped and resized to a square of this side, in [-1, 1]: `nano`'s judges.
+    Square(usize),
+    /// As ArcFace's networks take their crops: OpenCV's bilinear resize whatever the aspect, in [-1, 1].
+    Stretched(usize),
+    /// As a `preprocessor_config.json` says.
+    Published(Preprocess),
+}
+
+/// Planes `(3, height, width)`, and their height and width.
+type Planes = (Vec<f32>, [usize; 2]);
+
+impl Input {
+    fn planes(&self, picture: &Image) -> Result<Planes> {
+        let squared = |image: Image, side: usize| (image.to_planar(Range::Signed), [side; 2]);
+        let is = |side: usize| [picture.height, picture.width] == [side; 2];
+        Ok(match self {
+            Self::Square(side) | Self::Stretched(side) if is(*side) => squared(picture.clone(), *side),
+            Self::Square(side) => squared(picture.cover_crop([*side; 2])?, *side),
+            Self::Stretched(side) => squared(OpenCv::Linear.resize(picture, [*side; 2])?, *side),
+            Self::Published(preprocess) => preprocess.planes(picture)?,
+        })
+    }
+
+    /// What `network` makes of `pictures`: rows of length one. `network` takes `(batch, 3, height, width)` and gives
+    /// `(batch, dim)`.
+    ///
+    /// # Errors
+    /// When there is no picture, one cannot be resized, or a value is not finite.
+    pub(crate) fn embed(
+        &self,
+        pictures: &[Image],
+        device: &Device,
+        network: impl Fn(Tensor<4>) -> Result<Tensor<2>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        at_least(1, pictures.len(), "pictures")?;
+        let mut embeddings = Vec::with_capacity(pictures.len());
+        for pictures in pictures.chunks(BATCH) {
+            let planes: Vec<Planes> =
+                pictures.par_iter().map(|picture| self.planes(picture)).collect::<Result<_>>()?;
+            // Pictures of other sizes may come out in other sizes.
+            for alike in planes.chunk_by(|a, b| a.1 == b.1) {
+                let [height, width] = alike[0].1;
+                let values = alike.iter().flat_map(|(planes, _)| planes.iter().copied()).collect();
+                let data = TensorData::new::<f32, _>(values, [alike.len(), 3, height, width]);
+                embeddings.extend(unit_rows(network(Tensor::from_data(data, device))?)?);
+            }
+        }
+        Ok(embeddings)
+    }
+}
+
+/// The rows of a matrix, each scaled to length one.
+pub(crate) fn unit_rows(matrix: Tensor<2>) -> Result<Vec<Vec<f32>>> {
+    let [_, columns] = matrix.dims();
+    let values = host::values(understudy_models::iresnet::normalize_rows(matrix));
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(Error::NotFinite { what: "embedding" });
+    }
+    Ok(values.chunks(columns.max(1)).map(<[f32]>::to_vec).collect())
+}

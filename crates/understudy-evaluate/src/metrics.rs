@@ -1,0 +1,154 @@
+//! The metrics: what each needs, and its formula on embeddings or pixels.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rayon::prelude::*;
+use understudy_media::Image;
+
+use crate::error::Error;
+use crate::retrieval::cosine;
+
+/// A metric of a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// Mean cosine of the frames' and the prompt's CLIP embeddings.
+    ClipT,
+    /// Mean cosine of the CLIP embeddings of frames and references, over all pairs.
+    ClipI,
+    /// The same with DINO's.
+    DinoI,
+    /// Mean cosine of the CLIP embeddings of consecutive frames.
+    TCons,
+    /// Mean cosine of the identity embeddings of frames and references, over all pairs.
+    Identity,
+    /// VBench's temporal flickering: how little consecutive frames differ, 1 for a picture that stands still.
+    TemporalFlickering,
+}
+
+/// What a metric looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// A CLIP.
+    pub clip: bool,
+    /// A DINO.
+    pub dino: bool,
+    /// An identity encoder.
+    pub identity: bool,
+    /// The prompt of each video.
+    pub prompt: bool,
+    /// Pictures of the subject.
+    pub references: bool,
+    /// So many frames at least.
+    pub frames: usize,
+}
+
+impl Metric {
+    /// Every one.
+    pub const ALL: [Self; 6] =
+        [Self::ClipT, Self::ClipI, Self::DinoI, Self::TCons, Self::Identity, Self::TemporalFlickering];
+
+    /// As the command line names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClipT => "clip-t",
+            Self::ClipI => "clip-i",
+            Self::DinoI => "dino-i",
+            Self::TCons => "t-cons",
+            Self::Identity => "identity",
+            Self::TemporalFlickering => "temporal-flickering",
+        }
+    }
+
+    /// As a column of a table is called.
+    pub fn column(self) -> String {
+        self.name().replace('-', "_")
+    }
+
+    /// What it looks at.
+    pub fn needs(self) -> Needs {
+        let nothing =
+            Needs { clip: false, dino: false, identity: false, prompt: false, references: false, frames: 1 };
+        match self {
+            Self::ClipT => Needs { clip: true, prompt: true, ..nothing },
+            Self::ClipI => Needs { clip: true, references: true, ..nothing },
+            Self::DinoI => Needs { dino: true, references: true, ..nothing },
+            Self::TCons => Needs { clip: true, frames: 2, ..nothing },
+            Self::Identity => Needs { identity: true, references: true, ..nothing },
+            Self::TemporalFlickering => Needs { frames: 2, ..nothing },
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wanted = text.trim().replace('_', "-");
+        Self::ALL.into_iter().find(|metric| metric.name() == wanted).ok_or_else(|| Error::UnknownMetric {
+            name: text.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
+}
+
+/// The mean cosine over all pairs; 0 without any.
+pub fn mean_cosine(left: &[Vec<f32>], right: &[Vec<f32>]) -> f64 {
+    let pairs = left.iter().flat_map(|a| right.iter().map(move |b| cosine(a, b)));
+    pairs.sum::<f64>() / (left.len() * right.len()).max(1) as f64
+}
+
+/// The mean cosine of neighbours; `None` for fewer than two.
+pub fn consecutive_cosine(frames: &[Vec<f32>]) -> Option<f64> {
+    let pairs = frames.len().checked_sub(1).filter(|pairs| *pairs > 0)?;
+    Some(frames.windows(2).map(|pair| cosine(&pair[0], &pair[1])).sum::<f64>() / pairs as f64)
+}
+
+/// VBench's temporal flickering: `(255 - d) / 255` for the mean absolute difference `d` of consecutive frames, 8-bit;
+/// `None` for fewer than two frames.
+pub fn temporal_flickering(frames: &[Image]) -> Option<f64> {
+    let pairs = frames.len().checked_sub(1).filter(|pairs| *pairs > 0)?;
+    let difference = |pair: &[Image]| {
+        let sum: u64 = pair[0].rgb.iter().zip(&pair[1].rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        sum as f64 / pair[0].rgb.len().max(1) as f64
+    };
+    let total: f64 = frames.par_windows(2).map(difference).collect::<Vec<_>>().into_iter().sum();
+    Some((255.0 - total / pairs as f64) / 255.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_known_by_its_name_and_its_column() {
+        for metric in Metric::ALL {
+            assert_eq!(metric.name().parse::<Metric>().unwrap(), metric);
+            assert_eq!(metric.column().parse::<Metric>().unwrap(), metric);
+        }
+        assert!("beauty".parse::<Metric>().unwrap_err().to_string().contains("clip-t"));
+    }
+
+    #[test]
+    fn neighbours_and_pairs() {
+        let [a, b] = [vec![1.0, 0.0], vec![0.0, 1.0]];
+        assert_eq!(mean_cosine(&[a.clone(), b.clone()], std::slice::from_ref(&a)), 0.5);
+        assert_eq!(consecutive_cosine(&[a.clone(), a.clone(), b]), Some(0.5));
+        assert_eq!(consecutive_cosine(&[a]), None);
+    }
+
+    #[test]
+    fn what_stands_still_does_not_flicker() {
+        let [dark, bright] = [Image::filled(4, 3, [0; 3]), Image::filled(4, 3, [51; 3])];
+        assert_eq!(temporal_flickering(&[dark.clone(), dark.clone()]), Some(1.0));
+        let flicker = temporal_flickering(&[dark.clone(), bright, dark.clone()]).unwrap();
+        assert!((flicker - 0.8).abs() < 1e-12);
+        assert_eq!(temporal_flickering(&[dark]), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! The table of results: rows while they come, and the file at the end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use understudy_media::write_file;
+
+use crate::error::{Error, Result};
+use crate::evaluation::{Row, stamp};
+use crate::metrics::Metric;
+use crate::statistics::{Interval, bootstrap};
+use crate::videos::Clip;
+
+/// How sure the interval of a mean is, and the seed of its resamples.
+const CONFIDENCE: f64 = 0.95;
+const SEED: u64 = 0;
+
+/// Scores of videos.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// The columns.
+    pub metrics: Vec<Metric>,
+    /// A row a video.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// The values of column `index` that are there.
+    pub fn values(&self, index: usize) -> Vec<f64> {
+        self.rows.iter().filter_map(|row| row.values[index]).collect()
+    }
+
+    /// The mean of column `index` with its 95 % bootstrap interval; `None` if it is empty.
+    pub fn mean(&self, index: usize) -> Option<Interval> {
+        bootstrap(&self.values(index), CONFIDENCE, SEED).ok()
+    }
+
+    /// Writes the table to `path` as CSV: `name`, then a column a metric; what is missing is empty.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing is left behind then.
+    pub fn write_csv(&self, path: &Path) -> Result<()> {
+        let columns: Vec<String> = self.metrics.iter().map(|metric| metric.column()).collect();
+        let line = |name: &str, cells: Vec<String>| {
+            format!("{}\n", [vec![name.to_owned()], cells].concat().join(","))
+        };
+        let mut text = line("name", columns);
+        for row in &self.rows {
+            let cell = |value: &Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+            text.push_str(&line(&quoted(&row.name), row.values.iter().map(cell).collect()));
+        }
+        Ok(write_file(path, |file| file.write_all(text.as_bytes()))?)
+    }
+}
+
+/// A cell of a CSV file (RFC 4180).
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+/// The rows of an evaluation that is under way, in a file beside its result: an evaluation that was stopped goes on
+/// from there.
+#[derive(Debug)]
+pub struct Unfinished {
+    path: PathBuf,
+    file: File,
+    known: Vec<Stamped>,
+}
+
+/// A row, and what it is of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Stamped {
+    stamp: String,
+    row: Row,
+}
+
+impl Unfinished {
+    /// The one of the result at `out`, made with `settings`; rows of other settings are forgotten.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn open(out: &Path, settings: &str) -> Result<Self> {
+        let mut name = out.file_name().unwrap_or_default().to_os_string();
+        name.push(".part");
+        let path = out.with_file_name(name);
+        let fault = |source: io::Error| Error::Write { path: path.display().to_string(), source };
+        let known = read(&path, settings);
+        let mut file =
+            OpenOptions::new().create(true).write(true).truncate(true).open(&path).map_err(fault)?;
+        writeln!(file, "{}", serde_json::json!(settings)).map_err(fault)?;
+        let mut unfinished = Self { path: path.clone(), file, known: Vec::new() };
+        for stamped in known {
+            unfinished.keep(stamped)?;
+        }
+        Ok(unfinished)
+    }
+
+    /// The row of `clip`, if it is known and the video has not changed since.
+    pub fn row(&self, clip: &Clip) -> Option<Row> {
+        let own = stamp(clip.path.as_deref()?);
+        self.known
+            .iter()
+            .find(|known| known.row.name == clip.name && known.stamp == own)
+            .map(|known| known.row.clone())
+    }
+
+    /// Keeps the row of `clip`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add(&mut self, clip: &Clip, row: &Row) -> Result<()> {
+        let Some(path) = &clip.path else { return Ok(()) };
+        self.keep(Stamped { stamp: stamp(path), row: row.clone() })
+    }
+
+    fn keep(&mut self, stamped: Stamped) -> Result<()> {
+        let fault = |source: io::Error| Error::Write { path: self.path.display().to_string(), source };
+        let line = serde_json::to_string(&stamped).map_err(|error| fault(error.into()))?;
+        writeln!(self.file, "{line}").map_err(fault)?;
+        self.known.push(stamped);
+        Ok(())
+    }
+
+    /// The result is written: this is not needed any more.
+    pub fn finish(self) {
+        // Left behind it does no harm.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The rows at `path` that were made with `settings`. A last line that was cut off is none.
+fn read(path: &Path, settings: &str) -> Vec<Stamped> {
+    let Ok(file) = File::open(path) else { return Vec::new() };
+    let mut lines = BufReader::new(file).lines().map_while(|line| line.ok());
+    let first = lines.next().and_then(|line| serde_json::from_str::<String>(&line).ok());
+    if first.as_deref() != Some(settings) {
+        return Vec::new();
+    }
+    lines.map_while(|line| serde_json::from_str(&line).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, value: Option<f64>) -> Row {
+        Row { name: name.to_owned(), values: vec![value], problems: Vec::new() }
+    }
+
+    #[test]
+    fn a_table_is_written_with_empty_cells_and_quoted_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = vec![row("a", Some(0.25)), row("b, \"c\"", None)];
+        let table = Table { metrics: vec![Metric::ClipT], rows };
+        let path = folder.path().join("x.csv");
+        table.write_csv(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "name,clip_t\na,0.25\n\"b, \"\"c\"\"\",\n");
+        assert_eq!(table.mean(0).unwrap().mean, 0.25);
+    }
+
+    #[test]
+    fn rows_are_kept_until_the_settings_or_the_video_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, video) = (folder.path().join("x.csv"), folder.path().join("a.mp4"));
+        fs::write(&video, "one").unwrap();
+        let clip = Clip { name: "a".into(), path: Some(video.clone()), prompt: None };
+        let mut unfinished = Unfinished::open(&out, "s").unwrap();
+        assert_eq!(unfinished.row(&clip), None);
+        unfinished.add(&clip, &row("a", Some(0.1))).unwrap();
+        drop(unfinished);
+        assert_eq!(Unfinished::open(&out, "s").unwrap().row(&clip), Some(row("a", Some(0.1))));
+        fs::write(&video, "longer").unwrap();
+        assert_eq!(Unfinished::open(&out, "s").unwrap().row(&clip), None);
+        Unfinished::open(&out, "other").unwrap().finish();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,164 @@
+//! Finding a base's networks among the files of a folder, by what is in them: Wan's original release, ComfyUI's
+//! `models` folder, or a download under any names.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use understudy_engine::safetensors::{Checkpoint, is_checkpoint, shards};
+
+use crate::error::{Error, Result};
+use crate::recognize::{Network, networks};
+use crate::source::Parts;
+
+/// Folders below the one given that are looked into.
+const DEPTH: usize = 3;
+/// The most files that are looked at.
+const MOST: usize = 4096;
+/// What the original release calls a network's file, and how that name begins: where a folder has several of a kind,
+/// these are the base.
+fn published(network: Network) -> (&'static str, &'static str) {
+    match network {
+        Network::Denoiser => ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model"),
+        Network::TextEncoder => ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5"),
+        Network::Autoencoder => ("Wan2.1_VAE.pth", "Wan2.1_VAE"),
+    }
+}
+
+impl Parts {
+    /// The networks in `folder` and the folders below it; `None` if there is none.
+    ///
+    /// # Errors
+    /// When one is missing or cannot be read, or several are there and none has the published name; the message says
+    /// which.
+    pub fn find(folder: &Path) -> Result<Option<Self>> {
+        let mut files = Vec::new();
+        list(folder, DEPTH, &mut files);
+        let found = Found::among(&files);
+        if found.networks.is_empty() {
+            return Ok(None);
+        }
+        let [transformer, text_encoder, vae] =
+            [Network::Denoiser, Network::TextEncoder, Network::Autoencoder]
+                .map(|one| found.file(one, folder));
+        let (transformer, text_encoder, vae) = (transformer?, text_encoder?, vae?);
+        let config = transformer.with_file_name("config.json");
+        Ok(Some(Self {
+            tokenizer: tokenizer(&files),
+            config: config.is_file().then_some(config),
+            published: None,
+            transformer,
+            text_encoder,
+            vae,
+        }))
+    }
+
+    /// A base that is all in one file, as ComfyUI's whole checkpoints are; `None` if `file` is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn whole(file: &Path) -> Result<Option<Self>> {
+        let own = networks(&Checkpoint::open(file, &Device::flex())?);
+        let path = || file.to_owned();
+        Ok((own.len() == 3).then(|| Self {
+            transformer: path(),
+            text_encoder: path(),
+            vae: path(),
+            ..Self::default()
+        }))
+    }
+}
+
+/// The files in `folder`, and `depth` folders down, in order of name.
+fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| !hidden(path));
+    paths.sort();
+    for path in paths {
+        if files.len() == MOST {
+            return;
+        }
+        if path.is_file() {
+            files.push(path);
+        } else if depth > 0 {
+            list(&path, depth - 1, files);
+        }
+    }
+}
+
+/// Which file holds what.
+struct Found {
+    networks: Vec<(Network, PathBuf)>,
+    /// Files that look like checkpoints and are not.
+    damaged: Vec<understudy_engine::error::WeightError>,
+}
+
+impl Found {
+    fn among(files: &[PathBuf]) -> Self {
+        let is_index = |path: &&PathBuf| path.to_string_lossy().ends_with(".index.json");
+        let in_shards: BTreeSet<PathBuf> =
+            files.iter().filter(is_index).filter_map(|index| shards(index).ok()).flatten().collect();
+        let candidate =
+            |path: &&PathBuf| is_index(path) || (!in_shards.contains(*path) && is_checkpoint(path));
+        let mut found = Self { networks: Vec::new(), damaged: Vec::new() };
+        for path in files.iter().filter(candidate) {
+            match Checkpoint::open(path, &Device::flex()) {
+                Ok(checkpoint) => {
+                    let own = networks(&checkpoint).into_iter();
+                    found.networks.extend(own.map(|network| (network, path.clone())));
+                }
+                Err(error) => found.damaged.push(error),
+            }
+        }
+        found
+    }
+
+    /// The file that holds `network`.
+    fn file(&self, network: Network, folder: &Path) -> Result<PathBuf> {
+        let fault =
+            |reason: String, advice| Error::File { file: folder.display().to_string(), reason, advice };
+        let own: Vec<&PathBuf> =
+            self.networks.iter().filter(|(one, _)| *one == network).map(|(_, path)| path).collect();
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (usual, start) = published(network);
+        let published: Vec<&PathBuf> =
+            own.iter().copied().filter(|path| name(path).starts_with(start)).collect();
+        match (&own[..], &published[..]) {
+            ([one], _) | (_, [one]) => Ok((*one).clone()),
+            ([], _) => match self.damaged.first() {
+                Some(error) => {
+                    let reason = format!("there is no {} in it, and {error}", network.name());
+                    Err(fault(reason, "download its files again"))
+                }
+                None => {
+                    let reason = format!(
+                        "there is no {} in it ({usual} of Wan's original release), and other networks are",
+                        network.name()
+                    );
+                    Err(fault(reason, "download the whole repository, or name the file by its own flag"))
+                }
+            },
+            _ => {
+                let names: Vec<String> = own.iter().map(|path| path.display().to_string()).collect();
+                let reason = format!("it holds several: {} as {}", names.join(", "), network.name());
+                Err(fault(reason, "name the one to use: --transformer, --text-encoder or --vae"))
+            }
+        }
+    }
+}
+
+/// The text encoder's tokenizer among `files`: one in a folder of T5's before others, JSON before SentencePiece.
+fn tokenizer(files: &[PathBuf]) -> Option<PathBuf> {
+    let rank = |path: &&PathBuf| {
+        let text = path.to_string_lossy().to_lowercase();
+        let other = !(text.contains("t5") || text.ends_with("/tokenizer/tokenizer.json"));
+        (other, !text.ends_with(".json"))
+    };
+    let named = |path: &&PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name == "tokenizer.json" || name == "spiece.model"
+    };
+    files.iter().filter(named).min_by_key(rank).cloned()
+}

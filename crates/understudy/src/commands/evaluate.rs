@@ -1,0 +1,211 @@
+//! `understudy evaluate`: scores for a folder of videos.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clap::Args;
+use serde_json::json;
+use understudy_evaluate::{
+    Clip, ClipJudge, DinoJudge, Embedder, Evaluation, IdentityJudge, Interval, Metric, Needs, Networks,
+    References, Table, Unfinished,
+};
+use understudy_pipeline::Files;
+
+use super::Common;
+use crate::base::nano;
+use crate::interrupt;
+use crate::progress::Progress;
+use crate::report::WrongUsage;
+
+/// Where `nano` has its judges.
+const CLIP: &str = "judges/clip";
+const IDENTITY: &str = "judges/identity";
+
+/// Score a folder of videos.
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// The videos: NAME.mp4 (or .gif, .webp), or folders NAME of frames, each with its prompt in NAME.txt.
+    #[arg(long, value_name = "DIR")]
+    videos: PathBuf,
+    /// Pictures of the subjects: in DIR/NAME for the video NAME, or in DIR for all.
+    #[arg(long, value_name = "DIR")]
+    references: Option<PathBuf>,
+    /// A CLIP as a Hugging Face folder [nano's].
+    #[arg(long, value_name = "DIR")]
+    clip: Option<PathBuf>,
+    /// A DINO or DINOv2 as a Hugging Face folder [nano's identity encoder].
+    #[arg(long, value_name = "DIR")]
+    dino: Option<PathBuf>,
+    /// An identity encoder: an ArcFace IResNet's file, or a folder as `pretrain` writes it [nano's].
+    #[arg(long, value_name = "FILE|DIR")]
+    identity: Option<PathBuf>,
+    /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, temporal-flickering.
+    #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
+    metrics: String,
+    /// Where to write the table, a row a video.
+    #[arg(long, value_name = "FILE.csv")]
+    out: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Evaluate {
+    /// Scores the videos.
+    pub fn run(self) -> Result<()> {
+        let started = Instant::now();
+        let metrics = self.metrics()?;
+        self.check_out()?;
+        let clips = Clip::list(&self.videos).with_context(|| "--videos".to_owned())?;
+        let references = self
+            .references
+            .as_deref()
+            .map(References::open)
+            .transpose()
+            .with_context(|| "--references".to_owned())?;
+        let mut progress = self.common.progress();
+        let networks = self.networks(&metrics, &self.common.open()?)?;
+        let mut evaluation = Evaluation::new(metrics.clone(), networks, references)?;
+        let rows = self.rows(&clips, &mut evaluation, &mut progress)?;
+        let table = Table { metrics, rows };
+        table.write_csv(&self.out)?;
+        tell(&table, &progress);
+        let seconds = started.elapsed().as_secs_f64();
+        progress.event(
+            &json!({"event": "done", "path": self.out, "videos": table.rows.len(), "seconds": seconds}),
+        );
+        progress.say(&format!("wrote {} in {seconds:.1} s", self.out.display()));
+        Ok(())
+    }
+
+    fn metrics(&self) -> Result<Vec<Metric>> {
+        let wrong = |reason: String| WrongUsage(format!("--metrics: {reason}"));
+        let mut metrics: Vec<Metric> = Vec::new();
+        for name in self.metrics.split(',') {
+            let metric =
+                name.parse().map_err(|error: understudy_evaluate::Error| wrong(error.to_string()))?;
+            if metrics.contains(&metric) {
+                return Err(wrong(format!("{metric} stands twice")).into());
+            }
+            metrics.push(metric);
+        }
+        match metrics.iter().find(|metric| metric.needs().references && self.references.is_none()) {
+            Some(metric) => Err(wrong(format!("{metric} compares with pictures; give --references")).into()),
+            None => Ok(metrics),
+        }
+    }
+
+    fn check_out(&self) -> Result<()> {
+        let path = self.out.display();
+        if self.out.extension().is_none_or(|extension| extension != "csv") {
+            return Err(WrongUsage(format!("--out {path}: the name must end in .csv")).into());
+        }
+        if self.out.is_dir() {
+            bail!("--out {path}: it is a folder; give the name of a file");
+        }
+        match self.out.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+            Some(folder) => bail!("--out {path}: there is no folder {}; make it first", folder.display()),
+            None => Ok(()),
+        }
+    }
+
+    /// The networks that `metrics` need: those given, or `nano`'s.
+    fn networks(&self, metrics: &[Metric], device: &Device) -> Result<Networks> {
+        let needed = |of: fn(Needs) -> bool| metrics.iter().any(|metric| of(metric.needs()));
+        let folder = |flag: &str, path: &Path| match path.is_dir() {
+            true => Ok(Files::folder(path)),
+            false => bail!("--{flag} {}: there is no such folder", path.display()),
+        };
+        let mut networks = Networks::default();
+        if needed(|needs| needs.clip) {
+            networks.clip = Some(match &self.clip {
+                Some(path) => ClipJudge::load(&folder("clip", path)?, "", device).context("--clip")?,
+                None => ClipJudge::load(&nano()?, CLIP, device)?,
+            });
+        }
+        if needed(|needs| needs.dino) {
+            networks.dino = Some(match &self.dino {
+                Some(path) => {
+                    Box::new(DinoJudge::load(&folder("dino", path)?, "", device).context("--dino")?)
+                }
+                None => identity(device)?,
+            });
+        }
+        if needed(|needs| needs.identity) {
+            networks.identity = Some(match &self.identity {
+                Some(path) => Box::new(IdentityJudge::open(path, device).context("--identity")?),
+                None => identity(device)?,
+            });
+        }
+        Ok(networks)
+    }
+
+    /// A row for each video; those of an evaluation that was stopped are kept.
+    fn rows(
+        &self,
+        clips: &[Clip],
+        evaluation: &mut Evaluation,
+        progress: &mut Progress,
+    ) -> Result<Vec<understudy_evaluate::Row>> {
+        let named = |path: &Option<PathBuf>| {
+            path.as_ref().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+        };
+        let settings = format!(
+            "{} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            (&self.metrics, [&self.references, &self.clip, &self.dino, &self.identity].map(named))
+        );
+        let mut unfinished = Unfinished::open(&self.out, &settings)?;
+        let mut rows = Vec::with_capacity(clips.len());
+        for (index, clip) in clips.iter().enumerate() {
+            let row = match unfinished.row(clip) {
+                Some(row) => row,
+                None => {
+                    let row = evaluation.row(clip)?;
+                    unfinished.add(clip, &row)?;
+                    row
+                }
+            };
+            progress.event(
+                &json!({"event": "row", "name": row.name, "values": row.values, "problems": row.problems}),
+            );
+            progress.step("video", index as u64 + 1, clips.len() as u64, &row.name);
+            rows.push(row);
+            if interrupt::flow().is_break() && index + 1 < clips.len() {
+                bail!(
+                    "stopped on request after {} of {} videos; the same command goes on from there",
+                    index + 1,
+                    clips.len()
+                );
+            }
+        }
+        unfinished.finish();
+        Ok(rows)
+    }
+}
+
+/// What stands for a network of pictures in the puppet world.
+fn identity(device: &Device) -> Result<Box<dyn Embedder>> {
+    Ok(Box::new(IdentityJudge::load(&nano()?, IDENTITY, device)?))
+}
+
+/// Says the means, and which videos lack what.
+fn tell(table: &Table, progress: &Progress) {
+    let count = table.rows.len();
+    let width = table.metrics.iter().map(|metric| metric.name().len()).max().unwrap_or(0);
+    for (index, metric) in table.metrics.iter().enumerate() {
+        let (name, there) = (metric.name(), table.values(index).len());
+        let Some(Interval { mean, low, high }) = table.mean(index) else {
+            progress.say(&format!("{name:width$}  no video has it"));
+            continue;
+        };
+        let missing = if there < count { format!(", {} missing", count - there) } else { String::new() };
+        progress.event(&json!({"event": "mean", "metric": name, "mean": mean, "low": low, "high": high, "videos": there}));
+        progress
+            .say(&format!("{name:width$}  {mean:.4} (95 %: {low:.4} to {high:.4}; {there} videos{missing})"));
+    }
+    for row in table.rows.iter().filter(|row| !row.problems.is_empty()) {
+        progress.say(&format!("missing: {}: {}", row.name, row.problems.join("; ")));
+    }
+}
