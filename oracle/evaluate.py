@@ -91,7 +91,12 @@ def clip(root):
         ids = words([prompt], truncation=True, max_length=20, padding="max_length", return_tensors="pt")
         return model.get_text_features(**ids)
 
-    return text, lambda images: model.get_image_features(pixel_values=pixels(pictures, images))
+    def vbench_frames(images):
+        return model.get_image_features(pixel_values=vbench(images, 28, "bicubic", True, (
+            [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711],
+        )))
+
+    return text, lambda images: model.get_image_features(pixel_values=pixels(pictures, images)), vbench_frames
 
 
 def pixels(processor, images):
@@ -99,6 +104,43 @@ def pixels(processor, images):
         torch.from_numpy(np.ascontiguousarray(processor(images=i, return_tensors="np", input_data_format="channels_last")["pixel_values"])).float()
         for i in images
     ])
+
+
+def vbench(images, side, mode, crop, normalize):
+    """VBench's preparation of frames: floats in 0..255, the shorter side resized without antialiasing."""
+    mean, deviation = [torch.tensor(values).view(3, 1, 1) for values in normalize]
+    out = []
+    for image in images:
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        height, width = x.shape[2:]
+        size = (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+        x = torch.nn.functional.interpolate(x, size=size, mode=mode, align_corners=False, antialias=False)
+        if crop:
+            top, left = [int(round((have - side) / 2.0)) for have in x.shape[2:]]
+            x = x[:, :, top: top + side, left: left + side]
+        out.append((x[0] / 255 - mean) / deviation)
+    return torch.stack(out)
+
+
+def dino_states(model, x):
+    """The class tokens by DINO's own code, which resizes positions as if the grid were a tenth of a patch larger."""
+    positions = model.embeddings.position_embeddings
+    side = int((positions.shape[1] - 1) ** 0.5)
+    patches = model.embeddings.patch_embeddings.projection(x)
+    rows, columns = patches.shape[2:]
+    if (rows, columns) != (side, side):
+        grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = torch.nn.functional.interpolate(
+            grid, scale_factor=((rows + 0.1) / side, (columns + 0.1) / side), mode="bicubic",
+        )
+        assert grid.shape[2:] == (rows, columns)
+        positions = torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)], 1)
+    cls = model.embeddings.cls_token.expand(x.shape[0], -1, -1)
+    states = torch.cat([cls, patches.flatten(2).transpose(1, 2)], 1) + positions
+    for layer in model.encoder.layer if hasattr(model, "encoder") else model.layers:
+        states = layer(states)
+        states = states[0] if isinstance(states, tuple) else states
+    return model.layernorm(states)[:, 0]
 
 
 def dino(root):
@@ -110,7 +152,11 @@ def dino(root):
     )), 1901)
     model.save_pretrained(folder)
     pictures = preprocessor(folder, ViTImageProcessorPil, size={"height": 24, "width": 24}, resample=2, **IMAGENET)
-    return lambda images: model(pixel_values=pixels(pictures, images)).last_hidden_state[:, 0]
+
+    def vbench_frames(images):
+        return dino_states(model, vbench(images, 24, "bilinear", False, tuple(IMAGENET.values())))
+
+    return lambda images: model(pixel_values=pixels(pictures, images)).last_hidden_state[:, 0], vbench_frames
 
 
 def dinov2(root):
@@ -136,6 +182,15 @@ def unit(rows):
     return (rows / rows.norm(dim=-1, keepdim=True)).double()
 
 
+def consistency(rows):
+    """VBench's: half with the frame before, half with the first."""
+    rows = unit(rows)
+    if len(rows) < 2:
+        return None
+    positive = lambda a, b: max(0.0, (a @ b).item())
+    return sum(0.5 * (positive(a, b) + positive(rows[0], b)) for a, b in zip(rows, rows[1:])) / (len(rows) - 1)
+
+
 def write(folder, pictures):
     folder.mkdir(parents=True)
     for index, picture in enumerate(pictures):
@@ -145,8 +200,9 @@ def write(folder, pictures):
 def main():
     torch.manual_seed(0)
     root = fresh("evaluate")
-    text, image = clip(root)
-    looks = {"dino": dino(root), "dinov2": dinov2(root)}
+    text, image, background = clip(root)
+    look, subject = dino(root)
+    looks = {"dino": look, "dinov2": dinov2(root)}
     shared = [source(33, 27, 900 + index) for index in range(SHARED)]
     write(root / "references-one", shared)
     rows = {"dino": [], "dinov2": []}
@@ -164,11 +220,14 @@ def main():
                 clip_i=(of_frames @ of_references.T).mean().item(),
                 t_cons=(of_frames[1:] * of_frames[:-1]).sum(-1).mean().item() if count > 1 else None,
             )
+            consistencies = dict(
+                subject_consistency=consistency(subject(frames)), background_consistency=consistency(background(frames)),
+            )
             for kind, look in looks.items():
-                rows[kind].append(row | dict(dino_i=(unit(look(frames)) @ unit(look(references)).T).mean().item()))
+                rows[kind].append(row | (consistencies if kind == "dino" else {}) | dict(dino_i=(unit(look(frames)) @ unit(look(references)).T).mean().item()))
     for kind, own in rows.items():
         with open(root / f"{kind}.csv", "w", newline="") as file:
-            table = csv.DictWriter(file, ["name", "clip_t", "clip_i", "t_cons", "dino_i"], lineterminator="\n")
+            table = csv.DictWriter(file, own[0], lineterminator="\n")
             table.writeheader()
             table.writerows(own)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Alphabetical but for those that read the checkpoints of others.
 FAMILIES = [
-    "clip", "dino", "evaluate", "formats", "iresnet", "ops", "preprocess", "resample", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
+    "clip", "dino", "evaluate", "formats", "iresnet", "ops", "preprocess", "raft", "resample", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
     "lora_steps", "lora_exchange",
 ]
 LIMIT = 14 * 1024 * 1024

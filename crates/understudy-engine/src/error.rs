@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightError {
     /// The file cannot be opened, read or written.
-    #[error("cannot {action} {path}: {error}", path = path.display())]
+    #[error("cannot {action} {path}: {error}; {}", io_advice(error), path = path.display())]
     Io {
         /// What was tried: "open", "read", "write".
         action: &'static str,
@@ -34,10 +34,9 @@ pub enum WeightError {
     },
     /// The checkpoint does not hold exactly the network's tensors.
     #[error(
-        "{source_name} does not fit this network:{}{}{}",
-        list("missing", missing),
-        list("wrong", wrong),
-        list("not used", unused)
+        "{source_name} does not fit this network: {}; download or export it again, or check that its configuration \
+         belongs to it",
+        faults(missing, wrong, unused)
     )]
     Incomplete {
         /// The checkpoint.
@@ -51,16 +50,35 @@ pub enum WeightError {
     },
 }
 
-/// `" 3 missing (a, b, c);"`, with at most twenty names, or nothing.
-fn list(what: &str, names: &[String]) -> String {
+/// What to do about a file that cannot be opened, read or written.
+pub fn io_advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and run it again",
+        ErrorKind::NotFound => "check the path",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "choose a place you may use",
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            "choose another place"
+        }
+        _ => "check the disk, or choose another place",
+    }
+}
+
+fn faults(missing: &[String], wrong: &[String], unused: &[String]) -> String {
+    let lists = [list("missing", missing), list("wrong", wrong), list("not used", unused)];
+    lists.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// `3 missing (a, b, c)`, with at most twenty names, or nothing.
+fn list(what: &str, names: &[String]) -> Option<String> {
     const SHOWN: usize = 20;
     if names.is_empty() {
-        return String::new();
+        return None;
     }
     let more = match names.len().checked_sub(SHOWN) {
         Some(rest) if rest > 0 => format!(", and {rest} more"),
         _ => String::new(),
     };
     let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
-    format!(" {} {what} ({}{more});", names.len(), shown.join(", "))
+    Some(format!("{} {what} ({}{more})", names.len(), shown.join(", ")))
 }

@@ -56,6 +56,12 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// Frames that a network cannot look at.
+    #[error("{reason}")]
+    Frames {
+        /// What is wrong with them and what is needed.
+        reason: String,
+    },
     /// A metric that does not exist.
     #[error("metric {name:?} is not known; those there are: {known}")]
     UnknownMetric {

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use understudy_media::Image;
+use understudy_media::{Image, Video};
 
 use crate::error::{Error, Result};
-use crate::metrics::{Metric, Needs, consecutive_cosine, mean_cosine, temporal_flickering};
+use crate::flow::FlowJudge;
+use crate::metrics::{Metric, Needs, consecutive_cosine, consistency, mean_cosine, temporal_flickering};
 use crate::networks::{ClipJudge, Embedder};
 use crate::videos::{Clip, References};
 
@@ -22,6 +23,8 @@ pub struct Networks {
     pub dino: Option<Box<dyn Embedder>>,
     /// For faces and characters.
     pub identity: Option<Box<dyn Embedder>>,
+    /// For what moves.
+    pub flow: Option<FlowJudge>,
 }
 
 /// What was found of one video.
@@ -44,6 +47,14 @@ pub struct Evaluation {
     known: HashMap<PathBuf, Embedded>,
 }
 
+/// A video and what was seen of it.
+struct About<'a> {
+    clip: &'a Clip,
+    frames: &'a [Image],
+    fps: f64,
+    seen: &'a Embedded,
+}
+
 /// Pictures seen by every network.
 #[derive(Clone, Debug, Default)]
 struct Embedded {
@@ -64,6 +75,7 @@ impl Evaluation {
                 (needs.clip && networks.clip.is_none(), "a CLIP"),
                 (needs.dino && networks.dino.is_none(), "a DINO"),
                 (needs.identity && networks.identity.is_none(), "an identity encoder"),
+                (needs.flow && networks.flow.is_none(), "a RAFT"),
                 (needs.references && references.is_none(), "references"),
             ];
             if let Some((_, what)) = missing.into_iter().find(|(missing, _)| *missing) {
@@ -80,8 +92,8 @@ impl Evaluation {
     pub fn row(&mut self, clip: &Clip) -> Result<Row> {
         let mut row =
             Row { name: clip.name.clone(), values: vec![None; self.metrics.len()], problems: Vec::new() };
-        let frames = match clip.frames() {
-            Ok(frames) => frames,
+        let Video { frames, fps } = match clip.video() {
+            Ok(video) => video,
             Err(error) => {
                 row.problems.push(error.to_string());
                 return Ok(row);
@@ -97,7 +109,8 @@ impl Evaluation {
         };
         let seen = self.embed(&frames, false)?;
         for (index, metric) in self.metrics.iter().enumerate() {
-            match self.score(*metric, clip, &frames, &seen, references.as_ref())? {
+            let about = About { clip, frames: &frames, fps, seen: &seen };
+            match self.score(*metric, &about, references.as_ref())? {
                 Ok(value) => row.values[index] = Some(value),
                 Err(problem) => row.problems.push(format!("{metric}: {problem}")),
             }
@@ -113,7 +126,7 @@ impl Evaluation {
     fn embed(&self, pictures: &[Image], references: bool) -> Result<Embedded> {
         let asked =
             |of: fn(Needs) -> bool| self.needs(|needs| of(needs) && (!references || needs.references));
-        let Networks { clip, dino, identity } = &self.networks;
+        let Networks { clip, dino, identity, .. } = &self.networks;
         let mut seen = Embedded::default();
         if let (Some(network), true) = (clip, asked(|needs| needs.clip)) {
             seen.clip = network.embed(pictures)?;
@@ -143,9 +156,7 @@ impl Evaluation {
     fn score(
         &self,
         metric: Metric,
-        clip: &Clip,
-        frames: &[Image],
-        seen: &Embedded,
+        &About { clip, frames, fps, seen }: &About,
         references: Option<&Embedded>,
     ) -> Result<Result<f64, String>> {
         let needs = metric.needs();
@@ -169,6 +180,20 @@ impl Evaluation {
             Metric::Identity => Some(mean_cosine(&seen.identity, &pictures.identity)),
             Metric::TCons => consecutive_cosine(&seen.clip),
             Metric::TemporalFlickering => temporal_flickering(frames),
+            Metric::SubjectConsistency => match &self.networks.dino {
+                Some(network) => consistency(&network.embed_for_vbench(frames)?),
+                None => None,
+            },
+            Metric::BackgroundConsistency => match &self.networks.clip {
+                Some(network) => consistency(&network.embed_for_vbench(frames)?),
+                None => None,
+            },
+            Metric::DynamicDegree => {
+                match self.networks.flow.as_ref().map(|network| network.is_dynamic(frames, fps)) {
+                    Some(Err(Error::Frames { reason })) => return Ok(Err(reason)),
+                    moves => moves.transpose()?.map(|moves| f64::from(u8::from(moves))),
+                }
+            }
         };
         Ok(value.filter(|value| value.is_finite()).ok_or_else(|| "it has no finite value".to_owned()))
     }

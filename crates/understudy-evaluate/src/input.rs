@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use understudy_engine::host;
+use understudy_kernels::resample::Torch;
 use understudy_media::resample::OpenCv;
 use understudy_media::{Image, Range};
 
@@ -21,6 +22,43 @@ pub(crate) enum Input {
     Stretched(usize),
     /// As a `preprocessor_config.json` says.
     Published(Preprocess),
+    /// As VBench prepares frames.
+    VBench(VBench),
+}
+
+/// VBench's preparation: the shorter side resized in floats without antialiasing, and the centre cut out or not.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct VBench {
+    pub(crate) side: usize,
+    pub(crate) mode: Torch,
+    pub(crate) crop: bool,
+    /// Mean and deviation of each channel.
+    pub(crate) normalize: [[f64; 3]; 2],
+}
+
+impl VBench {
+    fn planes(&self, picture: &Image) -> Planes {
+        let [rows, columns] = [picture.height, picture.width];
+        let long = |long: usize, short: usize| self.side * long / short;
+        let size = match rows <= columns {
+            true => [self.side, long(columns, rows)],
+            false => [long(rows, columns), self.side],
+        };
+        let bytes: Vec<f32> =
+            (0..3).flat_map(|c| picture.rgb.iter().skip(c).step_by(3).map(|&byte| f32::from(byte))).collect();
+        let resized = self.mode.resize(&bytes, [rows, columns], size);
+        let kept = if self.crop { [self.side; 2] } else { size };
+        let first = |axis: usize| ((size[axis] - kept[axis]) as f64 / 2.0).round_ties_even() as usize;
+        let mut planes = Vec::with_capacity(3 * kept[0] * kept[1]);
+        for (channel, plane) in resized.chunks_exact(size[0] * size[1]).enumerate() {
+            let [mean, deviation] = self.normalize.map(|values| values[channel] as f32);
+            for row in first(0)..first(0) + kept[0] {
+                let line = &plane[row * size[1] + first(1)..][..kept[1]];
+                planes.extend(line.iter().map(|value| (value / 255.0 - mean) / deviation));
+            }
+        }
+        (planes, kept)
+    }
 }
 
 /// Planes `(3, height, width)`, and their height and width.
@@ -35,6 +73,7 @@ impl Input {
             Self::Square(side) => squared(picture.cover_crop([*side; 2])?, *side),
             Self::Stretched(side) => squared(OpenCv::Linear.resize(picture, [*side; 2])?, *side),
             Self::Published(preprocess) => preprocess.planes(picture)?,
+            Self::VBench(vbench) => vbench.planes(picture),
         })
     }
 

@@ -16,6 +16,7 @@
 
 mod error;
 mod evaluation;
+mod flow;
 mod frechet;
 mod input;
 mod judges;
@@ -29,9 +30,10 @@ mod videos;
 
 pub use error::{Error, Result};
 pub use evaluation::{Evaluation, Networks, Row};
+pub use flow::{FlowJudge, moves};
 pub use frechet::frechet_distance;
 pub use judges::Judges;
-pub use metrics::{Metric, Needs, consecutive_cosine, mean_cosine, temporal_flickering};
+pub use metrics::{Metric, Needs, consecutive_cosine, consistency, mean_cosine, temporal_flickering};
 pub use networks::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
 pub use preprocess::Preprocess;
 pub use retrieval::{cosine, retrieval_accuracy};

@@ -24,6 +24,12 @@ pub enum Metric {
     Identity,
     /// VBench's temporal flickering: how little consecutive frames differ, 1 for a picture that stands still.
     TemporalFlickering,
+    /// VBench's subject consistency, by DINO.
+    SubjectConsistency,
+    /// VBench's background consistency, by CLIP.
+    BackgroundConsistency,
+    /// VBench's dynamic degree, by RAFT: 1 if enough of a video moves, 0 if not.
+    DynamicDegree,
 }
 
 /// What a metric looks at.
@@ -35,6 +41,8 @@ pub struct Needs {
     pub dino: bool,
     /// An identity encoder.
     pub identity: bool,
+    /// A RAFT.
+    pub flow: bool,
     /// The prompt of each video.
     pub prompt: bool,
     /// Pictures of the subject.
@@ -45,8 +53,17 @@ pub struct Needs {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::ClipT, Self::ClipI, Self::DinoI, Self::TCons, Self::Identity, Self::TemporalFlickering];
+    pub const ALL: [Self; 9] = [
+        Self::ClipT,
+        Self::ClipI,
+        Self::DinoI,
+        Self::TCons,
+        Self::Identity,
+        Self::TemporalFlickering,
+        Self::SubjectConsistency,
+        Self::BackgroundConsistency,
+        Self::DynamicDegree,
+    ];
 
     /// As the command line names it.
     pub fn name(self) -> &'static str {
@@ -57,6 +74,9 @@ impl Metric {
             Self::TCons => "t-cons",
             Self::Identity => "identity",
             Self::TemporalFlickering => "temporal-flickering",
+            Self::SubjectConsistency => "subject-consistency",
+            Self::BackgroundConsistency => "background-consistency",
+            Self::DynamicDegree => "dynamic-degree",
         }
     }
 
@@ -67,8 +87,15 @@ impl Metric {
 
     /// What it looks at.
     pub fn needs(self) -> Needs {
-        let nothing =
-            Needs { clip: false, dino: false, identity: false, prompt: false, references: false, frames: 1 };
+        let nothing = Needs {
+            clip: false,
+            dino: false,
+            identity: false,
+            flow: false,
+            prompt: false,
+            references: false,
+            frames: 1,
+        };
         match self {
             Self::ClipT => Needs { clip: true, prompt: true, ..nothing },
             Self::ClipI => Needs { clip: true, references: true, ..nothing },
@@ -76,6 +103,9 @@ impl Metric {
             Self::TCons => Needs { clip: true, frames: 2, ..nothing },
             Self::Identity => Needs { identity: true, references: true, ..nothing },
             Self::TemporalFlickering => Needs { frames: 2, ..nothing },
+            Self::SubjectConsistency => Needs { dino: true, frames: 2, ..nothing },
+            Self::BackgroundConsistency => Needs { clip: true, frames: 2, ..nothing },
+            Self::DynamicDegree => Needs { flow: true, ..nothing },
         }
     }
 }
@@ -110,6 +140,15 @@ pub fn consecutive_cosine(frames: &[Vec<f32>]) -> Option<f64> {
     Some(frames.windows(2).map(|pair| cosine(&pair[0], &pair[1])).sum::<f64>() / pairs as f64)
 }
 
+/// VBench's consistency: the mean over all frames but the first of half the cosine with the frame before and half that
+/// with the first, negative ones counting as zero; `None` for fewer than two.
+pub fn consistency(frames: &[Vec<f32>]) -> Option<f64> {
+    let first = frames.first().filter(|_| frames.len() > 1)?;
+    let positive = |a: &[f32], b: &[f32]| cosine(a, b).max(0.0);
+    let of = |pair: &[Vec<f32>]| 0.5 * (positive(&pair[0], &pair[1]) + positive(first, &pair[1]));
+    Some(frames.windows(2).map(of).sum::<f64>() / (frames.len() - 1) as f64)
+}
+
 /// VBench's temporal flickering: `(255 - d) / 255` for the mean absolute difference `d` of consecutive frames, 8-bit;
 /// `None` for fewer than two frames.
 pub fn temporal_flickering(frames: &[Image]) -> Option<f64> {
@@ -140,7 +179,8 @@ mod tests {
         let [a, b] = [vec![1.0, 0.0], vec![0.0, 1.0]];
         assert_eq!(mean_cosine(&[a.clone(), b.clone()], std::slice::from_ref(&a)), 0.5);
         assert_eq!(consecutive_cosine(&[a.clone(), a.clone(), b]), Some(0.5));
-        assert_eq!(consecutive_cosine(&[a]), None);
+        assert_eq!(consistency(&[a.clone(), a.clone(), vec![0.0, 1.0], vec![-1.0, 0.0]]), Some(1.0 / 3.0));
+        assert_eq!((consecutive_cosine(std::slice::from_ref(&a)), consistency(&[a])), (None, None));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::{WeightSource, Weights};
+use understudy_kernels::resample::Torch;
 use understudy_media::Image;
 use understudy_models::clip::{Clip, ClipConfig};
 use understudy_models::iresnet::{IResNet, IResNetConfig};
@@ -14,8 +15,8 @@ use understudy_models::vit::{Vit, VitConfig};
 use understudy_pipeline::{Files, Tokenizer};
 
 use crate::error::{Error, Result, at_least};
-use crate::input::{BATCH, Input, unit_rows};
-use crate::preprocess::Preprocess;
+use crate::input::{BATCH, Input, VBench, unit_rows};
+use crate::preprocess::{CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess};
 
 /// Frames of a clip that stand for it.
 const LOOKS: usize = 3;
@@ -29,6 +30,14 @@ pub trait Embedder {
     /// # Errors
     /// When there is no picture, or one cannot be prepared.
     fn embed(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>>;
+
+    /// The same of pictures prepared as VBench does, which has its own way for published networks.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    fn embed_for_vbench(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        self.embed(pictures)
+    }
 }
 
 /// A CLIP with its tokenizer.
@@ -101,8 +110,25 @@ impl ClipJudge {
 
 impl Embedder for ClipJudge {
     fn embed(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        self.embed_from(&self.input, pictures)
+    }
+
+    fn embed_for_vbench(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        let Input::Published(_) = self.input else { return self.embed(pictures) };
+        let vbench = VBench {
+            side: self.network.config().vision_config.image_size,
+            mode: Torch::Bicubic,
+            crop: true,
+            normalize: [CLIP_MEAN, CLIP_STD],
+        };
+        self.embed_from(&Input::VBench(vbench), pictures)
+    }
+}
+
+impl ClipJudge {
+    fn embed_from(&self, input: &Input, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
         let side = self.network.config().vision_config.image_size;
-        self.input.embed(pictures, &self.device, |pixels| {
+        input.embed(pictures, &self.device, |pixels| {
             let [_, _, height, width] = pixels.dims();
             match [height, width] == [side; 2] {
                 true => Ok(self.network.image(pixels)),
@@ -146,11 +172,29 @@ impl DinoJudge {
 
 impl Embedder for DinoJudge {
     fn embed(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        self.embed_from(&self.input, 0.0, pictures)
+    }
+
+    fn embed_for_vbench(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        // What DINO's own code adds to a grid before it resizes the positions.
+        const EXCESS: f64 = 0.1;
+        let vbench = VBench {
+            side: self.network.config().image_size,
+            mode: Torch::Bilinear,
+            crop: false,
+            normalize: [IMAGENET_MEAN, IMAGENET_STD],
+        };
+        self.embed_from(&Input::VBench(vbench), EXCESS, pictures)
+    }
+}
+
+impl DinoJudge {
+    fn embed_from(&self, input: &Input, excess: f64, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
         let patch = self.network.config().patch_size;
-        self.input.embed(pictures, &self.device, |pixels: Tensor<4>| {
+        input.embed(pictures, &self.device, |pixels: Tensor<4>| {
             let [_, _, height, width] = pixels.dims();
             match height.min(width) >= patch {
-                true => Ok(self.network.class_token(pixels)),
+                true => Ok(self.network.states_with(pixels, excess).narrow(1, 0, 1).squeeze_dim(1)),
                 false => Err(Error::Config {
                     file: PREPROCESSOR.to_owned(),
                     reason: format!("it makes pictures of {width}x{height}, smaller than a patch of {patch}"),

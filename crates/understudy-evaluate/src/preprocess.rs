@@ -69,8 +69,11 @@ fn default_factor() -> f64 {
 }
 
 /// OpenAI's.
-const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
-const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+pub(crate) const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+pub(crate) const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+/// Those of ImageNet.
+pub(crate) const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+pub(crate) const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
 
 impl Preprocess {
     /// Reads the text of a `preprocessor_config.json`; `file` names it in errors.

@@ -168,7 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (out, video) = (folder.path().join("x.csv"), folder.path().join("a.mp4"));
         fs::write(&video, "one").unwrap();
-        let clip = Clip { name: "a".into(), path: Some(video.clone()), prompt: None };
+        let clip = Clip { name: "a".into(), path: Some(video.clone()), prompt: None, fps: 8.0 };
         let mut unfinished = Unfinished::open(&out, "s").unwrap();
         assert_eq!(unfinished.row(&clip), None);
         unfinished.add(&clip, &row("a", Some(0.1))).unwrap();

@@ -10,11 +10,9 @@ use crate::error::{Error, Result};
 
 /// Extensions of video files.
 const VIDEOS: [&str; 5] = ["mp4", "m4v", "mov", "gif", "webp"];
-/// The rate frames in a folder are taken to have; no metric depends on it.
-const FRAME_RATE: f64 = 8.0;
 
 /// A video to be judged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Clip {
     /// Its name: of the file without its extension, or of the folder.
     pub name: String,
@@ -22,15 +20,18 @@ pub struct Clip {
     pub path: Option<PathBuf>,
     /// What `NAME.txt` beside it says, if it is there.
     pub prompt: Option<String>,
+    /// The frames a second that frames in a folder are taken to have.
+    pub fps: f64,
 }
 
 impl Clip {
     /// The videos in `folder`, in order of name: `NAME.mp4` (or another kind), or a folder `NAME` of pictures, with the
-    /// prompt in `NAME.txt`. A prompt without a video is a video that is missing.
+    /// prompt in `NAME.txt`. A prompt without a video is a video that is missing. Folders are taken to have `fps` frames a
+    /// second.
     ///
     /// # Errors
     /// When the folder cannot be read, two videos have one name, or there is none.
-    pub fn list(folder: &Path) -> Result<Vec<Self>> {
+    pub fn list(folder: &Path, fps: f64) -> Result<Vec<Self>> {
         let fault = |reason: String| Error::Videos { path: folder.display().to_string(), reason };
         let entries = fs::read_dir(folder).map_err(|error| fault(error.to_string()))?;
         let mut clips: BTreeMap<String, Self> = BTreeMap::new();
@@ -42,6 +43,7 @@ impl Clip {
                 name: name.clone(),
                 path: None,
                 prompt: None,
+                fps,
             });
             match found {
                 Found::Prompt => clip.prompt = Some(read_prompt(&path).map_err(fault)?),
@@ -57,11 +59,11 @@ impl Clip {
         }
     }
 
-    /// Its frames.
+    /// Its frames and their rate.
     ///
     /// # Errors
     /// When it is missing, cannot be read, or has no frames.
-    pub fn frames(&self) -> Result<Vec<Image>> {
+    pub fn video(&self) -> Result<Video> {
         let Some(path) = &self.path else {
             return Err(Error::Videos {
                 path: self.name.clone(),
@@ -72,11 +74,11 @@ impl Clip {
             true => {
                 let pictures = SubjectFolder::open(path)?.items;
                 let frames = pictures.iter().map(|item| Ok(item.load()?.image)).collect::<Result<_>>()?;
-                Video::new(frames, FRAME_RATE)?
+                Video::new(frames, self.fps)?
             }
             false => Video::read(path)?,
         };
-        Ok(video.frames)
+        Ok(video)
     }
 }
 

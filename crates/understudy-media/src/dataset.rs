@@ -161,7 +161,7 @@ impl Dataset {
             keys.caption_extension.as_deref().unwrap_or(".txt").trim_start_matches('.').to_string();
         for path in list(folder)? {
             let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
-            if path.is_dir() {
+            if !path.is_file() {
                 self.left_out.push(out("a folder; subfolders are not read"));
                 continue;
             }

@@ -103,6 +103,9 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<OutputFormat> {
         let reason = format!("the folder {} does not exist; create it first", folder.display());
         return Err(Error::output(path, reason));
     }
+    if path.exists() && !path.is_file() && !path.is_dir() {
+        return Err(Error::output(path, "it is a device or a pipe; name a file"));
+    }
     if format == OutputFormat::Directory {
         if path.is_file() {
             return Err(Error::output(

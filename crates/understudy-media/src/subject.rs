@@ -82,6 +82,10 @@ impl SubjectFolder {
             let item = read_item(path, find_mask(path, &siblings))?;
             return Ok(Self { path: path.into(), items: vec![item], left_out: Vec::new() });
         }
+        if !metadata.is_dir() {
+            let advice = "give a folder of pictures, a picture or a video";
+            return Err(Error::unreadable(path, "neither a file nor a folder", advice));
+        }
         let names = list(path)?;
         let Sorted { pictures, mut left_out, unreadable } = sort(&names);
         let read: Vec<Result<SubjectItem>> =
@@ -233,6 +237,9 @@ impl Kind {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         if extension == "txt" {
             return Self::Caption;
+        }
+        if !path.is_file() {
+            return Self::Other("not a regular file");
         }
         let named_picture = matches!(extension.as_str(), "png" | "jpg" | "jpeg" | "webp");
         match read_head(path) {

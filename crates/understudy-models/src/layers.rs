@@ -208,10 +208,21 @@ impl Conv {
         bias: bool,
         options: Conv3dOptions,
     ) -> Self {
-        let init = conv_init(inputs, &[kernel, kernel]);
-        let weight = weights.tensor("weight", [outputs, inputs, kernel, kernel], init);
+        Self::new_rectangular(weights, [inputs, outputs], [kernel; 2], bias, options)
+    }
+
+    /// The same with a kernel of so many rows and columns.
+    pub fn new_rectangular(
+        weights: &Weights,
+        [inputs, outputs]: [usize; 2],
+        kernel @ [rows, columns]: [usize; 2],
+        bias: bool,
+        options: Conv3dOptions,
+    ) -> Self {
+        let init = conv_init(inputs, &kernel);
+        let weight = weights.tensor("weight", [outputs, inputs, rows, columns], init);
         Self {
-            weight: weight.reshape([outputs, inputs, 1, kernel, kernel]),
+            weight: weight.reshape([outputs, inputs, 1, rows, columns]),
             bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
             options,
         }

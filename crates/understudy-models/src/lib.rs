@@ -4,6 +4,7 @@
 pub mod clip;
 pub mod iresnet;
 pub mod layers;
+pub mod raft;
 pub mod tiling;
 pub mod umt5;
 pub mod vit;

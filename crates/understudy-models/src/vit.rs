@@ -255,11 +255,17 @@ impl Vit {
     /// The normalized states `(batch, 1 + patches, channels)` of `pixels (batch, 3, height, width)`, which are
     /// already normalized as the checkpoint wants; the class token is the first.
     pub fn states(&self, pixels: Tensor<4>) -> Tensor<3> {
+        self.states_with(pixels, 0.0)
+    }
+
+    /// The same with the positions of a grid resized as if it were larger by `excess` of a patch: DINO's own code adds
+    /// a tenth.
+    pub fn states_with(&self, pixels: Tensor<4>, excess: f64) -> Tensor<3> {
         let patches = self.patch_embedding.forward(pixels.unsqueeze_dim(2));
         let [batch, channels, _, rows, columns] = patches.dims();
         let patches = patches.reshape([batch, channels, rows * columns]).swap_dims(1, 2);
         let class = self.class_token.clone().expand([batch, 1, channels]);
-        let x = Tensor::cat(vec![class, patches], 1) + self.positions([rows, columns]);
+        let x = Tensor::cat(vec![class, patches], 1) + self.positions([rows, columns], excess);
         let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
         self.norm.forward(x)
     }
@@ -270,7 +276,7 @@ impl Vit {
     }
 
     /// Positions of a grid: those of the checkpoint, resized where it was trained for another.
-    fn positions(&self, [rows, columns]: [usize; 2]) -> Tensor<3> {
+    fn positions(&self, [rows, columns]: [usize; 2], excess: f64) -> Tensor<3> {
         let side = self.config.image_size / self.config.patch_size;
         if [rows, columns] == [side; 2] {
             return self.positions.clone();
@@ -278,7 +284,8 @@ impl Vit {
         let [_, count, channels] = self.positions.dims();
         let device = self.positions.device();
         let across = |to: usize| {
-            let weights = dense(&Torch::Bicubic.taps(side, to), side);
+            let scale = (side as f64 / (to as f64 + excess)) as f32;
+            let weights = dense(&Torch::Bicubic.taps_at(side, to, scale), side);
             Tensor::<2>::from_data(TensorData::new(weights, [to, side]), &device)
         };
         let grid = self.positions.clone().narrow(1, 1, count - 1);

@@ -17,8 +17,8 @@ use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::Weights;
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_personalize::flow::{FlowBatch, FlowStack};
-use understudy_personalize::linear_sites;
 use understudy_personalize::lora::Residuals;
+use understudy_personalize::{Basis, linear_sites};
 
 const SIGMA: f32 = 0.6;
 
@@ -59,8 +59,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into_iter()
         .filter(|(site, _)| parameters.get(&Residuals::names(site)[0]).is_some())
         .collect();
-    let residuals =
-        Residuals { sites, rank, alpha: rank as f32, window: Window::ALWAYS, patch: config.patch_size };
+    let residuals = Residuals {
+        sites,
+        rank,
+        alpha: rank as f32,
+        window: Window::ALWAYS,
+        patch: config.patch_size,
+        basis: Basis::Input,
+    };
 
     let start = Instant::now();
     let leaves = parameters.leaves();

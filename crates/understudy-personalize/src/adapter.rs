@@ -12,6 +12,7 @@ use understudy_engine::weights::{Probe, Weights};
 use understudy_models::wan_transformer::WanTransformer;
 use understudy_pipeline::{Base, BaseConfig, TokenEmbeddings};
 
+use crate::config::Basis;
 use crate::error::{Error, Result, list};
 use crate::file::{AdapterFile, Unmatched};
 use crate::metadata::{Metadata, OWN, VERSION};
@@ -65,7 +66,8 @@ impl Residual {
     }
 
     fn is_zero(&self) -> bool {
-        values(self.up.clone()).iter().all(|&value| value == 0.0)
+        let zero = |half: &Tensor<2>| values(half.clone()).iter().all(|&value| value == 0.0);
+        zero(&self.up) || zero(&self.down)
     }
 }
 
@@ -76,6 +78,8 @@ pub struct Adapter {
     pub metadata: Metadata,
     /// Residuals by site.
     pub residuals: BTreeMap<String, Residual>,
+    /// What a motion adds to the coefficients of the residuals, by site; see [`Metadata::motion`].
+    pub motion: BTreeMap<String, Tensor<2>>,
     /// Numbers that are added to the denoiser's own tensors, by their names: what cannot be attached.
     pub differences: BTreeMap<String, Vec<f32>>,
     /// Rows `(tokens, dim)` of the text encoder's embedding, for [`Metadata::tokens`].
@@ -139,7 +143,8 @@ impl Adapter {
         if rows != tokens {
             return Err(format!("it has {rows} token rows for {tokens} tokens; export it again"));
         }
-        Ok(Self { metadata, residuals, differences, token_rows })
+        let motion = motion(file, &metadata, &residuals, device)?;
+        Ok(Self { metadata, residuals, motion, differences, token_rows })
     }
 
     /// That this adapter fits a base of this configuration.
@@ -228,6 +233,7 @@ impl Adapter {
         let misfits = self.misfits(config);
         // Tensors end in the name of a parameter, and sites do not.
         for (name, _) in &misfits {
+            self.motion.remove(name);
             self.residuals.remove(name);
             self.differences.remove(name);
         }
@@ -245,9 +251,32 @@ impl Adapter {
         (size_of::<f32>() * (residuals + differences)) as u64
     }
 
-    /// Its residuals, scaled by `weight`. A residual that would add nothing is left out, so that a network it
-    /// is attached to computes exactly what it would without.
+    /// The same with its looks and its motion weighed apart: residuals alone, with `identity` times their coefficients
+    /// and `motion` times those of the motion. At 1 and 0 they are those of the looks, bit for bit.
+    pub fn weighed(&self, identity: f32, motion: f32) -> Self {
+        let mut weighed = Self { motion: BTreeMap::new(), ..self.clone() };
+        let basis = weighed.metadata.motion.take().map_or(Basis::Input, |own| own.basis);
+        for (site, residual) in &mut weighed.residuals {
+            let coefficients = match basis {
+                Basis::Input => &mut residual.up,
+                Basis::Output => &mut residual.down,
+            };
+            if identity != 1.0 {
+                *coefficients = coefficients.clone() * identity;
+            }
+            if let (Some(own), true) = (self.motion.get(site), motion != 0.0) {
+                *coefficients = coefficients.clone() + own.clone() * motion;
+            }
+        }
+        weighed
+    }
+
+    /// Its residuals, scaled by `weight`; looks and motion together. A residual that would add nothing is left out, so
+    /// that a network it is attached to computes exactly what it would without.
     pub fn attachments(&self, weight: f32) -> Attachments {
+        if !self.motion.is_empty() {
+            return self.weighed(1.0, 1.0).attachments(weight);
+        }
         let mut attachments = Attachments::none();
         for (site, residual) in &self.residuals {
             if weight == 0.0 || residual.alpha == 0.0 || residual.is_zero() {
@@ -273,6 +302,9 @@ impl Adapter {
     /// # Errors
     /// When residuals that are active in a part of denoising only are to be merged.
     pub fn additions(&self, weight: f32, merged: bool) -> Result<Additions> {
+        if !self.motion.is_empty() {
+            return self.weighed(1.0, 1.0).additions(weight, merged);
+        }
         let mut additions = Additions::default();
         for (tensor, values) in &self.differences {
             additions.add(tensor, Addition::Dense { values: values.clone(), scale: weight });
@@ -311,6 +343,10 @@ impl Adapter {
             file.parts.insert((site.clone(), Part::Up), store(&residual.up, up));
             file.alphas.insert(site.clone(), residual.alpha.into());
         }
+        for (site, own) in &self.motion {
+            let stored = StoredTensor::new(&values(own.clone()), own.dims().to_vec(), precision);
+            file.motion.insert(site.clone(), stored);
+        }
         if !self.differences.is_empty() {
             return Err(fault("dense differences are converted, not written".to_owned()));
         }
@@ -335,6 +371,33 @@ impl Adapter {
         }
         Ok(header)
     }
+}
+
+/// What `file` adds to the coefficients of its residuals for a motion.
+fn motion(
+    file: &AdapterFile,
+    metadata: &Metadata,
+    residuals: &BTreeMap<String, Residual>,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor<2>>, String> {
+    if file.motion.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let named =
+        metadata.motion.as_ref().ok_or("it holds a motion, and its metadata does not say on which basis")?;
+    let of = |(site, stored): (&String, &StoredTensor)| {
+        let residual = residuals.get(site).ok_or_else(|| format!("{site}: a motion without a residual"))?;
+        let needed = match named.basis {
+            Basis::Input => residual.up.dims(),
+            Basis::Output => residual.down.dims(),
+        };
+        if stored.shape != needed {
+            return Err(format!("{site}: its motion has shape {:?}, not {needed:?}", stored.shape));
+        }
+        let values = numbers(&format!("of the motion at {site}"), stored)?;
+        Ok((site.clone(), Tensor::from_data(TensorData::new(values, needed), device)))
+    };
+    file.motion.iter().map(of).collect()
 }
 
 /// The denoiser's tensors that `file` adds to, and the numbers: dense differences, and biases of B.

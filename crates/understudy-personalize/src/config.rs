@@ -11,6 +11,9 @@ use understudy_train::{Schedule, TrainConfig};
 use crate::error::{Error, Result};
 use crate::sites::Targets;
 
+/// What stands for a motion in prompts unless something else is asked for.
+pub const DEFAULT_MOTION: &str = "<m>";
+
 /// One stage of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,7 +134,34 @@ pub struct Samples {
     pub guidance: f32,
 }
 
-/// Settings of the method `lora`.
+/// Which half of a residual is its basis. The other half holds the coefficients: they start at zero, and what Set-and-
+/// Sequence adds for motion is added to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// A, the directions that are read: what peft starts at random.
+    #[default]
+    Input,
+    /// B, the directions that are written: the basis of Set-and-Sequence, whose `W' = W + A B` has them on the left.
+    Output,
+}
+
+/// The second stage of Set-and-Sequence (Abdal et al., "Dynamic Concepts Personalization from Single Videos", 2025):
+/// residuals of the coefficients, learned from the clip in its order on the basis that its frames gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Motion {
+    /// The word that stands for the motion in prompts.
+    pub token: String,
+    /// Share of these coefficients that is left out at a step.
+    pub dropout: f32,
+    /// Share of the prompts that do not name the motion.
+    pub unnamed: f32,
+    /// Its steps.
+    pub stage: Stage,
+}
+
+/// Settings of the method `lora`, and of those built on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
@@ -145,6 +175,15 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Their scale, times the rank.
     pub alpha: f32,
+    /// The half that stays a basis.
+    #[serde(default)]
+    pub basis: Basis,
+    /// Share of the coefficients that is left out at a step; the others count so much more.
+    #[serde(default)]
+    pub dropout: f32,
+    /// Share of the words of a prompt that the denoiser does not see at a step.
+    #[serde(default)]
+    pub text_masking: f32,
     /// The linear maps that get one.
     pub targets: Targets,
     /// The denoising steps they are active in, and trained for.
@@ -176,6 +215,9 @@ pub struct LoraConfig {
     pub prior: Prior,
     /// Samples during training.
     pub samples: Samples,
+    /// The second stage of Set-and-Sequence, which makes it that method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub motion: Option<Motion>,
 }
 
 /// A set of settings by name.
@@ -220,12 +262,22 @@ impl Preset {
     /// # Errors
     /// When an override is unknown or of the wrong kind; the message names it.
     pub fn with(self, overrides: &toml::Table) -> Result<LoraConfig> {
+        self.config().with(overrides)
+    }
+}
+
+impl LoraConfig {
+    /// These settings with those of `overrides` in their place, table by table.
+    ///
+    /// # Errors
+    /// When an override is unknown or of the wrong kind; the message names it.
+    pub fn with(&self, overrides: &toml::Table) -> Result<Self> {
         let fault = |error: &dyn std::fmt::Display| {
             Error::config("settings", error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
         };
-        let mut table = toml::Table::try_from(self.config()).map_err(|error| fault(&error))?;
+        let mut table = toml::Table::try_from(self).map_err(|error| fault(&error))?;
         merge(&mut table, overrides);
-        let config: LoraConfig = table.try_into().map_err(|error: toml::de::Error| fault(&error))?;
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| fault(&error))?;
         config.check()?;
         Ok(config)
     }
@@ -265,6 +317,9 @@ impl LoraConfig {
             clip_frames: 17,
             rank: 16,
             alpha: 16.0,
+            basis: Basis::Input,
+            dropout: 0.0,
+            text_masking: 0.0,
             targets: Targets::AttentionAndFeedForward,
             window: Window::ALWAYS,
             token_rate: 0.5,
@@ -285,6 +340,34 @@ impl LoraConfig {
                 steps: 16,
                 guidance: 4.0,
             },
+            motion: None,
+        }
+    }
+
+    /// The same settings for Set-and-Sequence: a basis that is written, twice the rank, dropout and masking as published,
+    /// prior preservation, and the second stage as long as the first.
+    pub fn sequence(self) -> Self {
+        const DROPOUT: [f32; 2] = [0.8, 0.5];
+        let stage = self.lora.clone();
+        Self {
+            rank: 2 * self.rank,
+            alpha: 2.0 * self.alpha,
+            basis: Basis::Output,
+            dropout: DROPOUT[0],
+            text_masking: 0.1,
+            augmentation: Augmentation {
+                versions: 1,
+                held: self.augmentation.held.min(1),
+                ..self.augmentation
+            },
+            prior: Prior { weight: 1.0, ..self.prior },
+            motion: Some(Motion {
+                token: DEFAULT_MOTION.to_owned(),
+                dropout: DROPOUT[1],
+                unnamed: 0.5,
+                stage,
+            }),
+            ..self
         }
     }
 
@@ -340,6 +423,7 @@ impl LoraConfig {
             used(self.augmentation.held > 0, self.augmentation.held_frames),
             used(self.prior.weight > 0.0, self.prior.frames),
             used(self.samples.every > 0, self.samples.frames),
+            used(self.motion.is_some(), self.clip_frames),
         ];
         for frames in lengths.into_iter().flatten() {
             latent_shape(base, [frames, height, width])?;
@@ -354,11 +438,19 @@ impl LoraConfig {
     pub fn check(&self) -> Result<()> {
         self.token.check("token")?;
         self.lora.check("lora")?;
+        if let Some(motion) = &self.motion {
+            motion.stage.check("motion.stage")?;
+        }
+        let shares = self.motion.as_ref().map_or([0.0; 2], |motion| [motion.dropout, motion.unnamed]);
         let unit = |value: f32| (0.0..=1.0).contains(&value);
         let Self { window, noise, augmentation, prior, samples, .. } = self;
         let rules = [
             ("rank", (1..=1024).contains(&self.rank), "between 1 and 1024"),
             ("alpha", self.alpha.is_finite() && self.alpha > 0.0, "a positive number"),
+            ("dropout", (0.0..1.0).contains(&self.dropout), "at least 0 and below 1"),
+            ("text_masking", (0.0..1.0).contains(&self.text_masking), "at least 0 and below 1"),
+            ("motion.dropout", (0.0..1.0).contains(&shares[0]), "at least 0 and below 1"),
+            ("motion.unnamed", unit(shares[1]), "between 0 and 1"),
             ("clip_frames", self.clip_frames >= 1, "at least 1"),
             (
                 "window",
@@ -412,6 +504,9 @@ mod tests {
             let read: LoraConfig = toml::from_str(&config.to_toml().unwrap()).unwrap();
             assert_eq!(read, config);
             assert_eq!(preset.with(&toml::Table::new()).unwrap(), config);
+            let sequence = preset.config().sequence();
+            sequence.check().unwrap();
+            assert_eq!(toml::from_str::<LoraConfig>(&sequence.to_toml().unwrap()).unwrap(), sequence);
         }
     }
 

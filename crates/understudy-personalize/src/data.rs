@@ -8,13 +8,13 @@ use burn::tensor::{Tensor, TensorData};
 use understudy_engine::host::values;
 use understudy_engine::random::Random;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
-use understudy_media::{Image, Mask, Picture, Range};
+use understudy_media::{Image, Mask, Picture, Range, Video};
 use understudy_pipeline::{Base, encode_video};
 
-use crate::config::{Augmentation, LoraConfig};
+use crate::config::{Augmentation, LoraConfig, Motion};
 use crate::error::{Error, Result};
 use crate::prompts::{neutral_prompts, personal_caption};
-use crate::subject::Subject;
+use crate::subject::{Subject, SubjectPicture};
 
 /// Hears how many are done, of how many, and can stop.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
@@ -46,6 +46,20 @@ impl TrainingSet {
         self.groups.values().map(Vec::len).sum()
     }
 
+    /// The first frame of every sample, which stands for itself: what comes later does not change it.
+    pub fn first_frames(&self) -> Self {
+        let mut first = Self::default();
+        for Sample { latents, weights, prompts } in self.groups.values().flatten() {
+            let weights = weights.clone().map(|weights| weights.narrow(2, 0, 1));
+            first.push(Sample {
+                latents: latents.clone().narrow(2, 0, 1),
+                weights,
+                prompts: prompts.clone(),
+            });
+        }
+        first
+    }
+
     /// Every prompt once.
     pub fn prompts(&self) -> std::collections::BTreeSet<&str> {
         let samples = self.groups.values().flatten();
@@ -74,19 +88,18 @@ impl TrainingSet {
             .collect()
     }
 
-    /// The samples of `subject` on `base`. Encoded latents are kept at `cache` under `key`, and read from there
+    /// The samples of `inputs` on `base`. Encoded latents are kept at `cache` under `key`, and read from there
     /// when they are those of the same key.
     ///
     /// # Errors
     /// When the training size does not fit the base, the cache cannot be written, or `tell` asked to stop.
-    pub fn encode(
+    pub(crate) fn encode(
         base: &Base,
-        subject: &Subject,
+        inputs: Vec<Input>,
         config: &LoraConfig,
         (cache, key): (&Path, &str),
         tell: Tell,
     ) -> Result<Self> {
-        let inputs = inputs(base, subject, config)?;
         let total = inputs.len() as u64;
         let mut latents = read_latents(cache, key, base, inputs.len());
         let missing = &inputs[latents.len()..];
@@ -111,7 +124,7 @@ impl TrainingSet {
 }
 
 /// A version of a picture, or a clip, before it is encoded.
-struct Input {
+pub(crate) struct Input {
     planar: Vec<f32>,
     /// Frames, height, width.
     shape: [usize; 3],
@@ -127,12 +140,69 @@ impl Input {
     }
 }
 
-fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Input>> {
+/// What the token and the residuals learn from: versions of the pictures, and the clips; where the clips' motion is
+/// learned apart, their frames, each a picture of its own.
+///
+/// # Errors
+/// When a picture cannot be cut to the training size.
+pub(crate) fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Input>> {
+    let frames = match &config.motion {
+        Some(_) => subject.clips.iter().flat_map(|clip| &clip.frames).map(SubjectPicture::from).collect(),
+        None => Vec::new(),
+    };
+    let mut inputs = pictures(base, subject, &[&subject.pictures[..], &frames].concat(), config)?;
+    if config.motion.is_none() {
+        let neutral = neutral_prompts(&base.tokenizer, &subject.phrase());
+        inputs.extend(clips(subject, &neutral, config)?);
+    }
+    Ok(inputs)
+}
+
+/// What a motion is learned from: the clips, with prompts that name it and prompts that do not.
+///
+/// # Errors
+/// When a clip cannot be cut to the training size.
+pub(crate) fn moving_inputs(
+    base: &Base,
+    subject: &Subject,
+    config: &LoraConfig,
+    motion: &Motion,
+) -> Result<Vec<Input>> {
+    let phrase = subject.phrase();
+    let still = neutral_prompts(&base.tokenizer, &phrase);
+    let named = neutral_prompts(&base.tokenizer, &format!("{phrase} {}", motion.token));
+    // So often that a draw among all has the share that is asked for.
+    const PARTS: f32 = 20.0;
+    let unnamed = (motion.unnamed * PARTS).round() as usize;
+    let some = |prompts: &[String], parts: usize| {
+        (0..parts * prompts.len()).map(|at| prompts[at % prompts.len()].clone()).collect::<Vec<_>>()
+    };
+    let balanced = |own: &[String], other: &[String], parts: usize| some(own, parts * other.len());
+    let prompts = [balanced(&still, &named, unnamed), balanced(&named, &still, PARTS as usize - unnamed)];
+    clips(subject, &prompts.concat(), config)
+}
+
+fn clips(subject: &Subject, prompts: &[String], config: &LoraConfig) -> Result<Vec<Input>> {
+    let [height, width] = config.size;
+    let input = |clip: &Video| -> Result<Input> {
+        let shape = [clip.frames.len(), height, width];
+        let planar = clip.cover_crop(config.size)?.to_planar(Range::Signed);
+        Ok(Input { planar, shape, mask: None, prompts: prompts.to_vec() })
+    };
+    subject.clips.iter().map(input).collect()
+}
+
+fn pictures(
+    base: &Base,
+    subject: &Subject,
+    pictures: &[SubjectPicture],
+    config: &LoraConfig,
+) -> Result<Vec<Input>> {
     let phrase = subject.phrase();
     let neutral = neutral_prompts(&base.tokenizer, &phrase);
     let [height, width] = config.size;
     let mut inputs = Vec::new();
-    for (index, picture) in subject.pictures.iter().enumerate() {
+    for (index, picture) in pictures.iter().enumerate() {
         let prompts = match &picture.caption {
             Some(caption) => vec![personal_caption(caption, &subject.class, &phrase)],
             None => neutral.clone(),
@@ -147,11 +217,6 @@ fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Inp
                 inputs.push(Input { planar, shape, mask: mask.clone(), prompts: prompts.clone() });
             }
         }
-    }
-    for clip in &subject.clips {
-        let shape = [clip.frames.len(), height, width];
-        let planar = clip.cover_crop(config.size)?.to_planar(Range::Signed);
-        inputs.push(Input { planar, shape, mask: None, prompts: neutral.clone() });
     }
     Ok(inputs)
 }

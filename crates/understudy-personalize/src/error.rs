@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use understudy_engine::error::WeightError;
+use understudy_engine::error::{WeightError, io_advice};
 use understudy_train::TrainError;
 
 /// The result of everything in this crate that can fail.
@@ -59,7 +59,7 @@ pub enum Error {
         total: u64,
     },
     /// A file of the run cannot be read or written.
-    #[error("cannot {action} {path}: {error}", path = path.display())]
+    #[error("cannot {action} {path}: {error}; {}", io_advice(error), path = path.display())]
     Io {
         /// What was tried.
         action: &'static str,

@@ -21,6 +21,9 @@ const SCALARS: &str = "understudy.alphas";
 /// Tensors that held them in files of version 0.1.
 const ROW_TENSORS: [&str; 2] = ["understudy.token_embeddings", "understudy.lora.token_embeddings"];
 
+/// What the keys of a motion begin with; the site follows.
+const MOTION: &str = "understudy.motion.";
+
 /// What to do about keys that are not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmatched {
@@ -37,6 +40,8 @@ pub(crate) struct AdapterFile {
     /// The alphas that the file states, in scalars or in its metadata.
     pub(crate) alphas: BTreeMap<String, Alpha>,
     pub(crate) rows: Option<StoredTensor>,
+    /// What a motion adds to the coefficients of the residuals, by site.
+    pub(crate) motion: BTreeMap<String, StoredTensor>,
     pub(crate) metadata: BTreeMap<String, String>,
     /// Keys that were left out.
     pub(crate) unmatched: Vec<String>,
@@ -106,6 +111,10 @@ impl AdapterFile {
         for info in infos {
             if ROW_TENSORS.contains(&info.name.as_str()) {
                 self.rows = Some(checkpoint.stored(&info.name)?);
+                continue;
+            }
+            if let Some(site) = info.name.strip_prefix(MOTION) {
+                self.motion.insert(site.to_owned(), checkpoint.stored(&info.name)?);
                 continue;
             }
             let Some((_, site, part)) = names.parse(&info.name) else {
@@ -238,6 +247,11 @@ impl AdapterFile {
         {
             self.metadata.insert(SCALARS.to_owned(), json!(scalars).to_string());
         }
+        if !self.motion.is_empty() && dialect != Dialect::ComfyUi {
+            return Err(fault(format!(
+                "it holds looks and motion apart, which has no keys in {dialect}; convert --part looks or --part all"
+            )));
+        }
         self.move_biases(dialect).map_err(fault)?;
         match dialect {
             Dialect::ComfyUi => self.put_scalars(),
@@ -268,6 +282,7 @@ impl AdapterFile {
                 list(&homeless)
             )));
         }
+        tensors.extend(self.motion.into_iter().map(|(site, own)| (format!("{MOTION}{site}"), own)));
         if let Some(rows) = self.rows {
             self.metadata.insert(ROWS.to_owned(), rows_to_text(&rows).map_err(fault)?);
         }

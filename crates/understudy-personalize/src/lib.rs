@@ -31,6 +31,7 @@
 //! ```
 
 mod adapter;
+mod clips;
 mod config;
 mod data;
 mod error;
@@ -49,11 +50,13 @@ mod sites;
 mod subject;
 
 pub use adapter::{Adapter, Residual, combine};
-pub use config::{Augmentation, LoraConfig, Noise, Preset, Prior, Samples, Stage};
+pub use config::{
+    Augmentation, Basis, DEFAULT_MOTION, LoraConfig, Motion, Noise, Preset, Prior, Samples, Stage,
+};
 pub use error::{Error, Result};
 pub use file::{Unmatched, convert};
 pub use job::{FitEvent, Job, NotUsed, Plan, PlannedStage};
-pub use metadata::{BaseName, Metadata, SubjectName};
+pub use metadata::{BaseName, Metadata, MotionName, SubjectName};
 pub use names::{Dialect, Names};
 pub use plan::plan;
 pub use prompts::{neutral_prompts, personal_caption};

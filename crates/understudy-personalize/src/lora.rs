@@ -1,122 +1,58 @@
-//! The method `lora`: Textual Inversion of a token, then low-rank residuals, by flow matching.
+//! The method `lora`: Textual Inversion of a token, then low-rank residuals, by flow matching. And Set-and-Sequence,
+//! which is that with a third stage.
 //!
-//! Both stages minimize the same loss. The first moves only the token's row, starting from the class noun's; the
-//! second trains the residuals, and the row on at its own rate. See [`fit`] for the whole recipe.
+//! All stages minimize the same loss. The first moves only the token's row, starting from the class noun's; the
+//! second trains the residuals, and the row on at its own rate. The third leaves them as they are and trains what is
+//! added to their coefficients for motion, with a token of its own. See [`fit`] for the whole recipe.
 
 mod objective;
+mod residuals;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::host::values;
-use understudy_engine::parameters::{Leaves, Parameters};
-use understudy_engine::random::Random;
-use understudy_models::wan_transformer::WanTransformerConfig;
-use understudy_pipeline::TokenEmbeddings;
 use understudy_train::{Event, STATE, State, TrainError, train};
 
 use crate::adapter::{Adapter, Residual};
 use crate::config::{LoraConfig, Stage};
-use crate::data::TrainingSet;
+use crate::data::{TrainingSet, inputs, moving_inputs};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::job::{FitEvent, Job};
-use crate::metadata::{BaseName, Metadata, SubjectName};
+use crate::metadata::{BaseName, Metadata, MotionName, SubjectName};
 use crate::plan::{plan, use_checkpointing};
 use crate::prior::prior_samples;
 use crate::row::RowStart;
-use crate::sites::PATCHES;
-use objective::{Objective, Trained};
+use objective::{Objective, Still, Trained};
+
+pub use residuals::Residuals;
 
 /// The name of the token's offset among the parameters, and of the stage that trains it.
 const TOKEN: &str = "token";
 /// The stage of the residuals.
 const LORA: &str = "lora";
+/// The method's name with a motion.
+const SEQUENCE: &str = "set-and-sequence";
+/// The stage of the motion.
+const MOTION: &str = "motion";
 
 /// A listener that can stop a run.
 pub type Emit<'a> = &'a mut dyn FnMut(&FitEvent) -> ControlFlow<()>;
 
-/// The residuals of a rank on some sites, as trainable parameters.
-#[derive(Clone, Debug)]
-pub struct Residuals {
-    /// Sites with their shapes `[outputs, inputs]`.
-    pub sites: BTreeMap<String, [usize; 2]>,
-    /// Rank of every residual.
-    pub rank: usize,
-    /// Their scale, times the rank.
-    pub alpha: f32,
-    /// When they are active.
-    pub window: Window,
-    /// Frames, rows and columns of the denoiser's patches, which are the kernel of the patch embedding.
-    pub patch: [usize; 3],
-}
-
-impl Residuals {
-    /// Those `config` asks for.
-    ///
-    /// # Errors
-    /// When a target is no site of the denoiser.
-    pub fn new(config: &LoraConfig, transformer: &WanTransformerConfig) -> Result<Self> {
-        let LoraConfig { rank, alpha, window, ref targets, .. } = *config;
-        Ok(Self { sites: targets.resolve(transformer)?, rank, alpha, window, patch: transformer.patch_size })
-    }
-
-    /// The names of the halves of the residual at `site` among the parameters: A and B.
-    pub fn names(site: &str) -> [String; 2] {
-        [format!("{site}.lora_A"), format!("{site}.lora_B")]
-    }
-
-    /// Parameters to start from: A normal with variance `1 / inputs`, a function of `seed`; B zero.
-    pub fn initialize(&self, seed: u64, device: &Device) -> Parameters {
-        let mut parameters = Parameters::new();
-        for (site, [outputs, inputs]) in &self.sites {
-            let [down, up] = Self::names(site);
-            let deviation = (*inputs as f32).powf(-0.5);
-            let mut values = Random::stream(seed, &down, 0).normals(self.rank * inputs);
-            values.iter_mut().for_each(|value| *value *= deviation);
-            parameters.insert(down, &[self.rank, *inputs], values, device);
-            parameters.insert(up, &[*outputs, self.rank], vec![0.0; outputs * self.rank], device);
-        }
-        parameters
-    }
-
-    /// Everything attached, as tracked views of `leaves`, so that gradients reach them.
-    pub fn attach(&self, leaves: &Leaves) -> Attachments {
-        let mut attachments = Attachments::none();
-        for (site, [outputs, inputs]) in &self.sites {
-            let [down, up] = Self::names(site);
-            let halves =
-                (leaves.tensor(&down, [self.rank, *inputs]), leaves.tensor(&up, [*outputs, self.rank]));
-            if let (Some(down), Some(up)) = halves {
-                let scale = self.alpha / self.rank as f32;
-                attachments.add_low_rank(site, LowRank { down, up, scale, window: self.window });
-            }
-        }
-        attachments
-    }
-
-    /// The residuals as an adapter has them.
-    pub fn finished(&self, parameters: &Parameters) -> BTreeMap<String, Residual> {
-        let half = |name: &str, shape: [usize; 2]| Some(parameters.get(name)?.value.clone().reshape(shape));
-        let residual = |(site, [outputs, inputs]): (&String, &[usize; 2])| {
-            let [down, up] = Self::names(site);
-            let (down, up) = (half(&down, [self.rank, *inputs])?, half(&up, [*outputs, self.rank])?);
-            let kernel = (site == PATCHES).then_some(self.patch);
-            Some((site.clone(), Residual { down, up, alpha: self.alpha, kernel }))
-        };
-        self.sites.iter().filter_map(residual).collect()
-    }
-}
-
-/// What both stages share.
+/// What the stages share.
 pub(crate) struct Setup<'a> {
     pub(crate) job: Job<'a>,
     pub(crate) config: &'a LoraConfig,
+    /// What the token and the residuals learn from.
     pub(crate) samples: TrainingSet,
+    /// What the motion is learned from.
+    pub(crate) clips: TrainingSet,
     pub(crate) prior: TrainingSet,
+    /// The prior's first frames, which go with the frames of a clip.
+    pub(crate) still_prior: TrainingSet,
     pub(crate) shift: f64,
     pub(crate) checkpointing: bool,
     /// Tells runs apart; a state of another one is refused.
@@ -124,22 +60,26 @@ pub(crate) struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// The token with its row.
-    pub(crate) fn embeddings(&self, row: Tensor<2>) -> TokenEmbeddings {
-        TokenEmbeddings { tokens: vec![self.job.subject.token.clone()], rows: row }
-    }
-
-    pub(crate) fn adapter(&self, residuals: BTreeMap<String, Residual>, row: Tensor<2>) -> Adapter {
+    /// An adapter of these residuals, with the rows of the subject's token and, after it, of the motion's.
+    pub(crate) fn adapter(
+        &self,
+        residuals: BTreeMap<String, Residual>,
+        rows: Tensor<2>,
+        motion: BTreeMap<String, Tensor<2>>,
+    ) -> Adapter {
         let Job { base, base_name, subject, .. } = self.job;
+        let named = self.config.motion.as_ref().filter(|_| rows.dims()[0] > 1);
+        let method = if self.config.motion.is_some() { SEQUENCE } else { LORA };
         let metadata = Metadata {
             base: Some(BaseName { identity: base.identity.clone(), name: base_name.to_owned() }),
             subject: Some(SubjectName { class: subject.class.clone(), token: subject.token.clone() }),
-            tokens: vec![subject.token.clone()],
+            tokens: [subject.token.clone()].into_iter().chain(named.map(|own| own.token.clone())).collect(),
             window: self.config.window,
             base_size: Some(self.config.size),
-            ..Metadata::new("lora", &residuals)
+            motion: named.map(|own| MotionName { token: own.token.clone(), basis: self.config.basis }),
+            ..Metadata::new(method, &residuals)
         };
-        Adapter { metadata, residuals, differences: BTreeMap::new(), token_rows: Some(row) }
+        Adapter { metadata, residuals, motion, differences: BTreeMap::new(), token_rows: Some(rows) }
     }
 }
 
@@ -149,6 +89,7 @@ impl Setup<'_> {
 /// 2. Encode the pictures once for each version of them; make the prior's samples if it is on.
 /// 3. Train the token's row.
 /// 4. Train the residuals, and the row along with them.
+/// 5. With [`LoraConfig::motion`], train the motion's coefficients and its token's row on the clips.
 ///
 /// A run that was stopped in any way goes on from its last checkpoint when it is started again with the same
 /// job and settings, and ends with the same numbers as one that was not.
@@ -180,14 +121,19 @@ pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
             objective.row(&state.ema).reshape([-1])
         }
     };
-    let objective = Objective::new(&setup, Trained::Residuals(residuals, start.at(row)))?;
+    let objective = Objective::new(&setup, Trained::Residuals(residuals.clone(), start.at(row)))?;
     let state = stage(&setup, &objective, &config.lora, LORA, emit)?;
+    let Some(motion) = &config.motion else { return Ok(objective.adapter(&state.ema)) };
+    let row = objective.row(&state.ema).reshape([-1]);
+    let still = Box::new(Still { residuals, parameters: state.ema, row });
+    let objective = Objective::new(&setup, Trained::Motion(still, start))?;
+    let state = stage(&setup, &objective, &motion.stage, MOTION, emit)?;
     Ok(objective.adapter(&state.ema))
 }
 
 /// That the states in `folder`, if any, are of the run `key`: found out before their caches are written over.
 fn refuse_other_runs(folder: &Path, key: &str) -> Result<()> {
-    for stage in [TOKEN, LORA] {
+    for stage in [TOKEN, LORA, MOTION] {
         let path = folder.join(stage).join(STATE);
         match State::owner(&path)? {
             Some(found) if !found.ends_with(key) => return Err(TrainError::OtherRun { path, found }.into()),
@@ -211,7 +157,17 @@ fn prepare<'a>(
     };
     let cache = job.folder.join("latents.safetensors");
     let encoded = &mut |done, total| tell("pictures encoded", done, total);
-    let samples = TrainingSet::encode(job.base, job.subject, config, (&cache, &key), encoded)?;
+    let inputs = inputs(job.base, job.subject, config)?;
+    let samples = TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?;
+    let clips = match &config.motion {
+        Some(motion) => {
+            let cache = job.folder.join("clips.safetensors");
+            let encoded = &mut |done, total| tell("clips encoded", done, total);
+            let inputs = moving_inputs(job.base, job.subject, config, motion)?;
+            TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?
+        }
+        None => TrainingSet::default(),
+    };
     let prior = match config.prior.weight > 0.0 {
         true => {
             let cache = job.folder.join("prior.safetensors");
@@ -222,7 +178,8 @@ fn prepare<'a>(
         false => TrainingSet::default(),
     };
     let shift = config.noise.shift.unwrap_or(job.base.config.scheduler.shift);
-    Ok(Setup { job: *job, config, samples, prior, shift, checkpointing, key })
+    let still_prior = prior.first_frames();
+    Ok(Setup { job: *job, config, samples, clips, prior, still_prior, shift, checkpointing, key })
 }
 
 /// One stage, in a folder of its own.
@@ -233,7 +190,7 @@ fn stage(
     name: &'static str,
     emit: Emit,
 ) -> Result<State> {
-    let every = if name == LORA { setup.config.samples.every } else { 0 };
+    let every = if name == TOKEN { 0 } else { setup.config.samples.every };
     let training = stage.training(every, setup.config.bf16_products);
     let folder = setup.job.folder.join(name);
     let mut tell = |event: &Event| emit(&FitEvent::Stage { stage: name, event: event.clone() });

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use understudy_engine::attach::Window;
 
 use crate::adapter::Residual;
+use crate::config::Basis;
 
 /// The key of this project's own metadata in an adapter's header.
 pub(crate) const OWN: &str = "understudy";
@@ -35,6 +36,15 @@ pub struct SubjectName {
     pub token: String,
 }
 
+/// A motion as an adapter names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MotionName {
+    /// The token that stands for it in prompts, e.g. `<m>`.
+    pub token: String,
+    /// The half of the residuals that it shares with the subject's looks.
+    pub basis: Basis,
+}
+
 /// What an adapter file says of itself, as JSON under the key `understudy` of its header. A file of another
 /// program has none; of it only what its tensors tell is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +68,9 @@ pub struct Metadata {
     pub alpha: f32,
     /// The denoising steps its residuals are active in.
     pub window: Window,
+    /// The motion it holds apart from the looks, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub motion: Option<MotionName>,
     /// How many sites have a residual.
     pub sites: usize,
     /// Height and width of the pictures it was made from, pixels.
@@ -77,6 +90,7 @@ impl Metadata {
             method: method.to_owned(),
             subject: None,
             tokens: Vec::new(),
+            motion: None,
             rank: largest.map_or(0, Residual::rank),
             alpha: largest.map_or(0.0, |residual| residual.alpha),
             window: Window::ALWAYS,

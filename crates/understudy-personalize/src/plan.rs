@@ -5,6 +5,7 @@ use understudy_pipeline::cost::{
 };
 use understudy_pipeline::{Base, latent_shape};
 
+use crate::clips::check_clips;
 use crate::config::{LoraConfig, Stage};
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
@@ -33,6 +34,9 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
             reason: "has no picture and no clip; give at least one".into(),
         });
     }
+    if config.motion.is_some() {
+        check_clips(&subject.clips)?;
+    }
     check_prompts(job, config)?;
     let size = Sizes::of(job, config)?;
     let targets = config.targets.resolve(&base.config.transformer)?;
@@ -48,13 +52,14 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
         PlannedStage { name, steps: stage.steps, step_seconds: (work / rate * OVERHEAD) as f32 }
     };
     let prior = if config.prior.weight > 0.0 { config.prior.batch * size.prior } else { 0 };
-    let stages = vec![stage("token", &config.token, 0), stage("lora", &config.lora, prior)];
+    let mut stages = vec![stage("token", &config.token, 0), stage("lora", &config.lora, prior)];
+    stages.extend(config.motion.as_ref().map(|motion| stage("motion", &motion.stage, prior)));
     let generating = (generation_work(base, config, &size) / rate * OVERHEAD) as f32;
     let training: f32 = stages.iter().map(|stage| stage.steps as f32 * stage.step_seconds).sum();
     let left_out =
         subject.left_out.iter().map(|l| NotUsed { path: l.path.clone(), reason: l.reason.clone() });
     Ok(Plan {
-        method: "lora",
+        method: if config.motion.is_some() { "set-and-sequence" } else { "lora" },
         pictures: subject.pictures.len(),
         clips: subject.clips.len(),
         left_out: left_out.collect(),
@@ -90,7 +95,11 @@ struct Sizes {
 impl Sizes {
     fn of(job: &Job, config: &LoraConfig) -> Result<Self> {
         let count = |frames| token_count(job.base, config.size, frames);
-        let pictures = job.subject.pictures.len();
+        let frames = match &config.motion {
+            Some(_) => job.subject.clips.iter().map(|clip| clip.frames.len()).sum(),
+            None => 0,
+        };
+        let pictures = job.subject.pictures.len() + frames;
         let augmentation = &config.augmentation;
         let mut kinds = vec![(pictures * augmentation.versions, 1)];
         kinds.push((pictures * augmentation.held, augmentation.held_frames));
@@ -126,8 +135,17 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
     if config.samples.every > 0 {
         prompts.extend(config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)));
     }
+    let mut tokens = vec![subject.token.clone()];
+    if let Some(motion) = &config.motion {
+        if motion.token == subject.token {
+            let reason = format!("is {:?}, which stands for the subject; choose another word", motion.token);
+            return Err(Error::config("motion.token", reason));
+        }
+        prompts.extend(neutral_prompts(&base.tokenizer, &format!("{phrase} {}", motion.token)));
+        tokens.push(motion.token.clone());
+    }
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-    let tokenizer = base.tokenizer.with_added(std::slice::from_ref(&subject.token))?;
+    let tokenizer = base.tokenizer.with_added(&tokens)?;
     tokenizer.encode(&prompts, base.config.max_sequence_length)?;
     Ok(())
 }

@@ -30,6 +30,13 @@ pub struct SubjectPicture {
     pub caption: Option<String>,
 }
 
+impl From<&Image> for SubjectPicture {
+    /// A picture without a mask and a caption.
+    fn from(image: &Image) -> Self {
+        Self { picture: Picture { image: image.clone(), mask: None }, caption: None }
+    }
+}
+
 /// Who or what is to be learned.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subject {
@@ -120,11 +127,7 @@ impl Subject {
             self.clips.push(Video::new(frames.to_vec(), video.fps)?);
         }
         if self.clips.is_empty() {
-            let picture = |image: &Image| SubjectPicture {
-                picture: Picture { image: image.clone(), mask: None },
-                caption: None,
-            };
-            self.pictures = rest.iter().map(picture).collect();
+            self.pictures = rest.iter().map(SubjectPicture::from).collect();
         } else if !rest.is_empty() {
             let reason = format!(
                 "its last {} frames, which make no whole clip of {}",

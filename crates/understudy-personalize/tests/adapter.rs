@@ -43,7 +43,8 @@ fn adapter(base: &Base, up: f32) -> Adapter {
         ..Metadata::new("lora", &residuals)
     };
     let token_rows = Some(random(1, base.config.text_encoder.d_model, "row"));
-    Adapter { metadata, residuals, differences: BTreeMap::new(), token_rows }
+    let (motion, differences) = (BTreeMap::new(), BTreeMap::new());
+    Adapter { metadata, residuals, motion, differences, token_rows }
 }
 
 fn same(a: &Adapter, b: &Adapter) {

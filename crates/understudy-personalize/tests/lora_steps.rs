@@ -16,7 +16,7 @@ use understudy_engine::weights::Weights;
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_personalize::flow::{FlowBatch, FlowStack};
 use understudy_personalize::lora::Residuals;
-use understudy_personalize::{Adapter, linear_sites};
+use understudy_personalize::{Adapter, Basis, linear_sites};
 
 struct Case {
     io: Checkpoint,
@@ -60,7 +60,8 @@ impl Case {
             weights: None,
         };
         let text = tensor(&io, "encoder_hidden_states");
-        let residuals = Residuals { sites, rank, alpha, window: Window::ALWAYS, patch: [1, 2, 2] };
+        let residuals =
+            Residuals { sites, rank, alpha, window: Window::ALWAYS, patch: [1, 2, 2], basis: Basis::Input };
         Self { io, transformer, residuals, parameters, batch, text }
     }
 

@@ -49,7 +49,7 @@ pub use error::{Error, Result};
 pub use export::{BaseParameters, save};
 pub use folder::Files;
 pub use prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
-pub use recognize::{Recognized, recognize};
+pub use recognize::{Recognized, compare, recognize};
 pub use sampler::{Sampler, dpm_plus_plus, euler, unipc};
 pub use schedule::Schedule;
 pub use scheduler::Scheduler;

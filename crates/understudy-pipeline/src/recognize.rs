@@ -12,7 +12,7 @@ use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
-use crate::base::to_json;
+use crate::base::{BaseConfig, TEXT_ENCODER, TRANSFORMER, VAE, to_json};
 use crate::limits;
 use crate::original;
 use crate::shapes::Shapes;
@@ -37,6 +37,18 @@ pub struct Recognized {
     pub misshapen: Vec<String>,
     /// Tensors the network does not have.
     pub unknown: Vec<String>,
+}
+
+impl Recognized {
+    /// The class diffusers or transformers publishes such a network as.
+    pub fn class(&self) -> &'static str {
+        let all = [
+            (Network::Denoiser, TRANSFORMER),
+            (Network::TextEncoder, TEXT_ENCODER),
+            (Network::Autoencoder, VAE),
+        ];
+        all.into_iter().find(|(network, _)| network.name() == self.network).map_or("", |(_, part)| part.class)
+    }
 }
 
 /// A network of a base.
@@ -98,20 +110,25 @@ const BESIDE: [&str; 2] = ["encoder.embed_tokens.weight", "spiece_model"];
 pub fn recognize(checkpoint: &Checkpoint) -> Vec<Recognized> {
     let shapes = Shapes::of(checkpoint);
     if !is_whole(&checkpoint.names()) {
-        return told(&shapes).into_iter().collect();
+        return told(&shapes, None).into_iter().collect();
     }
     let part = |prefix: &&str| {
         let own = shapes.by_name().iter();
         let below =
             own.filter_map(|(name, shape)| Some((name.strip_prefix(*prefix)?.to_owned(), shape.clone())));
-        let recognized = told(&below.collect())?;
+        let recognized = told(&below.collect(), None)?;
         Some(Recognized { names: COMFYUI, ..recognized })
     };
     WHOLE.iter().filter_map(part).collect()
 }
 
-/// Which network has tensors of these `shapes`.
-fn told(shapes: &Shapes) -> Option<Recognized> {
+/// The network in `checkpoint`, which is to be that of `base`.
+pub fn compare(checkpoint: &Checkpoint, base: &BaseConfig) -> Option<Recognized> {
+    told(&Shapes::of(checkpoint), Some(base))
+}
+
+/// Which network has tensors of these `shapes`; its configuration is that of `base`, or what the shapes tell.
+fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
     let names: Vec<String> = shapes.by_name().keys().cloned().collect();
     let renamed = |rename: &dyn Fn(&str) -> Option<String>| -> Shapes {
         let own = shapes.by_name().iter();
@@ -121,16 +138,19 @@ fn told(shapes: &Shapes) -> Option<Recognized> {
     Some(match network {
         Network::Denoiser => {
             let own = renamed(&original::denoiser);
-            found(network, &names, &own, own.transformer(None), &Denoiser)
+            let config = base.map_or_else(|| own.transformer(None), |base| Ok(base.transformer.clone()));
+            found(network, &names, &own, config, &Denoiser)
         }
         Network::TextEncoder => {
             let own = renamed(&original::text_encoder);
-            found(network, &names, &own, own.text_encoder(), &TextEncoder)
+            let config = base.map_or_else(|| own.text_encoder(), |base| Ok(base.text_encoder.clone()));
+            found(network, &names, &own, config, &TextEncoder)
         }
         Network::Autoencoder => {
             let blocks = decoder_blocks(&names);
             let own = renamed(&|name| original::autoencoder(name, blocks));
-            found(network, &names, &own, own.autoencoder(), &Autoencoder)
+            let config = base.map_or_else(|| own.autoencoder(), |base| Ok(base.vae.clone()));
+            found(network, &names, &own, config, &Autoencoder)
         }
     })
 }

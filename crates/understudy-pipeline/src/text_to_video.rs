@@ -91,11 +91,11 @@ impl Request {
         if !(1..=1000).contains(&self.steps) {
             return fault("steps", "must be between 1 and 1000");
         }
-        if !self.guidance.is_finite() {
-            return fault("guidance", "must be a finite number");
+        if self.guidance.is_nan() || self.guidance.abs() > 1000.0 {
+            return fault("guidance", "must be a number between -1000 and 1000");
         }
-        if !self.shift.is_none_or(|shift| shift.is_finite() && shift > 0.0) {
-            return fault("shift", "must be a positive number");
+        if !self.shift.is_none_or(|shift| shift > 0.0 && shift <= 1000.0) {
+            return fault("shift", "must be a positive number up to 1000");
         }
         let Window { start, end } = self.guidance_window;
         if !(0.0..=1.0).contains(&start) || !(start..=1.0).contains(&end) {

@@ -1,6 +1,6 @@
 //! Errors of training.
 
-use understudy_engine::error::WeightError;
+use understudy_engine::error::{WeightError, io_advice};
 
 /// What can go wrong while training.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +9,7 @@ pub enum TrainError {
     #[error(transparent)]
     Weights(#[from] WeightError),
     /// A file beside the weights cannot be read or written.
-    #[error("cannot {action} {path}: {error}", path = path.display())]
+    #[error("cannot {action} {path}: {error}; {}", io_advice(error), path = path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -40,12 +40,25 @@ pub enum TrainError {
         norm: f32,
     },
     /// The state on disk belongs to another run.
-    #[error("{path} was written by another recipe ({found}); use another folder or remove it", path = path.display())]
+    #[error(
+        "{path} was written by another run ({found}): other settings, another base or other data; give those of the \
+         first, or use another folder",
+        path = path.display()
+    )]
     OtherRun {
         /// The state file.
         path: std::path::PathBuf,
         /// What it says it is.
         found: String,
+    },
+    /// A state cannot be read.
+    #[error("{error}; the run cannot go on from it: remove {path} to take its steps again", path = path.display())]
+    State {
+        /// The state file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        #[source]
+        error: WeightError,
     },
     /// The pipeline refused something.
     #[error(transparent)]

@@ -62,7 +62,7 @@ impl State {
         if !path.exists() {
             return Ok(None);
         }
-        let checkpoint = Checkpoint::open(path, &Device::flex())?;
+        let checkpoint = open(path, &Device::flex())?;
         Ok(Some(checkpoint.metadata().get(RUN).cloned().unwrap_or_default()))
     }
 
@@ -79,7 +79,7 @@ impl State {
         if !path.exists() {
             return Ok(None);
         }
-        let checkpoint = Checkpoint::open(path, device)?;
+        let checkpoint = open(path, device)?;
         let text = |key: &str| checkpoint.metadata().get(key).cloned().unwrap_or_default();
         let found = text(RUN);
         if found != name {
@@ -100,4 +100,8 @@ impl State {
             step: number("step")?,
         }))
     }
+}
+
+fn open(path: &Path, device: &Device) -> Result<Checkpoint, TrainError> {
+    Checkpoint::open(path, device).map_err(|error| TrainError::State { path: path.to_owned(), error })
 }

@@ -11,14 +11,14 @@ mod report;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::commands::Command;
 
 // Tensors are large and short-lived; the system's allocator gives each back to the kernel and pays for fresh
 // pages at every operation.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 /// Puts your own subject into text-to-video.
 #[derive(Debug, Parser)]
@@ -28,8 +28,17 @@ struct Arguments {
     command: Command,
 }
 
+/// Reads the arguments. A negative number is a value, whatever its flag makes of it.
+fn parse() -> Result<Arguments, clap::Error> {
+    let negative =
+        |command: clap::Command| command.mut_args(|argument| argument.allow_negative_numbers(true));
+    let mut command = Arguments::command().mut_subcommands(negative);
+    let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match parse() {
         Ok(arguments) => arguments,
         Err(error) => return report::usage(&error),
     };

@@ -1,13 +1,85 @@
 //! The memory of this machine.
 
-/// Bytes the system could give now without swapping, where it says so.
-pub fn available() -> Option<u64> {
-    in_listing(&std::fs::read_to_string("/proc/meminfo").ok()?)
+use std::alloc::{GlobalAlloc, Layout};
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use mimalloc::MiMalloc;
+
+/// The allocator of the program: mimalloc, which says in one line when there is no memory left.
+pub struct Allocator;
+
+// SAFETY: every call goes to mimalloc as it came.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        there(unsafe { MiMalloc.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        there(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { MiMalloc.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        there(unsafe { MiMalloc.realloc(pointer, layout, size) }, size)
+    }
 }
 
-/// The available bytes in a listing as Linux has it.
-fn in_listing(listing: &str) -> Option<u64> {
-    let line = listing.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// `pointer`, or the end of the program: nothing that asks for memory here can do without it.
+fn there(pointer: *mut u8, bytes: usize) -> *mut u8 {
+    if !pointer.is_null() {
+        return pointer;
+    }
+    // Into a buffer on the stack: there is no memory to put the line together in.
+    let mut line = [0; 160];
+    let mut rest = &mut line[..];
+    let _ = writeln!(
+        rest,
+        "error: out of memory, asking for {} MB more; ask for less at a time: see --plan and --vae-tile",
+        bytes >> 20
+    );
+    let unused = rest.len();
+    let _ = std::io::stderr().write_all(&line[..line.len() - unused]);
+    std::process::exit(1)
+}
+
+/// That what a plan needs is there at all, used or not: the system would kill the program half way.
+///
+/// # Errors
+/// When it needs a quarter more than this machine has, with `advice`.
+pub fn check(needed: u64, advice: &str) -> Result<()> {
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    match total() {
+        Some(total) if needed > total + total / 4 => bail!(
+            "it needs about {:.1} GB of memory and this machine has {:.1} GB; {advice}",
+            gigabytes(needed),
+            gigabytes(total)
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of memory and swap, where the system says so.
+fn total() -> Option<u64> {
+    let listing = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(in_listing(&listing, "MemTotal:")? + in_listing(&listing, "SwapTotal:").unwrap_or(0))
+}
+
+/// Bytes the system could give now without swapping, where it says so.
+pub fn available() -> Option<u64> {
+    in_listing(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// The bytes of an entry in a listing as Linux has it.
+fn in_listing(listing: &str, entry: &str) -> Option<u64> {
+    let line = listing.lines().find_map(|line| line.strip_prefix(entry))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
 }
@@ -19,7 +91,7 @@ mod tests {
     #[test]
     fn available_memory_is_found_in_a_listing() {
         let listing = "MemTotal:       24000 kB\nMemFree:  10 kB\nMemAvailable:   20480 kB\nBuffers: 1 kB\n";
-        assert_eq!(in_listing(listing), Some(20_971_520));
-        assert_eq!(in_listing("MemTotal: 1 kB\n"), None);
+        assert_eq!(in_listing(listing, "MemAvailable:"), Some(20_971_520));
+        assert_eq!(in_listing("MemTotal: 1 kB\n", "MemAvailable:"), None);
     }
 }

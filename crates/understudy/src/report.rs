@@ -1,6 +1,7 @@
 //! How the program ends: exit codes, and one line for what went wrong.
 
 use std::fmt;
+use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -46,8 +47,45 @@ fn describe(info: &PanicHookInfo) -> String {
 
 /// Reports a command that failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", one_line(&format!("{error:#}")));
+    eprintln!("error: {}", one_line(&told(error)));
     ExitCode::from(if error.chain().any(is_usage) { USAGE } else { FAILURE })
+}
+
+/// An error with its causes, each said once.
+fn told(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let cause = without_temporary(&cause.to_string());
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+/// `text` without the names of temporary files, which nobody asked for.
+fn without_temporary(text: &str) -> String {
+    const BEFORE: &str = " at path \"";
+    match text.split_once(BEFORE).and_then(|(start, rest)| Some((start, rest.split_once('"')?.1))) {
+        Some((start, end)) => format!("{start}{end}"),
+        None => text.to_owned(),
+    }
+}
+
+/// Prints `text` on stdout. Whoever reads may have stopped reading; a disk that is full is an error.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow!("stdout: cannot write: {error}; free some space or print elsewhere"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A flag's value that no file, base or machine would make right.
@@ -73,6 +111,7 @@ fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
         || error.downcast_ref::<Pipeline>().is_some_and(out_of_range)
         || error.downcast_ref::<Personalize>().is_some_and(|error| match error {
             Personalize::Config { .. } => true,
+            Personalize::Subject { field, .. } => ["class", "token"].contains(field),
             Personalize::Pipeline(error) => out_of_range(error),
             _ => false,
         })
@@ -81,11 +120,10 @@ fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Reports arguments that are wrong, or prints the help or the version that was asked for.
 pub fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Nothing can be done when not even this can be printed.
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match print(&error.render().to_string()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failure(&error),
+        },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             ExitCode::from(USAGE)
@@ -113,6 +151,14 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once_and_temporary_names_not_at_all() {
+        let cause = std::io::Error::other("full at path \"/tmp/x.tmp\"");
+        let error = anyhow::Error::new(cause).context("a.mp4: cannot write: full; free some space");
+        assert_eq!(told(&error), "a.mp4: cannot write: full; free some space");
+        assert_eq!(told(&anyhow!("one").context("two")), "two: one");
+    }
 
     #[test]
     fn usage_errors_fit_on_a_line() {

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{BASE, generate, pictures, tensor, understudy, write_tensor};
+use common::{BASE, copy, generate, pictures, tensor, understudy, write_tensor};
 use understudy_media::Image;
 
 /// The names in a folder.
@@ -53,6 +53,14 @@ fn pictures_that_cannot_be_used() {
         let message = refused_subject(folder.path(), name);
         assert!(message.contains("b.png"), "{message}");
     }
+    #[cfg(unix)]
+    {
+        std::fs::create_dir(path("pipe")).unwrap();
+        let pipe = path("pipe").join("a.png");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(refused_subject(folder.path(), "pipe").contains("no usable picture"));
+        assert!(refused_subject(folder.path(), "/dev/null").contains("neither a file nor a folder"));
+    }
     std::fs::create_dir(path("empty")).unwrap();
     assert!(refused_subject(folder.path(), "empty").contains("no usable picture"));
     assert!(refused_subject(folder.path(), "none").contains("none"));
@@ -85,12 +93,21 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn methods_and_flags_that_do_nothing_yet() {
     let folder = tempfile::tempdir().unwrap();
     pictures(&folder.path().join("subject"), 1);
-    for method in ["set-and-sequence", "v-warper", "personal-video"] {
+    for method in ["v-warper", "personal-video"] {
         let flags =
             ["fit", "--method", method, "--subject", "subject", "--class", "cat", "--out", "a.safetensors"];
         let message = understudy(folder.path(), &flags).fails(1);
         assert!(message.contains(method) && message.contains("not built yet"), "{message}");
     }
+    let sequence = ["fit", "--subject", "subject", "--class", "cat", "--out", "a.safetensors"];
+    let message = understudy(folder.path(), &[&sequence[..], &["--motion-steps", "9"]].concat()).fails(2);
+    assert!(message.contains("--motion-steps"), "{message}");
+    let flags = ["--method", "set-and-sequence", "--format", "kohya"];
+    let message = understudy(folder.path(), &[&sequence[..], &flags].concat()).fails(2);
+    assert!(message.contains("kohya"), "{message}");
+    let flags = ["--base", BASE, "--method", "set-and-sequence", "--height", "16", "--width", "16"];
+    let message = understudy(folder.path(), &[&sequence[..], &flags].concat()).fails(1);
+    assert!(message.contains("no clip"), "{message}");
     let message = generate(folder.path(), &["--out", "a.mp4", "--reference", "cat=cat.png"]).fails(1);
     assert!(message.contains("no method uses it yet"), "{message}");
     let message = generate(folder.path(), &["--out", "a.mp4", "--device", "cuda:0"]).fails(1);
@@ -208,7 +225,7 @@ fn a_video_larger_than_its_format_holds() {
     let folder = tempfile::tempdir().unwrap();
     let size = ["--frames", "5", "--height", "64", "--width", "80", "--upscale", "64"];
     let flags = ["generate", "--base", BASE, "--prompt", "a ball", "--steps", "1000", "--out", "a.mp4"];
-    let message = understudy(folder.path(), &[&flags[..], &size].concat()).fails(1);
+    let message = understudy(folder.path(), &[&flags[..], &size].concat()).fails(2);
     assert!(message.contains("a.mp4") && message.contains("3840x2160"), "{message}");
     assert!(names(folder.path()).is_empty());
 }
@@ -246,17 +263,6 @@ fn a_base_that_is_damaged() {
     assert!(understudy(folder.path(), &flags).fails(1).contains("no such folder"));
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to.join(entry.file_name())),
-            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-        }
-    }
-}
-
 #[test]
 fn outputs_that_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -270,6 +276,11 @@ fn outputs_that_cannot_be_written() {
         (&["--out", "a.mp4", "--save-latents", "a.bin"], 2, "a.bin"),
         (&["--out", "a.mp4", "--save-latents", "b.mp4"], 2, ".safetensors"),
         (&["--out", "a.safetensors", "--save-latents", "a.safetensors"], 2, "different names"),
+        (&["--out", "a.safetensors", "--save-latents", "./a.safetensors"], 2, "different names"),
+        (&["--out", "a.mp4", "--seed", "-1"], 2, "--seed"),
+        (&["--out", "a.mp4", "--guidance", "-3000"], 2, "guidance"),
+        #[cfg(unix)]
+        (&["--out", "/dev/full"], 1, "device"),
         (&["--out", "a.mp4", "--initial-noise", "none.safetensors"], 1, "none.safetensors"),
     ] {
         let message = generate(folder.path(), flags).fails(code);

@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{BASE, Run, generate, noise_like, pictures, start, tensor, tensors, understudy};
+use common::{BASE, Run, copy, generate, noise_like, pictures, start, tensor, tensors, understudy};
 use serde_json::Value;
-use understudy_media::Video;
+use understudy_media::{Image, Video, WriteOptions};
 
 #[test]
 fn every_format_is_written_and_can_be_read() {
@@ -226,6 +226,13 @@ fn inspect_tells_what_is_there() {
     for file in ["model_index.json", "transformer/config.json"] {
         std::fs::copy(Path::new(BASE).join(file), half.join(file)).unwrap();
     }
+    let whole = folder.path().join("whole");
+    copy(Path::new(BASE), &whole);
+    let vae = whole.join("vae/diffusion_pytorch_model.safetensors");
+    let denoiser = whole.join("transformer/diffusion_pytorch_model.safetensors");
+    std::fs::copy(&denoiser, &vae).unwrap();
+    let text = understudy(folder.path(), &["inspect", "whole"]).succeeds();
+    assert!(text.contains("it is not whole"), "{text}");
     let part = &json("half")["parts"]["transformer"];
     assert_eq!(part["faults"], serde_json::json!(["its weights are not there"]));
     let text = understudy(folder.path(), &["inspect", &weights]).succeeds();
@@ -332,12 +339,59 @@ fn a_subject_is_fitted_and_generated() {
 
     let message = fit(folder.path(), &[]).fails(1);
     assert!(message.contains("cube.safetensors.run") && message.contains("--resume"), "{message}");
+    let message = fit(folder.path(), &["--resume", "--alpha", "5"]).fails(1);
+    assert!(message.contains("alpha = 5") && message.contains("alpha = 2"), "{message}");
     let before = tensors(&folder.path().join("cube.safetensors"));
     fit(folder.path(), &["--resume"]).succeeds();
     assert_eq!(before, tensors(&folder.path().join("cube.safetensors")));
     std::fs::remove_dir_all(folder.path().join("cube.safetensors.run")).unwrap();
     fit(folder.path(), &["--blocks-on-host", "2"]).succeeds();
     assert_eq!(before, tensors(&folder.path().join("cube.safetensors")));
+}
+
+#[test]
+fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = |at: usize| {
+        Image::from_fn(32, 32, |x, y| [(8 * x) as u8, if x / 4 == at { 250 } else { 40 }, y as u8])
+    };
+    let clip = Video::new((0..5).map(frame).collect(), 8.0).unwrap();
+    clip.write(folder.path().join("subject.gif"), &WriteOptions::default()).unwrap();
+    std::fs::write(
+        folder.path().join("few.toml"),
+        "clip_frames = 5\n[prior]\nsamples = 1\nframes = 5\nsteps = 1\n",
+    )
+    .unwrap();
+    let steps = ["--steps", "2", "--token-steps", "1", "--motion-steps", "2", "--config", "few.toml"];
+    let flags = [&["--method", "set-and-sequence", "--subject", "subject.gif"][..], &steps].concat();
+    let usual: Vec<&str> =
+        fit_flags(&[]).into_iter().filter(|flag| !["--subject", "subject"].contains(flag)).collect();
+    let run = understudy(folder.path(), &[&usual[..], &flags].concat());
+    run.succeeds();
+    assert!(run.stderr.contains("<s> cube <m>"), "{}", run.stderr);
+    let inspected = understudy(folder.path(), &["inspect", "cube.safetensors"]).succeeds();
+    assert!(inspected.contains("set-and-sequence") && inspected.contains("<s> <m>"), "{inspected}");
+
+    let with = |adapter: &str, flags: &[&str], out: &str| {
+        let own = ["--prompt", "a <s> cube <m>", "--adapter", adapter, "--out", out];
+        generate(folder.path(), &[&own[..], flags].concat()).succeeds();
+        tensor(&folder.path().join(out), "frames").1
+    };
+    let both = with("cube.safetensors", &[], "a.safetensors");
+    let looks = with("cube.safetensors", &["--motion-scale", "0"], "b.safetensors");
+    assert_ne!(both, looks);
+    assert_ne!(
+        looks,
+        with("cube.safetensors", &["--identity-scale", "0.3", "--motion-scale", "0"], "c.safetensors")
+    );
+    let convert = |part: &str, out: &str| {
+        let flags = ["convert", "cube.safetensors", "--part", part, "--to", "diffusers", "--out", out];
+        understudy(folder.path(), &flags).succeeds();
+    };
+    convert("looks", "looks.safetensors");
+    convert("all", "all.safetensors");
+    assert_eq!(looks, with("looks.safetensors", &[], "d.safetensors"));
+    assert_eq!(both, with("all.safetensors", &[], "e.safetensors"));
 }
 
 /// Sends `signal` to a fit once it has taken `steps` steps with its residuals, and gives how it ended.

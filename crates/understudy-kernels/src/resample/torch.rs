@@ -30,9 +30,14 @@ impl Torch {
 
     /// The sources and weights of each of `to` positions in a line of `from`.
     pub fn taps(self, from: usize, to: usize) -> Vec<Taps<f32>> {
+        self.taps_at(from, to, from as f32 / to as f32)
+    }
+
+    /// The same with positions `scale` apart, as with `scale_factor` of `1 / scale`; antialiased ones have their own.
+    pub fn taps_at(self, from: usize, to: usize, scale: f32) -> Vec<Taps<f32>> {
         match self {
-            Self::Bilinear => plain(from, to, |at| (at.max(0.0), 0, |t| vec![1.0 - t, t])),
-            Self::Bicubic => plain(from, to, |at| {
+            Self::Bilinear => plain(from, to, scale, |at| (at.max(0.0), 0, |t| vec![1.0 - t, t])),
+            Self::Bicubic => plain(from, to, scale, |at| {
                 let weights = |t: f64| [1.0 + t, t, 1.0 - t, 2.0 - t].map(|x| cubic(x, -0.75)).to_vec();
                 (at, 1, weights)
             }),
@@ -46,8 +51,7 @@ impl Torch {
 type Placed = (f64, usize, fn(f64) -> Vec<f64>);
 
 /// Taps that do not widen; sources beyond an edge are those at it.
-fn plain(from: usize, to: usize, place: impl Fn(f64) -> Placed) -> Vec<Taps<f32>> {
-    let scale = from as f32 / to as f32;
+fn plain(from: usize, to: usize, scale: f32, place: impl Fn(f64) -> Placed) -> Vec<Taps<f32>> {
     let at = |position: usize| {
         let (at, before, weights) = place(f64::from(scale.mul_add(position as f32 + 0.5, -0.5)));
         let first = at.floor() as i64 - before as i64;

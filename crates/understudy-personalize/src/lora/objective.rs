@@ -1,18 +1,19 @@
 //! What a training step of either stage does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops;
 use understudy_engine::parameters::{Leaves, NamedGradients, Parameters};
 use understudy_engine::random::Random;
-use understudy_pipeline::{PromptOptions, Request, encode_prompt, generate};
+use understudy_pipeline::{PromptOptions, Request, TokenEmbeddings, encode_prompt, generate};
 use understudy_train::{StepResult, TrainError};
 
-use super::{Residuals, Setup, TOKEN, vector, write_sheet};
+use super::residuals::Dropout;
+use super::{MOTION, Residuals, Setup, TOKEN, vector, write_sheet};
 use crate::adapter::Adapter;
 use crate::data::{Sample, TrainingSet};
 use crate::error::Result;
@@ -25,6 +26,15 @@ pub(super) enum Trained {
     Token(RowStart),
     /// Residuals, and the row on from where it is.
     Residuals(Residuals, RowStart),
+    /// What is added to the coefficients of residuals for a motion, and the row of its token from a start.
+    Motion(Box<Still>, RowStart),
+}
+
+/// What the first stages of Set-and-Sequence left: residuals, their numbers, and the row `(dim)` of the subject.
+pub(super) struct Still {
+    pub(super) residuals: Residuals,
+    pub(super) parameters: Parameters,
+    pub(super) row: Tensor<1>,
 }
 
 impl Trained {
@@ -32,6 +42,7 @@ impl Trained {
         match self {
             Self::Token(_) => "token",
             Self::Residuals(..) => "residuals",
+            Self::Motion(..) => MOTION,
         }
     }
 }
@@ -52,36 +63,62 @@ pub(super) struct Part {
     weight: f32,
     /// Whether their prompts have the subject's token.
     personal: bool,
+    /// Which words `(batch, words, 1)` the denoiser sees, where some are hidden.
+    hidden: Option<Tensor<3>>,
 }
 
 impl<'a> Objective<'a> {
     pub(super) fn new(setup: &'a Setup<'a>, trained: Trained) -> Result<Self> {
         let mut objective = Self { setup, trained, texts: BTreeMap::new() };
-        let mut fixed = setup.prior.prompts();
-        if !objective.trains_row() {
-            fixed.extend(setup.samples.prompts());
-        }
-        fixed.insert("");
-        let row = setup.embeddings(objective.start().row.clone().unsqueeze_dim(0));
+        let learned = if objective.trains_row() { Default::default() } else { objective.samples().prompts() };
+        let fixed: BTreeSet<String> =
+            setup.prior.prompts().into_iter().chain(learned).chain([""]).map(str::to_owned).collect();
+        let row = objective.embeddings(objective.start().row.clone().unsqueeze_dim(0));
         for prompt in fixed {
             let options = PromptOptions { token_embeddings: Some(&row), ..PromptOptions::default() };
-            let text = encode_prompt(setup.job.base, &[prompt], options)?;
-            objective.texts.insert(prompt.to_owned(), text);
+            let text = encode_prompt(setup.job.base, &[&prompt], options)?;
+            objective.texts.insert(prompt, text);
         }
         Ok(objective)
     }
 
     fn start(&self) -> &RowStart {
         match &self.trained {
-            Trained::Token(start) | Trained::Residuals(_, start) => start,
+            Trained::Token(start) | Trained::Residuals(_, start) | Trained::Motion(_, start) => start,
         }
+    }
+
+    /// What is learned from.
+    fn samples(&self) -> &TrainingSet {
+        match self.trained {
+            Trained::Motion(..) => &self.setup.clips,
+            _ => &self.setup.samples,
+        }
+    }
+
+    /// The rows of all tokens, where the trained one has `row (1, dim)`.
+    fn rows(&self, row: Tensor<2>) -> Tensor<2> {
+        match &self.trained {
+            Trained::Motion(still, _) => Tensor::cat(vec![still.row.clone().unsqueeze_dim(0), row], 0),
+            _ => row,
+        }
+    }
+
+    /// The tokens with their rows, where the trained one has `row (1, dim)`.
+    fn embeddings(&self, row: Tensor<2>) -> TokenEmbeddings {
+        let motion = match self.trained {
+            Trained::Motion(..) => self.setup.config.motion.as_ref().map(|motion| motion.token.clone()),
+            _ => None,
+        };
+        let tokens = [self.setup.job.subject.token.clone()].into_iter().chain(motion).collect();
+        TokenEmbeddings { tokens, rows: self.rows(row) }
     }
 
     /// How far the row moves for each of its offset; see [`LoraConfig::token_rate`](crate::LoraConfig).
     fn rate(&self) -> f32 {
         match self.trained {
             Trained::Token(_) => 1.0,
-            Trained::Residuals(..) => self.setup.config.token_rate,
+            Trained::Residuals(..) | Trained::Motion(..) => self.setup.config.token_rate,
         }
     }
 
@@ -89,7 +126,7 @@ impl<'a> Objective<'a> {
         self.rate() > 0.0
     }
 
-    /// The token's row `(1, dim)` under `parameters`.
+    /// The trained token's row `(1, dim)` under `parameters`.
     pub(super) fn row(&self, parameters: &Parameters) -> Tensor<2> {
         match parameters.get(TOKEN) {
             Some(offset) => self.start().moved(offset.value.clone(), self.rate()),
@@ -99,11 +136,16 @@ impl<'a> Objective<'a> {
 
     /// What `parameters` are as an adapter.
     pub(super) fn adapter(&self, parameters: &Parameters) -> Adapter {
-        let residuals = match &self.trained {
-            Trained::Token(_) => BTreeMap::new(),
-            Trained::Residuals(residuals, _) => residuals.finished(parameters),
+        let rows = self.rows(self.row(parameters));
+        let (residuals, motion) = match &self.trained {
+            Trained::Token(_) => (BTreeMap::new(), BTreeMap::new()),
+            Trained::Residuals(residuals, _) => (residuals.finished(parameters), BTreeMap::new()),
+            Trained::Motion(still, _) => {
+                let Still { residuals, parameters: own, .. } = still.as_ref();
+                (residuals.finished(own), residuals.finished_motion(parameters))
+            }
         };
-        self.setup.adapter(residuals, self.row(parameters))
+        self.setup.adapter(residuals, rows, motion)
     }
 
     /// Samples with noise, as a batch, if there are any; every random number is drawn from `random`.
@@ -129,7 +171,9 @@ impl<'a> Objective<'a> {
             });
         let prompts = prompts.collect();
         let noise = random.normal_tensor(latents.dims(), &latents.device());
+        let hidden = self.hidden_words(drawn.len(), random);
         Some(Part {
+            hidden,
             flow: FlowBatch { weights: weights(drawn), latents, noise, sigmas },
             prompts,
             weight,
@@ -137,11 +181,37 @@ impl<'a> Objective<'a> {
         })
     }
 
+    /// A mask `(batch, words, 1)` that hides the share of words the settings ask for.
+    fn hidden_words(&self, batch: usize, random: &mut Random) -> Option<Tensor<3>> {
+        let share = f64::from(self.setup.config.text_masking);
+        let words = self.setup.job.base.config.max_sequence_length;
+        let device = &self.setup.job.base.device;
+        (share > 0.0).then(|| {
+            let seen = |_| if random.uniform() < share { 0.0_f32 } else { 1.0 };
+            let mask: Vec<f32> = (0..batch * words).map(seen).collect();
+            Tensor::from_data(TensorData::new(mask, [batch, words, 1]), device)
+        })
+    }
+
+    /// What is attached at `step`.
+    fn attachments(&self, leaves: &Leaves, step: u64) -> Attachments {
+        let config = self.setup.config;
+        let dropout = |share| Dropout { share, seed: config.seed, step };
+        match &self.trained {
+            Trained::Token(_) => Attachments::none(),
+            Trained::Residuals(residuals, _) => residuals.attach_with(leaves, dropout(config.dropout)),
+            Trained::Motion(still, _) => {
+                let share = config.motion.as_ref().map_or(0.0, |motion| motion.dropout);
+                still.residuals.attach_motion(&still.parameters, leaves, dropout(share))
+            }
+        }
+    }
+
     /// The states of a part's prompts; they follow the row where it is trained.
     fn text(&self, part: &Part, leaves: &Leaves) -> Result<Tensor<3>, TrainError> {
         let offset = leaves.tensor::<1>(TOKEN, [self.setup.job.base.config.text_encoder.d_model]);
         if let (true, Some(offset)) = (part.personal, offset) {
-            let row = self.setup.embeddings(self.start().moved(offset, self.rate()));
+            let row = self.embeddings(self.start().moved(offset, self.rate()));
             let options = PromptOptions { token_embeddings: Some(&row), ..PromptOptions::default() };
             let prompts: Vec<&str> = part.prompts.iter().map(String::as_str).collect();
             return encode_prompt(self.setup.job.base, &prompts, options).map_err(other);
@@ -183,6 +253,7 @@ impl understudy_train::Objective for Objective<'_> {
         let mut parameters = match &self.trained {
             Trained::Token(_) => Parameters::new(),
             Trained::Residuals(residuals, _) => residuals.initialize(self.setup.config.seed, device),
+            Trained::Motion(still, _) => still.residuals.initialize_motion(device),
         };
         if self.trains_row() {
             let dim = self.setup.job.base.config.text_encoder.d_model;
@@ -193,25 +264,29 @@ impl understudy_train::Objective for Objective<'_> {
 
     fn batch(&self, step: u64) -> Result<Vec<Part>, TrainError> {
         let config = self.setup.config;
-        let count = match self.trained {
-            Trained::Token(_) => config.token.batch,
-            Trained::Residuals(..) => config.lora.batch,
+        let count = match (&self.trained, &config.motion) {
+            (Trained::Token(_), _) => config.token.batch,
+            (Trained::Motion(..), Some(motion)) => motion.stage.batch,
+            _ => config.lora.batch,
         };
         let mut random = Random::stream(config.seed, self.trained.name(), step);
         let mut part = |samples: &TrainingSet, count, weight, personal| {
             let drawn = samples.draw(count, &mut random);
             self.part(&drawn, weight, personal, &mut random)
         };
-        let subject = part(&self.setup.samples, count, 1.0, true);
+        let subject = part(self.samples(), count, 1.0, true);
         // A token alone cannot change what the class is.
         let prior = match self.trained {
-            Trained::Residuals(..) => part(&self.setup.prior, config.prior.batch, config.prior.weight, false),
             Trained::Token(_) => None,
+            Trained::Residuals(..) if config.motion.is_some() => {
+                part(&self.setup.still_prior, config.prior.batch, config.prior.weight, false)
+            }
+            _ => part(&self.setup.prior, config.prior.batch, config.prior.weight, false),
         };
         Ok(subject.into_iter().chain(prior).collect())
     }
 
-    fn step(&self, parameters: &Parameters, batch: Vec<Part>, _: u64) -> Result<StepResult, TrainError> {
+    fn step(&self, parameters: &Parameters, batch: Vec<Part>, step: u64) -> Result<StepResult, TrainError> {
         let mut result = StepResult {
             loss: 0.0,
             gradients: NamedGradients::new(),
@@ -221,11 +296,12 @@ impl understudy_train::Objective for Objective<'_> {
         for part in &batch {
             // A graph of its own for each: a backward pass uses it up.
             let leaves = parameters.leaves();
-            let attachments = match &self.trained {
-                Trained::Token(_) => Attachments::none(),
-                Trained::Residuals(residuals, _) => residuals.attach(&leaves).at(residuals.window.start),
-            };
+            let attachments = self.attachments(&leaves, step).at(self.setup.config.window.start);
             let text = self.text(part, &leaves)?;
+            let text = match &part.hidden {
+                Some(mask) => text * mask.clone(),
+                None => text,
+            };
             let transformer = &self.setup.job.base.transformer;
             let stack = FlowStack::new(transformer, &attachments, text, &part.flow, part.weight);
             let (loss, gradients) = stack.gradients(&leaves, self.setup.checkpointing);
@@ -243,14 +319,16 @@ impl understudy_train::Objective for Objective<'_> {
     /// written now.
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
         let config = self.setup.config;
-        let Trained::Residuals(..) = self.trained else { return Ok(None) };
+        if let Trained::Token(_) = self.trained {
+            return Ok(None);
+        }
         if config.samples.every == 0 {
             return Ok(None);
         }
         let adapter = self.adapter(ema);
         let phrase = self.setup.job.subject.phrase();
         let request = Request {
-            prompts: config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)).collect(),
+            prompts: self.shown_prompts(&phrase),
             frames: config.samples.frames,
             height: config.size[0],
             width: config.size[1],
@@ -268,6 +346,19 @@ impl understudy_train::Objective for Objective<'_> {
         let path = folder.join(format!("sample-{step:06}.png"));
         write_sheet(output.map_err(other)?.frames, &request.prompts, &path).map_err(other)?;
         Ok(Some(path))
+    }
+}
+
+impl Objective<'_> {
+    /// The prompts of samples: as they are set, and, where a motion is trained, as it is named.
+    fn shown_prompts(&self, phrase: &str) -> Vec<String> {
+        let config = self.setup.config;
+        let mut prompts: Vec<String> =
+            config.samples.prompts.iter().map(|prompt| prompt.replace("{}", phrase)).collect();
+        if let (Trained::Motion(..), Some(motion)) = (&self.trained, &config.motion) {
+            prompts.push(format!("a {phrase} {}", motion.token));
+        }
+        prompts
     }
 }
 

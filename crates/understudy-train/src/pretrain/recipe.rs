@@ -59,8 +59,13 @@ impl Recipe {
 
     /// Reads a recipe from TOML, and checks every entry.
     fn parse(text: &str) -> Result<Self, String> {
-        let line =
-            |error: toml::de::Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = |error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            format!(
+                "line {line}: {}; correct it",
+                error.message().split_whitespace().collect::<Vec<_>>().join(" ")
+            )
+        };
         let table: toml::Table = text.parse().map_err(line)?;
         let recipe: Self = toml::from_str(text).map_err(line)?;
         // The networks' published configurations may have more fields than are used; a recipe may not.

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
 use serde_json::json;
+use understudy_engine::safetensors::Precision;
 use understudy_media::check_writable;
-use understudy_personalize::{Dialect, Unmatched, convert};
+use understudy_personalize::{Adapter, Dialect, Unmatched, convert};
 
 use crate::progress::Progress;
 use crate::report::WrongUsage;
@@ -23,6 +25,9 @@ pub struct Convert {
     /// Where to write the result.
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
+    /// Of an adapter that holds looks and motion apart: write the looks alone, or both as one.
+    #[arg(long, value_enum, value_name = "PART")]
+    part: Option<Part>,
     /// Leave out keys that are not understood.
     #[arg(long)]
     allow_unmatched: bool,
@@ -31,7 +36,28 @@ pub struct Convert {
     json: bool,
 }
 
+/// What of an adapter is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The looks.
+    Looks,
+    /// Looks and motion.
+    All,
+}
+
 impl Convert {
+    /// Writes an ordinary adapter of a part; gives the keys that were left out.
+    fn convert_part(&self, part: Part, unmatched: Unmatched) -> Result<Vec<String>> {
+        let (adapter, left_out) = Adapter::open_with(&self.path, &Device::flex(), unmatched)?;
+        if adapter.motion.is_empty() {
+            let path = self.path.display();
+            bail!("--part: {path} holds no motion apart from its looks; leave it out");
+        }
+        let motion = if part == Part::All { 1.0 } else { 0.0 };
+        adapter.weighed(1.0, motion).save(&self.out, self.to, Precision::F32)?;
+        Ok(left_out)
+    }
+
     /// Converts the adapter.
     pub fn run(self) -> Result<()> {
         let progress = Progress::new(self.json);
@@ -41,7 +67,10 @@ impl Convert {
         }
         check_writable(&self.out)?;
         let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
-        let left_out = convert(&self.path, &self.out, self.to, unmatched)?;
+        let left_out = match self.part {
+            None => convert(&self.path, &self.out, self.to, unmatched)?,
+            Some(part) => self.convert_part(part, unmatched)?,
+        };
         progress.event(
             &json!({"event": "done", "path": self.out, "format": self.to.name(), "unmatched": left_out}),
         );

@@ -8,12 +8,13 @@ use burn::tensor::Device;
 use clap::Args;
 use serde_json::json;
 use understudy_evaluate::{
-    Clip, ClipJudge, DinoJudge, Embedder, Evaluation, IdentityJudge, Interval, Metric, Needs, Networks,
-    References, Table, Unfinished,
+    Clip, ClipJudge, DinoJudge, Embedder, Evaluation, FlowJudge, IdentityJudge, Interval, Metric, Needs,
+    Networks, References, Table, Unfinished,
 };
 use understudy_pipeline::Files;
 
 use super::Common;
+use super::generate::sampling::frame_rate;
 use crate::base::nano;
 use crate::interrupt;
 use crate::progress::Progress;
@@ -41,7 +42,14 @@ pub struct Evaluate {
     /// An identity encoder: an ArcFace IResNet's file, or a folder as `pretrain` writes it [nano's].
     #[arg(long, value_name = "FILE|DIR")]
     identity: Option<PathBuf>,
-    /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, temporal-flickering.
+    /// A RAFT: the original release's raft-things.pth.
+    #[arg(long, value_name = "FILE")]
+    raft: Option<PathBuf>,
+    /// Frames a second of videos that are folders of frames.
+    #[arg(long, value_name = "X", default_value_t = 8.0, value_parser = frame_rate)]
+    fps: f64,
+    /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, temporal-flickering,
+    /// subject-consistency, background-consistency, dynamic-degree.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,
     /// Where to write the table, a row a video.
@@ -57,7 +65,7 @@ impl Evaluate {
         let started = Instant::now();
         let metrics = self.metrics()?;
         self.check_out()?;
-        let clips = Clip::list(&self.videos).with_context(|| "--videos".to_owned())?;
+        let clips = Clip::list(&self.videos, self.fps).with_context(|| "--videos".to_owned())?;
         let references = self
             .references
             .as_deref()
@@ -90,7 +98,14 @@ impl Evaluate {
             }
             metrics.push(metric);
         }
-        match metrics.iter().find(|metric| metric.needs().references && self.references.is_none()) {
+        let lacks = |metric: &&Metric| {
+            let needs = metric.needs();
+            (needs.references && self.references.is_none()) || (needs.flow && self.raft.is_none())
+        };
+        match metrics.iter().find(lacks) {
+            Some(metric) if metric.needs().flow => {
+                Err(wrong(format!("{metric} follows what moves; give --raft")).into())
+            }
             Some(metric) => Err(wrong(format!("{metric} compares with pictures; give --references")).into()),
             None => Ok(metrics),
         }
@@ -138,6 +153,9 @@ impl Evaluate {
                 None => identity(device)?,
             });
         }
+        if let (Some(path), true) = (&self.raft, needed(|needs| needs.flow)) {
+            networks.flow = Some(FlowJudge::open(path, device).context("--raft")?);
+        }
         Ok(networks)
     }
 
@@ -154,7 +172,11 @@ impl Evaluate {
         let settings = format!(
             "{} {:?}",
             env!("CARGO_PKG_VERSION"),
-            (&self.metrics, [&self.references, &self.clip, &self.dino, &self.identity].map(named))
+            (
+                &self.metrics,
+                [&self.references, &self.clip, &self.dino, &self.identity, &self.raft].map(named),
+                self.fps
+            )
         );
         let mut unfinished = Unfinished::open(&self.out, &settings)?;
         let mut rows = Vec::with_capacity(clips.len());

@@ -4,22 +4,27 @@ mod settings;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write;
 use std::path::PathBuf;
+
+use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use understudy_engine::device::DeviceName;
+use understudy_engine::error::io_advice;
 use understudy_engine::safetensors::Precision;
 use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
-    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, SubjectOptions, lora,
+    Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, LoraConfig, Subject, SubjectOptions, lora,
 };
 use understudy_pipeline::{Base, LoadOptions};
 
 use super::{Common, Dtype};
 use crate::base::BaseArguments;
-use crate::report::WrongUsage;
+use crate::memory;
+use crate::progress::Progress;
+use crate::report::{self, WrongUsage};
 use settings::Settings;
 
 /// Learn a subject from pictures of it and write an adapter.
@@ -62,7 +67,7 @@ pub struct Fit {
 enum Method {
     /// A token by Textual Inversion, then low-rank residuals.
     Lora,
-    /// Identity basis from unordered frames, then motion residuals (not built yet).
+    /// From one clip: its looks from unordered frames, then its motion on the same basis.
     SetAndSequence,
     /// Image-only fitting, then value warping at inference (not built yet).
     VWarper,
@@ -88,14 +93,22 @@ struct Places {
 impl Fit {
     /// Fits the subject, or prints the settings.
     pub fn run(self) -> Result<()> {
-        if self.method != Method::Lora {
-            bail!("--method {}: not built yet; use lora", self.method);
+        let sequence = match self.method {
+            Method::Lora => false,
+            Method::SetAndSequence => true,
+            other => bail!("--method {other}: not built yet; use lora or set-and-sequence"),
+        };
+        if sequence && self.format != Dialect::ComfyUi {
+            let reason = format!(
+                "--format {}: a motion is kept apart in comfyui's names only; convert it later",
+                self.format
+            );
+            return Err(WrongUsage(reason).into());
         }
-        let config = self.settings.config(self.base.is_nano(), self.common.dtype == Dtype::Bf16)?;
+        let bf16 = self.common.dtype == Dtype::Bf16;
+        let config = self.settings.config(self.base.is_nano(), sequence, bf16)?;
         if self.print_config {
-            // Whoever reads may have stopped reading.
-            let _ = write!(std::io::stdout(), "{}", config.to_toml()?);
-            return Ok(());
+            return report::print(&config.to_toml()?);
         }
         let places = self.places()?;
         let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
@@ -108,7 +121,8 @@ impl Fit {
         let adapter = self.train(&base, &subject, &config, &places)?;
         adapter.save(&places.out, self.format, Precision::F32)?;
         let progress = self.common.progress();
-        let phrase = subject.phrase();
+        let motion = config.motion.as_ref().map(|motion| format!(" {}", motion.token));
+        let phrase = format!("{}{}", subject.phrase(), motion.unwrap_or_default());
         progress.event(&json!({"event": "done", "path": places.out, "phrase": phrase}));
         progress.say(&format!(
             "wrote {0}; use it with: understudy generate {1} --adapter {0} --prompt \"a {phrase} ...\"",
@@ -122,13 +136,76 @@ impl Fit {
         let mut progress = self.common.progress();
         let name = self.base.name();
         let job = Job { base, base_name: &name, subject, folder: &places.folder };
-        lora::fit(&job, config, &mut |event| progress.fitting(event)).map_err(|error| match error {
+        let mut ready = Ok(());
+        let fitted = lora::fit(&job, config, &mut |event| {
+            let flow = progress.fitting(event);
+            if let FitEvent::Plan { plan, .. } = event {
+                ready = self
+                    .check_memory(plan.memory, &progress)
+                    .and_then(|()| self.keep_settings(config, subject, places));
+            }
+            if ready.is_ok() { flow } else { ControlFlow::Break(()) }
+        });
+        ready?;
+        fitted.map_err(|error| match error {
             Error::Stopped { stage, step, total } => anyhow::anyhow!(
                 "stopped on request after {step} of {total} steps of {stage}; the state is in {}: run the same \
                  command with --resume to go on",
                 places.folder.display()
             ),
             other => other.into(),
+        })
+    }
+
+    /// Says so when it is going to take more memory than is free.
+    ///
+    /// # Errors
+    /// When this machine does not have as much.
+    fn check_memory(&self, needed: u64, progress: &Progress) -> Result<()> {
+        let advice = "a smaller --batch, --height and --width, or --blocks-on-host take less";
+        if let Some(free) =
+            memory::available().filter(|free| self.common.device == DeviceName::Cpu && *free < needed)
+        {
+            memory::check(needed, advice)?;
+            let [needed, free] = [needed, free].map(|bytes| bytes as f64 / 1e9);
+            progress.say(&format!(
+                "note: it takes about {needed:.1} GB of memory, more than the {free:.1} GB that are free; {advice}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Keeps the settings of a run, or finds out that those of the run that is to go on were others.
+    fn keep_settings(&self, config: &LoraConfig, subject: &Subject, places: &Places) -> Result<()> {
+        let path = places.folder.join("settings.toml");
+        let mut own: toml::Table = config.to_toml()?.parse()?;
+        // Samples are looked at and not learned from.
+        own.remove("samples");
+        own.insert("class".into(), subject.class.clone().into());
+        own.insert("token".into(), subject.token.clone().into());
+        let own = own.to_string();
+        match std::fs::read_to_string(&path) {
+            Ok(first) if first == own => return Ok(()),
+            Ok(first) => {
+                let changed = |line: &&str| !first.lines().any(|other| other == *line);
+                let other = |line: &&str| !own.lines().any(|other| other == *line);
+                let now: Vec<&str> = own.lines().filter(changed).collect();
+                let then: Vec<&str> = first.lines().filter(other).collect();
+                bail!(
+                    "--resume: the settings are now {}, and the run in {} has {}; give its settings, or another --out",
+                    now.join(", "),
+                    places.folder.display(),
+                    then.join(", ")
+                );
+            }
+            Err(_) => {}
+        }
+        let write = || {
+            std::fs::create_dir_all(&places.folder)?;
+            std::fs::write(&path, &own)
+        };
+        write().map_err(|error| {
+            anyhow::anyhow!("cannot write {}: {error}; {}", path.display(), io_advice(&error))
         })
     }
 

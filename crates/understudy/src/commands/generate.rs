@@ -1,7 +1,7 @@
 //! `understudy generate`: a video from a prompt.
 
 mod adapters;
-mod sampling;
+pub mod sampling;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -81,12 +81,14 @@ impl Generate {
         let device = self.common.open()?;
         let source = self.base.source()?;
         let config = source.config()?;
+        let mut progress = self.common.progress();
+        let adapters = self.adapters.read(&config, &self.base.name(), &device, &progress)?;
         let mut request = self.request(&device)?;
         request.check(&config)?;
         let upscale = self.write_options(format).upscale;
-        format.check_size(&self.out, request.width * upscale, request.height * upscale)?;
-        let mut progress = self.common.progress();
-        let adapters = self.adapters.read(&config, &self.base.name(), &device, &progress)?;
+        format
+            .check_size(&self.out, request.width * upscale, request.height * upscale)
+            .map_err(|error| WrongUsage(error.to_string()))?;
         self.check_prompts(&config, &source, &adapters)?;
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
@@ -126,9 +128,10 @@ impl Generate {
     fn check_paths(&self) -> Result<OutputFormat> {
         // An extension that is not known is not a matter of this disk.
         OutputFormat::from_path(&self.out).map_err(|error| WrongUsage(error.to_string()))?;
-        let mut format = check_writable(&self.out)?;
-        for path in self.outputs() {
-            format = check_writable(&path)?;
+        let outputs = self.outputs();
+        let mut format = OutputFormat::Directory;
+        for path in &outputs {
+            format = check_writable(path)?;
         }
         if let Some(latents) = &self.save_latents {
             if OutputFormat::from_path(latents).ok() != Some(OutputFormat::Safetensors) {
@@ -136,14 +139,14 @@ impl Generate {
                     format!("--save-latents {}: the name must end in .safetensors", latents.display());
                 return Err(WrongUsage(reason).into());
             }
-            if *latents == self.out {
+            check_writable(latents)?;
+            if outputs.iter().any(|path| resolved(path) == resolved(latents)) {
                 let reason = format!(
                     "--save-latents and --out are both {}; give them different names",
                     latents.display()
                 );
                 return Err(WrongUsage(reason).into());
             }
-            check_writable(latents)?;
         }
         Ok(format)
     }
@@ -205,7 +208,10 @@ impl Generate {
         self.adapters.tell(adapters, &self.prompts, progress);
     }
 
-    /// Says so when it is going to take more memory than there is, and what would take less.
+    /// Says so when it is going to take more memory than is free, and what would take less.
+    ///
+    /// # Errors
+    /// When this machine does not have as much.
     fn warn_of_memory(
         &self,
         config: &BaseConfig,
@@ -218,11 +224,14 @@ impl Generate {
         };
         let blocks = config.transformer.num_layers;
         let smaller = request.estimate(config, blocks, device)?.peak();
-        let advice = match smaller < needed && self.base.blocks_on_host < blocks {
-            true => format!("; --blocks-on-host {blocks} takes about {:.1} GB", gigabytes(smaller)),
-            false => String::new(),
+        let advice = match smaller < free && self.base.blocks_on_host < blocks {
+            true => format!("--blocks-on-host {blocks} takes about {:.1} GB", gigabytes(smaller)),
+            false => "fewer frames, a smaller size or --vae-tile take less".to_owned(),
         };
-        let note = format!("note: that is more than the {:.1} GB that are free{advice}", gigabytes(free));
+        if !self.plan {
+            memory::check(needed, &advice)?;
+        }
+        let note = format!("note: that is more than the {:.1} GB that are free; {advice}", gigabytes(free));
         self.common.progress().say(&note);
         Ok(())
     }
@@ -262,8 +271,19 @@ fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
 
-/// `NAME-3.mp4` of `NAME.mp4`.
+/// Where `path` is in the end, whatever way it was named; its folder exists.
+fn resolved(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    folder.join(path.file_name().unwrap_or_default())
+}
+
+/// `NAME-3.mp4` of `NAME.mp4`; a name that ends in a slash is a folder's.
 fn numbered(path: &Path, number: usize) -> PathBuf {
+    if path.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return path.with_file_name(format!("{name}-{number}/"));
+    }
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = match path.extension() {
         Some(extension) => format!("{stem}-{number}.{}", extension.to_string_lossy()),

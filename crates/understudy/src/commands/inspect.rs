@@ -5,7 +5,6 @@ mod checkpoint;
 mod folder;
 mod release;
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -19,6 +18,8 @@ use checkpoint::CheckpointSummary;
 use folder::FolderSummary;
 use release::ReleaseSummary;
 use understudy_pipeline::Source;
+
+use crate::report;
 
 /// Print what an adapter, a checkpoint or a base folder holds.
 #[derive(Debug, Args)]
@@ -52,9 +53,7 @@ impl Inspect {
             (Summary::Folder(folder), false) => folder.to_string(),
             (Summary::Release(release), false) => release.to_string(),
         };
-        // Whoever reads may have stopped reading.
-        let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-        Ok(())
+        report::print(&format!("{}\n", text.trim_end()))
     }
 
     fn summary(&self) -> Result<Summary> {

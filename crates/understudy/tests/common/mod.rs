@@ -112,3 +112,15 @@ pub fn pictures(folder: &Path, count: usize) {
         Image::from_fn(32, 32, color).write_png(folder.join(format!("{index}.png"))).unwrap();
     }
 }
+
+/// Copies a folder.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use toml::{Table, Value};
 use understudy_personalize::{LoraConfig, Preset};
+
+use crate::report::WrongUsage;
 
 /// Flags of the method `lora`; `--print-config` shows what they come to.
 #[derive(Clone, Debug, Default, Args)]
@@ -38,6 +40,12 @@ pub struct Settings {
     /// Steps of the token before them.
     #[arg(long, value_name = "N")]
     token_steps: Option<i64>,
+    /// Steps of the motion, of set-and-sequence.
+    #[arg(long, value_name = "N")]
+    motion_steps: Option<i64>,
+    /// The word that will stand for the motion in prompts, of set-and-sequence [<m>].
+    #[arg(long, value_name = "WORD")]
+    motion_token: Option<String>,
     /// Learning rate of the residuals.
     #[arg(long, value_name = "X")]
     learning_rate: Option<f64>,
@@ -63,15 +71,34 @@ impl Settings {
     ///
     /// # Errors
     /// When the file cannot be read, or a setting is unknown or out of its range.
-    pub fn config(&self, nano: bool, bf16_products: bool) -> Result<LoraConfig> {
-        let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan });
+    pub fn config(&self, nano: bool, sequence: bool, bf16_products: bool) -> Result<LoraConfig> {
+        let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan }).config();
+        let preset = if sequence { preset.sequence() } else { preset };
         let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        if let (false, Some(flag)) = (sequence, self.motion_flag()) {
+            return Err(
+                WrongUsage(format!("{flag}: only --method set-and-sequence learns a motion apart")).into()
+            );
+        }
         self.put(&mut table)?;
         if bf16_products {
             table.insert("bf16_products".into(), true.into());
         }
         let file = self.config.as_ref().map(|path| format!("{}, or a flag", path.display()));
-        preset.with(&table).with_context(|| file.unwrap_or_else(|| "a flag".to_owned()))
+        let config = preset.with(&table);
+        match file {
+            Some(file) => config.context(file),
+            None => Ok(config?),
+        }
+    }
+
+    /// A flag that is given and needs a motion.
+    fn motion_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("--motion-steps", self.motion_steps.is_some()),
+            ("--motion-token", self.motion_token.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
     }
 
     /// Puts the flags over `table`.
@@ -91,6 +118,8 @@ impl Settings {
             ("seed", integer(&self.seed)),
             ("lora.steps", integer(&self.steps)),
             ("token.steps", integer(&self.token_steps)),
+            ("motion.stage.steps", integer(&self.motion_steps)),
+            ("motion.token", self.motion_token.clone().map(Value::String)),
             ("lora.learning_rate", number(&self.learning_rate)),
             ("token.learning_rate", number(&self.token_learning_rate)),
             ("lora.batch", integer(&self.batch)),
@@ -107,23 +136,25 @@ impl Settings {
     }
 }
 
-/// Sets `name` or `group.name`.
+/// Sets `name`, or `group.name`, however deep.
 fn set(table: &mut Table, path: &str, value: Value) -> Result<()> {
-    let Some((group, name)) = path.split_once('.') else {
+    let Some((group, rest)) = path.split_once('.') else {
         table.insert(path.to_owned(), value);
         return Ok(());
     };
     match table.entry(group).or_insert_with(|| Value::Table(Table::new())) {
-        Value::Table(group) => group.insert(name.to_owned(), value),
+        Value::Table(group) => set(group, rest, value),
         _ => bail!("{group} is not a table; write its settings below [{group}]"),
-    };
-    Ok(())
+    }
 }
 
 fn read(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--config {}: cannot be read", path.display()))?;
-    text.parse().with_context(|| format!("--config {}: not TOML", path.display()))
+        .with_context(|| format!("--config {}: it cannot be read; check the path", path.display()))?;
+    text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        anyhow!("--config {}: line {line}: {}; correct it", path.display(), error.message())
+    })
 }
 
 #[cfg(test)]
@@ -142,7 +173,7 @@ mod tests {
             learning_rate: Some(0.25),
             ..Settings::default()
         };
-        let config = settings.config(true, false).unwrap();
+        let config = settings.config(true, false, false).unwrap();
         assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
         assert_eq!(config.lora.learning_rate, 0.25);
         assert_eq!(config.token, LoraConfig::quick().token);
@@ -152,7 +183,7 @@ mod tests {
     fn alpha_follows_the_rank() {
         let with = |rank, alpha| {
             let settings = Settings { rank, alpha, ..Settings::default() };
-            let config = settings.config(true, false).unwrap();
+            let config = settings.config(true, false, false).unwrap();
             (config.rank, config.alpha)
         };
         assert_eq!(with(Some(4), None), (4, 4.0));
@@ -163,7 +194,7 @@ mod tests {
     #[test]
     fn out_of_range_settings_are_named() {
         let settings = Settings { rank: Some(0), ..Settings::default() };
-        let message = format!("{:#}", settings.config(true, false).unwrap_err());
+        let message = format!("{:#}", settings.config(true, false, false).unwrap_err());
         assert!(message.contains("rank") && !message.contains('\n'), "{message}");
     }
 }

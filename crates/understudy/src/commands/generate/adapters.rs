@@ -20,6 +20,12 @@ pub struct Adapters {
     /// An adapter, with its weight (1 if it has none). Several are added up.
     #[arg(long = "adapter", value_name = "FILE[:WEIGHT]")]
     files: Vec<WeightedAdapter>,
+    /// How much the looks count of adapters that hold a motion apart.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    identity_scale: f32,
+    /// How much the motion counts of adapters that hold one apart; 0 is the subject without it.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    motion_scale: f32,
     /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
     #[arg(long)]
     merge: bool,
@@ -41,6 +47,10 @@ impl Adapters {
         progress: &Progress,
     ) -> Result<Vec<(Adapter, f32)>> {
         let identity = config.identity();
+        if let Some(scale) = [self.identity_scale, self.motion_scale].iter().find(|scale| !scale.is_finite())
+        {
+            bail!("--identity-scale and --motion-scale must be finite, not {scale}");
+        }
         let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
         let mut adapters = Vec::new();
         for WeightedAdapter { path, weight } in &self.files {
@@ -58,7 +68,7 @@ impl Adapters {
                 );
             }
             adapter.check(config).with_context(|| format!("--adapter {}", path.display()))?;
-            adapters.push((adapter, *weight));
+            adapters.push((adapter.weighed(self.identity_scale, self.motion_scale), *weight));
         }
         Ok(adapters)
     }

@@ -47,7 +47,8 @@ pub struct Sampling {
     pub fps: Option<f64>,
 }
 
-fn frame_rate(text: &str) -> Result<f64, String> {
+/// Reads a rate that a file can have.
+pub fn frame_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.1..=1000.0).contains(&rate) => Ok(rate),
         _ => Err("must be a number between 0.1 and 1000".to_owned()),

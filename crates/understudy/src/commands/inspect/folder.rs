@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_pipeline::{BaseConfig, Files, recognize};
+use understudy_pipeline::{BaseConfig, Files, compare, recognize};
 
 use super::checkpoint::Totals;
 use super::{grouped, size};
@@ -57,13 +57,16 @@ impl FolderSummary {
             );
         }
         let index = files.object("model_index.json")?;
+        let config = BaseConfig::read(&files);
         let mut parts = BTreeMap::new();
         for (name, entry) in &index {
             if let Some(class) = entry.get(1).and_then(Value::as_str) {
-                parts.insert(name.clone(), PartSummary::read(&files, path, name, class)?);
+                parts.insert(
+                    name.clone(),
+                    PartSummary::read(&files, path, name, class, config.as_ref().ok())?,
+                );
             }
         }
-        let config = BaseConfig::read(&files);
         Ok(Self {
             path: path.to_owned(),
             class: index.get("_class_name").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
@@ -75,7 +78,13 @@ impl FolderSummary {
 }
 
 impl PartSummary {
-    fn read(files: &Files, folder: &Path, name: &str, class: &str) -> Result<Self> {
+    fn read(
+        files: &Files,
+        folder: &Path,
+        name: &str,
+        class: &str,
+        base: Option<&BaseConfig>,
+    ) -> Result<Self> {
         let config = CONFIGS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
         let weights = files.weights_of(name);
         let config = config.map(|file| files.object(&file)).transpose()?.unwrap_or_default();
@@ -86,15 +95,27 @@ impl PartSummary {
             Some(Err(error)) => part.faults.push(error.to_string()),
             Some(Ok(checkpoint)) => {
                 part.weights = Some(Totals::of(&checkpoint.infos()));
-                part.faults = part.faults_of(&checkpoint);
+                part.faults = part.faults_of(&checkpoint, base);
             }
         }
         Ok(part)
     }
 
     /// What of the network's tensors is missing, or is not what its configuration says.
-    fn faults_of(&self, checkpoint: &Checkpoint) -> Vec<String> {
+    fn faults_of(&self, checkpoint: &Checkpoint, base: Option<&BaseConfig>) -> Vec<String> {
         const LAYERS: &str = "num_layers";
+        if let (Some(base), true) = (base, NETWORKS.contains(&self.class.as_str())) {
+            return match compare(checkpoint, base) {
+                Some(recognized) if self.class == recognized.class() => {
+                    super::checkpoint::faults(&recognized)
+                }
+                Some(recognized) => vec![format!(
+                    "its tensors are those of a network of another kind: {}",
+                    recognized.network
+                )],
+                None => vec!["its tensors are not those of such a network".to_owned()],
+            };
+        }
         let recognized = recognize(checkpoint);
         let [recognized] = &recognized[..] else { return Vec::new() };
         let mut faults = super::checkpoint::faults(recognized);
