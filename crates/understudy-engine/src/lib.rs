@@ -3,6 +3,7 @@
 //! Operations with handwritten gradients, attachments to named sites, block checkpointing, weights in and
 //! out, devices and random numbers.
 
+pub mod allocator;
 pub mod attach;
 pub mod checkpoint;
 mod cpu;

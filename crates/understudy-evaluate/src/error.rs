@@ -13,9 +13,7 @@ pub enum Error {
     #[error(transparent)]
     Files(#[from] understudy_pipeline::Error),
     /// A judge's configuration is not what it should be.
-    #[error(
-        "{file}: {reason}; use the judges that belong to this program, or a published network's whole folder"
-    )]
+    #[error("{file}: {reason}; give a published network as it was published")]
     Config {
         /// The file.
         file: String,

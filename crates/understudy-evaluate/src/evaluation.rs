@@ -85,10 +85,10 @@ impl Evaluation {
         Ok(Self { metrics, networks, references, known: HashMap::new() })
     }
 
-    /// The scores of `clip`. What is missing of it is said in the row; only a network that does not work is an error.
+    /// The scores of `clip`. What is missing of it, or cannot be scored, is said in the row.
     ///
     /// # Errors
-    /// When a network cannot be applied.
+    /// When a network gives values that are not finite.
     pub fn row(&mut self, clip: &Clip) -> Result<Row> {
         let mut row =
             Row { name: clip.name.clone(), values: vec![None; self.metrics.len()], problems: Vec::new() };
@@ -101,21 +101,33 @@ impl Evaluation {
         };
         let references = match self.references_of(&clip.name) {
             Ok(references) => references,
-            Err(error @ Error::Media(_)) => {
-                row.problems.push(format!("references: {error}"));
+            Err(error) => {
+                row.problems.push(format!("references: {}", of_the_video(error)?));
                 None
             }
-            Err(error) => return Err(error),
         };
-        let seen = self.embed(&frames, false)?;
+        let seen = match self.embed(&frames, false) {
+            Ok(seen) => seen,
+            Err(error) => {
+                row.problems.push(of_the_video(error)?);
+                return Ok(row);
+            }
+        };
         for (index, metric) in self.metrics.iter().enumerate() {
             let about = About { clip, frames: &frames, fps, seen: &seen };
-            match self.score(*metric, &about, references.as_ref())? {
+            let score = self.score(*metric, &about, references.as_ref());
+            match score.or_else(|error| of_the_video(error).map(Err))? {
                 Ok(value) => row.values[index] = Some(value),
                 Err(problem) => row.problems.push(format!("{metric}: {problem}")),
             }
         }
         Ok(row)
+    }
+
+    /// Where the references of the video `name` are, if any metric looks at them.
+    pub fn references_for(&self, name: &str) -> Option<PathBuf> {
+        let references = self.references.as_ref().filter(|_| self.needs(|needs| needs.references));
+        references.map(|references| references.of(name))
     }
 
     fn needs(&self, of: impl Fn(Needs) -> bool) -> bool {
@@ -124,8 +136,9 @@ impl Evaluation {
 
     /// `pictures` as the networks see them, of which those are asked that some metric needs.
     fn embed(&self, pictures: &[Image], references: bool) -> Result<Embedded> {
-        let asked =
-            |of: fn(Needs) -> bool| self.needs(|needs| of(needs) && (!references || needs.references));
+        let asked = |of: fn(Needs) -> bool| {
+            self.needs(|needs| of(needs) && !needs.vbench && (!references || needs.references))
+        };
         let Networks { clip, dino, identity, .. } = &self.networks;
         let mut seen = Embedded::default();
         if let (Some(network), true) = (clip, asked(|needs| needs.clip)) {
@@ -189,23 +202,31 @@ impl Evaluation {
                 None => None,
             },
             Metric::DynamicDegree => {
-                match self.networks.flow.as_ref().map(|network| network.is_dynamic(frames, fps)) {
-                    Some(Err(Error::Frames { reason })) => return Ok(Err(reason)),
-                    moves => moves.transpose()?.map(|moves| f64::from(u8::from(moves))),
-                }
+                let moves = self.networks.flow.as_ref().map(|network| network.is_dynamic(frames, fps));
+                moves.transpose()?.map(|moves| f64::from(u8::from(moves)))
             }
         };
         Ok(value.filter(|value| value.is_finite()).ok_or_else(|| "it has no finite value".to_owned()))
     }
 }
 
-/// What identifies a video's content well enough to keep its row: where it is, how long, and when it changed.
-pub fn stamp(path: &Path) -> String {
+/// What an error says, if it is one of the video's or its prompt's or references', and no fault of a network.
+fn of_the_video(error: Error) -> Result<String> {
+    match error {
+        Error::NotFinite { .. } | Error::Weights(_) => Err(error),
+        other => Ok(other.to_string()),
+    }
+}
+
+/// What identifies the files at `path` well enough to keep a score of them: names, lengths, and when they changed.
+pub(crate) fn stamp(path: &Path) -> String {
     let one = |path: &Path| {
         let about = path.metadata().ok();
         let changed = about.as_ref().and_then(|about| about.modified().ok());
         let since = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        format!("{}:{}", about.map_or(0, |about| about.len()), since.map_or(0, |since| since.as_nanos()))
+        let (length, since) =
+            (about.map_or(0, |about| about.len()), since.map_or(0, |since| since.as_nanos()));
+        format!("{}:{length}:{since}", path.display())
     };
     match std::fs::read_dir(path) {
         Ok(entries) => {

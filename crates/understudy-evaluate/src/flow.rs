@@ -49,7 +49,8 @@ impl FlowJudge {
     /// When the frames differ in size or are smaller than the network takes.
     pub fn flow(&self, from: &Image, to: &Image, updates: usize) -> Result<(Vec<f32>, [usize; 2])> {
         let size = [from.height, from.width];
-        if [to.height, to.width] != size || size.into_iter().any(|side| side < SMALLEST) {
+        let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
+        if [to.height, to.width] != size || padded.into_iter().any(|side| side < SMALLEST) {
             return Err(Error::Frames {
                 reason: format!(
                     "frames of {}x{} and {}x{}; the flow needs two of one size, at least {SMALLEST} on each side",
@@ -57,7 +58,6 @@ impl FlowJudge {
                 ),
             });
         }
-        let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
         let pixels = |frame: &Image| {
             let planes = repeated_edges(&frame.to_planar(Range::Signed), size, padded);
             Tensor::from_data(TensorData::new(planes, [1, 3, padded[0], padded[1]]), &self.device)

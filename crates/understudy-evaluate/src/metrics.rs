@@ -43,6 +43,8 @@ pub struct Needs {
     pub identity: bool,
     /// A RAFT.
     pub flow: bool,
+    /// Frames prepared as VBench does, which other metrics do not look at.
+    pub vbench: bool,
     /// The prompt of each video.
     pub prompt: bool,
     /// Pictures of the subject.
@@ -92,6 +94,7 @@ impl Metric {
             dino: false,
             identity: false,
             flow: false,
+            vbench: false,
             prompt: false,
             references: false,
             frames: 1,
@@ -103,8 +106,8 @@ impl Metric {
             Self::TCons => Needs { clip: true, frames: 2, ..nothing },
             Self::Identity => Needs { identity: true, references: true, ..nothing },
             Self::TemporalFlickering => Needs { frames: 2, ..nothing },
-            Self::SubjectConsistency => Needs { dino: true, frames: 2, ..nothing },
-            Self::BackgroundConsistency => Needs { clip: true, frames: 2, ..nothing },
+            Self::SubjectConsistency => Needs { dino: true, vbench: true, frames: 2, ..nothing },
+            Self::BackgroundConsistency => Needs { clip: true, vbench: true, frames: 2, ..nothing },
             Self::DynamicDegree => Needs { flow: true, ..nothing },
         }
     }
@@ -153,10 +156,7 @@ pub fn consistency(frames: &[Vec<f32>]) -> Option<f64> {
 /// `None` for fewer than two frames.
 pub fn temporal_flickering(frames: &[Image]) -> Option<f64> {
     let pairs = frames.len().checked_sub(1).filter(|pairs| *pairs > 0)?;
-    let difference = |pair: &[Image]| {
-        let sum: u64 = pair[0].rgb.iter().zip(&pair[1].rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-        sum as f64 / pair[0].rgb.len().max(1) as f64
-    };
+    let difference = |pair: &[Image]| pair[0].difference(&pair[1]);
     let total: f64 = frames.par_windows(2).map(difference).collect::<Vec<_>>().into_iter().sum();
     Some((255.0 - total / pairs as f64) / 255.0)
 }

@@ -12,7 +12,7 @@ use understudy_media::Image;
 use understudy_models::clip::{Clip, ClipConfig};
 use understudy_models::iresnet::{IResNet, IResNetConfig};
 use understudy_models::vit::{Vit, VitConfig};
-use understudy_pipeline::{Files, Tokenizer};
+use understudy_pipeline::{Files, Tokenizer, below};
 
 use crate::error::{Error, Result, at_least};
 use crate::input::{BATCH, Input, VBench, unit_rows};
@@ -179,7 +179,8 @@ impl Embedder for DinoJudge {
         // What DINO's own code adds to a grid before it resizes the positions.
         const EXCESS: f64 = 0.1;
         let vbench = VBench {
-            side: self.network.config().image_size,
+            // Those of DINOv2 were trained at 518.
+            side: self.network.config().image_size.min(224),
             mode: Torch::Bilinear,
             crop: false,
             normalize: [IMAGENET_MEAN, IMAGENET_STD],
@@ -246,11 +247,6 @@ impl Embedder for IdentityJudge {
     fn embed(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
         self.input.embed(pictures, &self.device, |pixels| Ok(self.network.forward(pixels)))
     }
-}
-
-/// The path of `name` in `folder`, which may be the root.
-fn below(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 fn config<C: DeserializeOwned>(files: &Files, folder: &str) -> Result<C> {

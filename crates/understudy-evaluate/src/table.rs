@@ -1,7 +1,7 @@
 //! The table of results: rows while they come, and the file at the end.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -89,36 +89,35 @@ impl Unfinished {
         name.push(".part");
         let path = out.with_file_name(name);
         let fault = |source: io::Error| Error::Write { path: path.display().to_string(), source };
-        let known = read(&path, settings);
-        let mut file =
-            OpenOptions::new().create(true).write(true).truncate(true).open(&path).map_err(fault)?;
-        writeln!(file, "{}", serde_json::json!(settings)).map_err(fault)?;
-        let mut unfinished = Self { path: path.clone(), file, known: Vec::new() };
-        for stamped in known {
-            unfinished.keep(stamped)?;
-        }
-        Ok(unfinished)
+        let Some((known, whole)) = read(&path, settings) else {
+            let mut file = File::create(&path).map_err(fault)?;
+            writeln!(file, "{}", serde_json::json!(settings)).map_err(fault)?;
+            return Ok(Self { path, file, known: Vec::new() });
+        };
+        let mut file = OpenOptions::new().write(true).open(&path).map_err(fault)?;
+        // A line that was cut off goes; what is whole is never written again.
+        file.set_len(whole).and_then(|()| file.seek(io::SeekFrom::End(0))).map_err(fault)?;
+        Ok(Self { path, file, known })
     }
 
-    /// The row of `clip`, if it is known and the video has not changed since.
-    pub fn row(&self, clip: &Clip) -> Option<Row> {
-        let own = stamp(clip.path.as_deref()?);
+    /// The row of `clip`, if it is known and neither the video nor its prompt and references have changed since.
+    pub fn row(&self, clip: &Clip, references: Option<&Path>) -> Option<Row> {
+        let own = stamped(clip, references)?;
         self.known
             .iter()
             .find(|known| known.row.name == clip.name && known.stamp == own)
             .map(|known| known.row.clone())
     }
 
-    /// Keeps the row of `clip`.
+    /// Keeps the row of `clip`, unless something is missing that may be there the next time.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn add(&mut self, clip: &Clip, row: &Row) -> Result<()> {
-        let Some(path) = &clip.path else { return Ok(()) };
-        self.keep(Stamped { stamp: stamp(path), row: row.clone() })
-    }
-
-    fn keep(&mut self, stamped: Stamped) -> Result<()> {
+    pub fn add(&mut self, clip: &Clip, references: Option<&Path>, row: &Row) -> Result<()> {
+        let Some(stamp) = stamped(clip, references).filter(|_| row.problems.is_empty()) else {
+            return Ok(());
+        };
+        let stamped = Stamped { stamp, row: row.clone() };
         let fault = |source: io::Error| Error::Write { path: self.path.display().to_string(), source };
         let line = serde_json::to_string(&stamped).map_err(|error| fault(error.into()))?;
         writeln!(self.file, "{line}").map_err(fault)?;
@@ -133,15 +132,28 @@ impl Unfinished {
     }
 }
 
-/// The rows at `path` that were made with `settings`. A last line that was cut off is none.
-fn read(path: &Path, settings: &str) -> Vec<Stamped> {
-    let Ok(file) = File::open(path) else { return Vec::new() };
-    let mut lines = BufReader::new(file).lines().map_while(|line| line.ok());
-    let first = lines.next().and_then(|line| serde_json::from_str::<String>(&line).ok());
-    if first.as_deref() != Some(settings) {
-        return Vec::new();
+/// What a row of `clip` depends on: its files, its prompt, and the references in a folder.
+fn stamped(clip: &Clip, references: Option<&Path>) -> Option<String> {
+    let files = [stamp(clip.path.as_deref()?), references.map(stamp).unwrap_or_default()];
+    Some(format!("{}|{:?}|{}", files.join("|"), clip.prompt, clip.fps))
+}
+
+/// The rows at `path` if they were made with `settings`, and the bytes they take; a last line that was cut off is none.
+fn read(path: &Path, settings: &str) -> Option<(Vec<Stamped>, u64)> {
+    let text = fs::read(path).ok()?;
+    let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let first = lines.next()?;
+    let mut whole = first.len() as u64;
+    if serde_json::from_slice::<String>(first).ok()? != settings {
+        return None;
     }
-    lines.map_while(|line| serde_json::from_str(&line).ok()).collect()
+    let mut rows = Vec::new();
+    for line in lines {
+        let Ok(row) = serde_json::from_slice(line) else { break };
+        whole += line.len() as u64;
+        rows.push(row);
+    }
+    Some((rows, whole))
 }
 
 #[cfg(test)]
@@ -170,12 +182,20 @@ mod tests {
         fs::write(&video, "one").unwrap();
         let clip = Clip { name: "a".into(), path: Some(video.clone()), prompt: None, fps: 8.0 };
         let mut unfinished = Unfinished::open(&out, "s").unwrap();
-        assert_eq!(unfinished.row(&clip), None);
-        unfinished.add(&clip, &row("a", Some(0.1))).unwrap();
+        assert_eq!(unfinished.row(&clip, None), None);
+        unfinished.add(&clip, None, &row("a", Some(0.1))).unwrap();
+        let missing = Row { problems: vec!["x".into()], ..row("b", None) };
+        unfinished.add(&Clip { name: "b".into(), ..clip.clone() }, None, &missing).unwrap();
         drop(unfinished);
-        assert_eq!(Unfinished::open(&out, "s").unwrap().row(&clip), Some(row("a", Some(0.1))));
+        // A line that a kill cut off.
+        let part = folder.path().join("x.csv.part");
+        fs::write(&part, [fs::read(&part).unwrap(), b"{\"stamp\"".to_vec()].concat()).unwrap();
+        let known = |clip: &Clip| Unfinished::open(&out, "s").unwrap().row(clip, None);
+        assert_eq!(known(&clip), Some(row("a", Some(0.1))));
+        assert_eq!(known(&clip), Some(row("a", Some(0.1))));
+        assert_eq!(known(&Clip { prompt: Some("p".into()), ..clip.clone() }), None);
         fs::write(&video, "longer").unwrap();
-        assert_eq!(Unfinished::open(&out, "s").unwrap().row(&clip), None);
+        assert_eq!(known(&clip), None);
         Unfinished::open(&out, "other").unwrap().finish();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

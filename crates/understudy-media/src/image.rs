@@ -84,6 +84,12 @@ impl Image {
         Ok(gather_frame(planar, 0, [1, height, width], range))
     }
 
+    /// The mean absolute difference of its samples to those of another picture of its size, of 255.
+    pub fn difference(&self, other: &Self) -> f64 {
+        let sum: u64 = self.rgb.iter().zip(&other.rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        sum as f64 / self.rgb.len().max(1) as f64
+    }
+
     /// Planar `(3, height, width)` values.
     pub fn to_planar(&self, range: Range) -> Vec<f32> {
         let mut planar = vec![0.0; self.rgb.len()];

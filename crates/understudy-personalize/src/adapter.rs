@@ -17,7 +17,9 @@ use crate::error::{Error, Result, list};
 use crate::file::{AdapterFile, Unmatched};
 use crate::metadata::{Metadata, OWN, VERSION};
 use crate::names::{self, Dialect, Part};
+use crate::references::{self, REFERENCES};
 use crate::sites::linear_sites;
+use crate::warp::Reference;
 
 /// A low-rank residual: adds `alpha / rank * x A^T B^T` to a linear map.
 #[derive(Clone, Debug)]
@@ -80,6 +82,8 @@ pub struct Adapter {
     pub residuals: BTreeMap<String, Residual>,
     /// What a motion adds to the coefficients of the residuals, by site; see [`Metadata::motion`].
     pub motion: BTreeMap<String, Tensor<2>>,
+    /// Pictures of the subject, whose values can be warped into videos of it.
+    pub references: Vec<Reference>,
     /// Numbers that are added to the denoiser's own tensors, by their names: what cannot be attached.
     pub differences: BTreeMap<String, Vec<f32>>,
     /// Rows `(tokens, dim)` of the text encoder's embedding, for [`Metadata::tokens`].
@@ -144,7 +148,9 @@ impl Adapter {
             return Err(format!("it has {rows} token rows for {tokens} tokens; export it again"));
         }
         let motion = motion(file, &metadata, &residuals, device)?;
-        Ok(Self { metadata, residuals, motion, differences, token_rows })
+        let references = file.metadata.get(REFERENCES).map(|text| references::from_text(text, device));
+        let references = references.transpose()?.unwrap_or_default();
+        Ok(Self { metadata, residuals, motion, references, differences, token_rows })
     }
 
     /// That this adapter fits a base of this configuration.
@@ -360,6 +366,7 @@ impl Adapter {
     fn header(&self, dialect: Dialect) -> Result<BTreeMap<String, String>, String> {
         let own = serde_json::to_string(&self.metadata).map_err(|error| error.to_string())?;
         let mut header = BTreeMap::from([("format".to_owned(), "pt".to_owned()), (OWN.to_owned(), own)]);
+        header.extend(references::to_text(&self.references)?.map(|text| (REFERENCES.to_owned(), text)));
         if dialect != Dialect::Diffusers {
             for (name, value) in [
                 ("ss_network_module", "networks.lora_wan".to_owned()),
@@ -441,8 +448,9 @@ pub fn combine(
         attachments.extend(adapter.attachments(*weight));
         let Some(own) = adapter.token_embeddings() else { continue };
         if let Some(token) = own.tokens.iter().find(|token| tokens.contains(token)) {
-            let reason =
-                format!("{token} is the token of two adapters; fit one of them with another --token");
+            let reason = format!(
+                "{token} is the token of two adapters; fit one of them with another --token, or --motion-token"
+            );
             return Err(Error::Subject { field: "token", reason });
         }
         tokens.extend(own.tokens);

@@ -146,7 +146,7 @@ pub enum Basis {
     Output,
 }
 
-/// The second stage of Set-and-Sequence (Abdal et al., "Dynamic Concepts Personalization from Single Videos", 2025):
+/// The motion stage of Set-and-Sequence (Abdal et al., "Dynamic Concepts Personalization from Single Videos", 2025):
 /// residuals of the coefficients, learned from the clip in its order on the basis that its frames gave.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,7 +155,7 @@ pub struct Motion {
     pub token: String,
     /// Share of these coefficients that is left out at a step.
     pub dropout: f32,
-    /// Share of the prompts that do not name the motion.
+    /// Share of the prompts that do not name the motion, to a twentieth.
     pub unnamed: f32,
     /// Its steps.
     pub stage: Stage,
@@ -184,6 +184,9 @@ pub struct LoraConfig {
     /// Share of the words of a prompt that the denoiser does not see at a step.
     #[serde(default)]
     pub text_masking: f32,
+    /// Whether the adapter keeps the pictures, for V-Warper to warp their values into videos.
+    #[serde(default)]
+    pub references: bool,
     /// The linear maps that get one.
     pub targets: Targets,
     /// The denoising steps they are active in, and trained for.
@@ -202,10 +205,10 @@ pub struct LoraConfig {
     pub checkpointing: Option<bool>,
     /// Whether matrix products round to bf16 while training.
     pub bf16_products: bool,
-    /// The first stage: Textual Inversion of the token (Gal et al., "An Image is Worth One Word", 2023). Its
+    /// The token stage: Textual Inversion of the token (Gal et al., "An Image is Worth One Word", 2023). Its
     /// learning rate is in units of the class noun's row.
     pub token: Stage,
-    /// The second stage: the residuals (Hu et al., "LoRA", 2022).
+    /// The looks stage: the residuals (Hu et al., "LoRA", 2022).
     pub lora: Stage,
     /// Noise levels.
     pub noise: Noise,
@@ -215,7 +218,7 @@ pub struct LoraConfig {
     pub prior: Prior,
     /// Samples during training.
     pub samples: Samples,
-    /// The second stage of Set-and-Sequence, which makes it that method.
+    /// The motion stage, which makes it Set-and-Sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub motion: Option<Motion>,
 }
@@ -320,6 +323,7 @@ impl LoraConfig {
             basis: Basis::Input,
             dropout: 0.0,
             text_masking: 0.0,
+            references: false,
             targets: Targets::AttentionAndFeedForward,
             window: Window::ALWAYS,
             token_rate: 0.5,
@@ -344,8 +348,22 @@ impl LoraConfig {
         }
     }
 
+    /// The name of the method these settings are.
+    pub fn method(&self) -> &'static str {
+        match (&self.motion, self.references) {
+            (Some(_), _) => "set-and-sequence",
+            (None, true) => "v-warper",
+            (None, false) => "lora",
+        }
+    }
+
+    /// The same settings for V-Warper's first stage: attention alone, and the pictures kept.
+    pub fn warper(self) -> Self {
+        Self { references: true, targets: Targets::Attention, ..self }
+    }
+
     /// The same settings for Set-and-Sequence: a basis that is written, twice the rank, dropout and masking as published,
-    /// prior preservation, and the second stage as long as the first.
+    /// prior preservation, and the motion stage as long as the looks stage.
     pub fn sequence(self) -> Self {
         const DROPOUT: [f32; 2] = [0.8, 0.5];
         let stage = self.lora.clone();
@@ -360,7 +378,7 @@ impl LoraConfig {
                 held: self.augmentation.held.min(1),
                 ..self.augmentation
             },
-            prior: Prior { weight: 1.0, ..self.prior },
+            prior: Prior { weight: 1.0, frames: self.clip_frames, batch: stage.batch, ..self.prior },
             motion: Some(Motion {
                 token: DEFAULT_MOTION.to_owned(),
                 dropout: DROPOUT[1],

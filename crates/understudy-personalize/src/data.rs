@@ -13,8 +13,10 @@ use understudy_pipeline::{Base, encode_video};
 
 use crate::config::{Augmentation, LoraConfig, Motion};
 use crate::error::{Error, Result};
+use crate::job::Job;
 use crate::prompts::{neutral_prompts, personal_caption};
 use crate::subject::{Subject, SubjectPicture};
+use crate::warp::Reference;
 
 /// Hears how many are done, of how many, and can stop.
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
@@ -158,6 +160,22 @@ pub(crate) fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Res
     Ok(inputs)
 }
 
+/// The subject's pictures as V-Warper keeps them: each as it is, with its mask.
+///
+/// # Errors
+/// When there is none, or one cannot be cut to the training size.
+pub(crate) fn references(job: &Job, config: &LoraConfig) -> Result<Vec<Reference>> {
+    let reference = |picture: &SubjectPicture| -> Result<Reference> {
+        let Picture { image, mask } = picture.picture.cover_crop(config.size)?;
+        let shape = [1, config.size[0], config.size[1]];
+        let input = Input { planar: image.to_planar(Range::Signed), shape, mask: None, prompts: Vec::new() };
+        let latents = encode_video(job.base, input.video(job.base))?;
+        let mask = mask.map(|mask| values(loss_weights(&mask, &latents, 0.0)));
+        Ok(Reference { latents, mask })
+    };
+    job.subject.pictures.iter().map(reference).collect()
+}
+
 /// What a motion is learned from: the clips, with prompts that name it and prompts that do not.
 ///
 /// # Errors
@@ -171,14 +189,10 @@ pub(crate) fn moving_inputs(
     let phrase = subject.phrase();
     let still = neutral_prompts(&base.tokenizer, &phrase);
     let named = neutral_prompts(&base.tokenizer, &format!("{phrase} {}", motion.token));
-    // So often that a draw among all has the share that is asked for.
-    const PARTS: f32 = 20.0;
-    let unnamed = (motion.unnamed * PARTS).round() as usize;
-    let some = |prompts: &[String], parts: usize| {
-        (0..parts * prompts.len()).map(|at| prompts[at % prompts.len()].clone()).collect::<Vec<_>>()
-    };
-    let balanced = |own: &[String], other: &[String], parts: usize| some(own, parts * other.len());
-    let prompts = [balanced(&still, &named, unnamed), balanced(&named, &still, PARTS as usize - unnamed)];
+    // Both are the same templates. Each so often that a draw among all has the share that is asked for.
+    const PARTS: usize = 20;
+    let unnamed = (motion.unnamed * PARTS as f32).round() as usize;
+    let prompts = [vec![still; unnamed].concat(), vec![named; PARTS - unnamed].concat()];
     clips(subject, &prompts.concat(), config)
 }
 

@@ -22,7 +22,9 @@ impl Fingerprint {
     pub(crate) fn new(job: &Job, config: &LoraConfig, start: &RowStart) -> Result<Self> {
         let mut hash = Self(Fnv::default());
         hash.add(job.base.identity.as_bytes());
-        hash.add(format!("{config:?}").as_bytes());
+        // Samples are looked at and not learned from.
+        let learned = LoraConfig { samples: LoraConfig::standard().samples, ..config.clone() };
+        hash.add(format!("{learned:?}").as_bytes());
         hash.add_tensor(start.row.clone());
         // The class noun as the denoiser sees it depends on both networks that read text.
         let states = encode_prompt(job.base, &[&job.subject.class], PromptOptions::default())?;

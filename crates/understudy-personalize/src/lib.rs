@@ -45,9 +45,11 @@ pub mod names;
 mod plan;
 mod prior;
 mod prompts;
+mod references;
 mod row;
 mod sites;
 mod subject;
+mod warp;
 
 pub use adapter::{Adapter, Residual, combine};
 pub use config::{
@@ -63,3 +65,4 @@ pub use prompts::{neutral_prompts, personal_caption};
 pub use row::RowStart;
 pub use sites::{Targets, linear_sites};
 pub use subject::{DEFAULT_TOKEN, Subject, SubjectOptions, SubjectPicture};
+pub use warp::{Matches, Reference, Warp, WarpConfig, WarpJob};

@@ -18,7 +18,7 @@ use understudy_train::{Event, STATE, State, TrainError, train};
 
 use crate::adapter::{Adapter, Residual};
 use crate::config::{LoraConfig, Stage};
-use crate::data::{TrainingSet, inputs, moving_inputs};
+use crate::data::{TrainingSet, inputs, moving_inputs, references};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::job::{FitEvent, Job};
@@ -34,8 +34,6 @@ pub use residuals::Residuals;
 const TOKEN: &str = "token";
 /// The stage of the residuals.
 const LORA: &str = "lora";
-/// The method's name with a motion.
-const SEQUENCE: &str = "set-and-sequence";
 /// The stage of the motion.
 const MOTION: &str = "motion";
 
@@ -69,7 +67,7 @@ impl Setup<'_> {
     ) -> Adapter {
         let Job { base, base_name, subject, .. } = self.job;
         let named = self.config.motion.as_ref().filter(|_| rows.dims()[0] > 1);
-        let method = if self.config.motion.is_some() { SEQUENCE } else { LORA };
+        let method = self.config.method();
         let metadata = Metadata {
             base: Some(BaseName { identity: base.identity.clone(), name: base_name.to_owned() }),
             subject: Some(SubjectName { class: subject.class.clone(), token: subject.token.clone() }),
@@ -79,7 +77,8 @@ impl Setup<'_> {
             motion: named.map(|own| MotionName { token: own.token.clone(), basis: self.config.basis }),
             ..Metadata::new(method, &residuals)
         };
-        Adapter { metadata, residuals, motion, differences: BTreeMap::new(), token_rows: Some(rows) }
+        let (references, differences) = (Vec::new(), BTreeMap::new());
+        Adapter { metadata, residuals, motion, references, differences, token_rows: Some(rows) }
     }
 }
 
@@ -123,7 +122,10 @@ pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
     };
     let objective = Objective::new(&setup, Trained::Residuals(residuals.clone(), start.at(row)))?;
     let state = stage(&setup, &objective, &config.lora, LORA, emit)?;
-    let Some(motion) = &config.motion else { return Ok(objective.adapter(&state.ema)) };
+    let Some(motion) = &config.motion else {
+        let references = if config.references { references(job, config)? } else { Vec::new() };
+        return Ok(Adapter { references, ..objective.adapter(&state.ema) });
+    };
     let row = objective.row(&state.ema).reshape([-1]);
     let still = Box::new(Still { residuals, parameters: state.ema, row });
     let objective = Objective::new(&setup, Trained::Motion(still, start))?;

@@ -6,7 +6,7 @@ use understudy_pipeline::cost::{
 use understudy_pipeline::{Base, latent_shape};
 
 use crate::clips::check_clips;
-use crate::config::{LoraConfig, Stage};
+use crate::config::{LoraConfig, Motion, Stage};
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
 use crate::prompts::{neutral_prompts, personal_caption};
@@ -37,84 +37,127 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
     if config.motion.is_some() {
         check_clips(&subject.clips)?;
     }
+    if config.references && subject.pictures.is_empty() {
+        let reason = "has no picture; V-Warper learns from pictures: give a folder of them".to_owned();
+        return Err(Error::Subject { field: "subject", reason });
+    }
     check_prompts(job, config)?;
-    let size = Sizes::of(job, config)?;
+    let looks = Sizes::of_looks(job, config)?;
+    let motion = match &config.motion {
+        Some(own) => Some((own, Sizes::of_motion(job, config)?)),
+        None => None,
+    };
     let targets = config.targets.resolve(&base.config.transformer)?;
     let residuals: usize = targets.values().map(|[outputs, inputs]| config.rank * (outputs + inputs)).sum();
     let parameters = residuals + base.config.text_encoder.d_model;
-    let checkpointing = use_checkpointing(config, size.longest);
+    let longest = motion.iter().map(|(_, size)| size.all()).fold(looks.all(), usize::max);
+    let checkpointing = use_checkpointing(config, longest);
     let rate = products_per_second(&base.config.transformer, &base.device);
-    let stage = |name, stage: &Stage, prior: usize| {
-        let replayed = if checkpointing { 3.0 } else { 2.0 };
-        let denoiser =
-            replayed * denoiser_work(&base.config.transformer, stage.batch * size.mean + prior, size.longest);
-        let work = denoiser + text_work(base) * stage.batch as f64;
-        PlannedStage { name, steps: stage.steps, step_seconds: (work / rate * OVERHEAD) as f32 }
-    };
-    let prior = if config.prior.weight > 0.0 { config.prior.batch * size.prior } else { 0 };
-    let mut stages = vec![stage("token", &config.token, 0), stage("lora", &config.lora, prior)];
-    stages.extend(config.motion.as_ref().map(|motion| stage("motion", &motion.stage, prior)));
-    let generating = (generation_work(base, config, &size) / rate * OVERHEAD) as f32;
+    let stages = stages(base, config, (&looks, motion.as_ref()), checkpointing, rate);
+    let prior = config.prior.batch;
+    let at_once = |stage: &Stage, size: &Sizes| (stage.batch * size.longest).max(prior * size.prior);
+    let tokens = motion.iter().map(|(own, size)| at_once(&own.stage, size));
+    let tokens = tokens.fold(at_once(&config.lora, &looks), usize::max);
+    let generating = (generation_work(base, config)? / rate * OVERHEAD) as f32;
     let training: f32 = stages.iter().map(|stage| stage.steps as f32 * stage.step_seconds).sum();
     let left_out =
         subject.left_out.iter().map(|l| NotUsed { path: l.path.clone(), reason: l.reason.clone() });
     Ok(Plan {
-        method: if config.motion.is_some() { "set-and-sequence" } else { "lora" },
+        method: config.method(),
         pictures: subject.pictures.len(),
         clips: subject.clips.len(),
         left_out: left_out.collect(),
         sites: targets.len(),
         parameters,
-        tokens: size.longest,
+        tokens: longest,
         checkpointing,
-        memory: memory(base, parameters, (config.lora.batch * size.subject).max(prior), checkpointing),
+        memory: memory(base, parameters, tokens, checkpointing),
         seconds: training + generating,
         stages,
     })
 }
 
-/// Whether blocks are replayed, for samples of `tokens`.
-pub(crate) fn use_checkpointing(config: &LoraConfig, tokens: usize) -> bool {
-    config.checkpointing.unwrap_or(config.lora.batch * tokens >= CHECKPOINTED_TOKENS)
+/// The stages, of a device that does `rate` multiplications a second.
+fn stages(
+    base: &Base,
+    config: &LoraConfig,
+    (looks, motion): (&Sizes, Option<&(&Motion, Sizes)>),
+    checkpointing: bool,
+    rate: f64,
+) -> Vec<PlannedStage> {
+    let stage = |name, stage: &Stage, size: &Sizes, prior: usize| {
+        let replayed = if checkpointing { 3.0 } else { 2.0 };
+        let tokens = stage.batch * size.mean + prior * size.prior;
+        let denoiser = replayed * denoiser_work(&base.config.transformer, tokens, size.all());
+        let work = denoiser + text_work(base) * stage.batch as f64;
+        PlannedStage { name, steps: stage.steps, step_seconds: (work / rate * OVERHEAD) as f32 }
+    };
+    let prior = config.prior.batch;
+    let mut stages = vec![stage("token", &config.token, looks, 0), stage("lora", &config.lora, looks, prior)];
+    stages.extend(motion.map(|(own, size)| stage("motion", &own.stage, size, prior)));
+    stages
 }
 
-/// Video tokens of one sample of each kind.
+/// Whether blocks are replayed, for samples of `tokens`.
+pub(crate) fn use_checkpointing(config: &LoraConfig, tokens: usize) -> bool {
+    let batch = config.motion.as_ref().map_or(0, |motion| motion.stage.batch).max(config.lora.batch);
+    config.checkpointing.unwrap_or(batch * tokens >= CHECKPOINTED_TOKENS)
+}
+
+/// Video tokens of what a stage trains on.
 struct Sizes {
-    /// Of the subject's longest.
-    subject: usize,
-    /// Of the subject's mean.
+    /// Of the subject's mean sample.
     mean: usize,
-    /// Of the prior's.
-    prior: usize,
-    /// Of one that is shown during training.
-    shown: usize,
-    /// The longest that is trained on.
+    /// Of its longest.
     longest: usize,
+    /// Of a sample of the prior; none without one.
+    prior: usize,
 }
 
 impl Sizes {
-    fn of(job: &Job, config: &LoraConfig) -> Result<Self> {
-        let count = |frames| token_count(job.base, config.size, frames);
-        let frames = match &config.motion {
-            Some(_) => job.subject.clips.iter().map(|clip| clip.frames.len()).sum(),
-            None => 0,
-        };
+    /// Of the token and the looks stage.
+    fn of_looks(job: &Job, config: &LoraConfig) -> Result<Self> {
+        let lengths = job.subject.clips.iter().map(|clip| clip.frames.len());
+        let frames: usize = if config.motion.is_some() { lengths.clone().sum() } else { 0 };
         let pictures = job.subject.pictures.len() + frames;
         let augmentation = &config.augmentation;
-        let mut kinds = vec![(pictures * augmentation.versions, 1)];
-        kinds.push((pictures * augmentation.held, augmentation.held_frames));
-        kinds.extend(job.subject.clips.iter().map(|clip| (1, clip.frames.len())));
-        let (mut samples, mut tokens, mut subject) = (0, 0, 0);
-        for (number, frames) in kinds.into_iter().filter(|(number, _)| *number > 0) {
+        let mut kinds = vec![
+            (pictures * augmentation.versions, 1),
+            (pictures * augmentation.held, augmentation.held_frames),
+        ];
+        let prior = match config.motion {
+            Some(_) => 1,
+            None => {
+                kinds.extend(lengths.map(|frames| (1, frames)));
+                config.prior.frames
+            }
+        };
+        Self::of(job, config, &kinds, prior)
+    }
+
+    /// Of the motion stage.
+    fn of_motion(job: &Job, config: &LoraConfig) -> Result<Self> {
+        let kinds: Vec<_> = job.subject.clips.iter().map(|clip| (1, clip.frames.len())).collect();
+        Self::of(job, config, &kinds, config.prior.frames)
+    }
+
+    /// Of so many samples of so many frames each.
+    fn of(job: &Job, config: &LoraConfig, kinds: &[(usize, usize)], prior: usize) -> Result<Self> {
+        let count = |frames| token_count(job.base, config.size, frames);
+        let (mut samples, mut tokens, mut longest) = (0, 0, 0);
+        for &(number, frames) in kinds.iter().filter(|(number, _)| *number > 0) {
             let each = count(frames)?;
             samples += number;
             tokens += number * each;
-            subject = subject.max(each);
+            longest = longest.max(each);
         }
-        let prior = if config.prior.weight > 0.0 { count(config.prior.frames)? } else { 0 };
-        let shown = if config.samples.every > 0 { count(config.samples.frames)? } else { 0 };
-        let mean = tokens.checked_div(samples).unwrap_or(0);
-        Ok(Self { subject, mean, prior, shown, longest: subject.max(prior) })
+        let prior = if config.prior.weight > 0.0 { count(prior)? } else { 0 };
+        Ok(Self { mean: tokens.checked_div(samples).unwrap_or(0), longest, prior })
+    }
+
+    /// Of the longest sample of any kind.
+    fn all(&self) -> usize {
+        self.longest.max(self.prior)
     }
 }
 
@@ -151,14 +194,23 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
 }
 
 /// Multiplications of all videos that are generated on the way, with guidance.
-fn generation_work(base: &Base, config: &LoraConfig, size: &Sizes) -> f64 {
-    let video = |tokens: usize, steps: usize| {
-        2.0 * steps as f64 * denoiser_work(&base.config.transformer, tokens, tokens)
+fn generation_work(base: &Base, config: &LoraConfig) -> Result<f64> {
+    let video = |frames: usize, steps: usize| -> Result<f64> {
+        let tokens = token_count(base, config.size, frames)?;
+        Ok(2.0 * steps as f64 * denoiser_work(&base.config.transformer, tokens, tokens))
     };
-    let prior = config.prior.samples as f64 * video(size.prior, config.prior.steps);
-    let rounds = config.lora.steps.checked_div(config.samples.every).unwrap_or(0);
-    let shown = rounds as f64 * config.samples.prompts.len() as f64 * video(size.shown, config.samples.steps);
-    prior + shown
+    let prior = match config.prior.weight > 0.0 {
+        true => config.prior.samples as f64 * video(config.prior.frames, config.prior.steps)?,
+        false => 0.0,
+    };
+    let rounds = |stage: &Stage| stage.steps.checked_div(config.samples.every).unwrap_or(0) as usize;
+    let prompts = config.samples.prompts.len();
+    let motion = config.motion.as_ref().map_or(0, |motion| rounds(&motion.stage) * (prompts + 1));
+    let shown = match rounds(&config.lora) * prompts + motion {
+        0 => 0.0,
+        videos => videos as f64 * video(config.samples.frames, config.samples.steps)?,
+    };
+    Ok(prior + shown)
 }
 
 /// Multiplications of a prompt's encoding and its gradient.

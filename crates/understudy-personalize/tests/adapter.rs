@@ -44,7 +44,7 @@ fn adapter(base: &Base, up: f32) -> Adapter {
     };
     let token_rows = Some(random(1, base.config.text_encoder.d_model, "row"));
     let (motion, differences) = (BTreeMap::new(), BTreeMap::new());
-    Adapter { metadata, residuals, motion, differences, token_rows }
+    Adapter { metadata, residuals, motion, references: Vec::new(), differences, token_rows }
 }
 
 fn same(a: &Adapter, b: &Adapter) {

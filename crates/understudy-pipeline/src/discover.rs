@@ -26,26 +26,30 @@ fn published(network: Network) -> (&'static str, &'static str) {
 }
 
 impl Parts {
-    /// The networks in `folder` and the folders below it; `None` if there is none.
+    /// The networks in `folder` and the folders below it; `None` if there is none. Those that are `given` (denoiser,
+    /// text encoder, autoencoder) are not looked for, and left empty.
     ///
     /// # Errors
     /// When one is missing or cannot be read, or several are there and none has the published name; the message says
     /// which.
-    pub fn find(folder: &Path) -> Result<Option<Self>> {
+    pub fn find(folder: &Path, given: [bool; 3]) -> Result<Option<Self>> {
         let mut files = Vec::new();
         list(folder, DEPTH, &mut files);
         let found = Found::among(&files);
         if found.networks.is_empty() {
             return Ok(None);
         }
-        let [transformer, text_encoder, vae] =
-            [Network::Denoiser, Network::TextEncoder, Network::Autoencoder]
-                .map(|one| found.file(one, folder));
-        let (transformer, text_encoder, vae) = (transformer?, text_encoder?, vae?);
+        let file = |network: Network, given: bool| match given {
+            true => Ok(PathBuf::new()),
+            false => found.file(network, folder),
+        };
+        let transformer = file(Network::Denoiser, given[0])?;
+        let text_encoder = file(Network::TextEncoder, given[1])?;
+        let vae = file(Network::Autoencoder, given[2])?;
         let config = transformer.with_file_name("config.json");
         Ok(Some(Self {
             tokenizer: tokenizer(&files),
-            config: config.is_file().then_some(config),
+            config: (!given[0] && config.is_file()).then_some(config),
             published: None,
             transformer,
             text_encoder,

@@ -5,8 +5,8 @@ const BRACKETS: f32 = 1.1;
 
 /// A prompt taken apart: pieces of text, each with its weight.
 ///
-/// `(text:1.3)` counts 1.3 times, `(text)` 1.1 times, groups in groups their product; `\(` and `\)` are brackets.
-/// A bracket without its other half is one, too.
+/// `(text:1.3)` counts 1.3 times, whatever is around it; `(text)` 1.1 times what is around it; `\(` and `\)` are
+/// brackets. A bracket without its other half is one, too.
 pub(crate) fn parse(prompt: &str) -> Vec<(String, f32)> {
     let mut parser = Parser { pieces: Vec::new(), text: String::new(), groups: Vec::new() };
     let mut characters = prompt.chars().peekable();
@@ -19,15 +19,24 @@ pub(crate) fn parse(prompt: &str) -> Vec<(String, f32)> {
         }
     }
     parser.flush();
+    let mut pieces: Vec<(String, f32)> =
+        parser.pieces.into_iter().map(|piece| (piece.text, piece.weight)).collect();
     // From the last to the first, so that places stay what they are.
     for &start in parser.groups.iter().rev() {
-        parser.pieces.insert(start, ("(".to_owned(), 1.0));
+        pieces.insert(start, ("(".to_owned(), 1.0));
     }
-    parser.pieces
+    pieces
+}
+
+struct Piece {
+    text: String,
+    weight: f32,
+    /// Whether a group around it has said a number, after which outer groups do not count.
+    said: bool,
 }
 
 struct Parser {
-    pieces: Vec<(String, f32)>,
+    pieces: Vec<Piece>,
     text: String,
     /// Where the pieces of each open group begin.
     groups: Vec<usize>,
@@ -36,7 +45,7 @@ struct Parser {
 impl Parser {
     fn flush(&mut self) {
         if !self.text.is_empty() {
-            self.pieces.push((std::mem::take(&mut self.text), 1.0));
+            self.pieces.push(Piece { text: std::mem::take(&mut self.text), weight: 1.0, said: false });
         }
     }
 
@@ -50,16 +59,19 @@ impl Parser {
             let number = number.trim().parse::<f32>().ok().filter(|number| number.is_finite())?;
             Some((text.to_owned(), number))
         });
-        let weight = match number {
+        let (weight, said) = match number {
             Some((text, number)) => {
                 self.text = text;
-                number
+                (number, true)
             }
-            None => BRACKETS,
+            None => (BRACKETS, false),
         };
         self.flush();
         let start = self.groups.pop().unwrap_or(0);
-        self.pieces[start..].iter_mut().for_each(|(_, own)| *own *= weight);
+        for piece in self.pieces[start..].iter_mut().filter(|piece| !piece.said) {
+            piece.weight *= weight;
+            piece.said = said;
+        }
     }
 }
 
@@ -92,7 +104,9 @@ mod tests {
         assert_eq!(read("a ball"), pieces(&[("a ball", 1.0)]));
         assert_eq!(read("a (red:1.5) ball"), pieces(&[("a ", 1.0), ("red", 1.5), (" ball", 1.0)]));
         assert_eq!(read("(a)"), pieces(&[("a", 1.1)]));
-        assert_eq!(read("((a:2) b:0.5)"), pieces(&[("a", 1.0), (" b", 0.5)]));
+        assert_eq!(read("((a:2) b:0.5)"), pieces(&[("a", 2.0), (" b", 0.5)]));
+        assert_eq!(read("((a) b:0.5)"), pieces(&[("a", 0.55), (" b", 0.5)]));
+        assert_eq!(read("((a:2))"), pieces(&[("a", 2.0)]));
         assert_eq!(read(r"\(a\)"), pieces(&[("(a)", 1.0)]));
         assert_eq!(read("a) b"), pieces(&[("a) b", 1.0)]));
         assert_eq!(read("a (b"), pieces(&[("a ", 1.0), ("(", 1.0), ("b", 1.0)]));

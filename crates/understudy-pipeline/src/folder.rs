@@ -191,7 +191,7 @@ impl Files {
 }
 
 /// The path of `name` in `folder`, which may be the root.
-pub(crate) fn below(folder: &str, name: &str) -> String {
+pub fn below(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 

@@ -22,6 +22,7 @@
 
 mod base;
 mod clip_vocabulary;
+mod companion;
 pub mod cost;
 mod denoiser;
 mod discover;
@@ -44,10 +45,11 @@ mod tokenize;
 mod video;
 
 pub use base::{Base, BaseConfig, BaseWeights, LoadOptions};
+pub use companion::{Companion, Moment};
 pub use denoiser::Denoiser;
 pub use error::{Error, Result};
 pub use export::{BaseParameters, save};
-pub use folder::Files;
+pub use folder::{Files, below};
 pub use prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
 pub use recognize::{Recognized, compare, recognize};
 pub use sampler::{Sampler, dpm_plus_plus, euler, unipc};

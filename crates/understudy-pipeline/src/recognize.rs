@@ -77,7 +77,7 @@ pub(crate) fn networks(checkpoint: &Checkpoint) -> Vec<Network> {
     let names = checkpoint.names();
     match is_whole(&names) {
         true => vec![Network::Denoiser, Network::TextEncoder, Network::Autoencoder],
-        false => network(&names).into_iter().collect(),
+        false => network(&Shapes::of(checkpoint)).into_iter().collect(),
     }
 }
 
@@ -86,19 +86,27 @@ fn is_whole(names: &[String]) -> bool {
     WHOLE.iter().all(|prefix| names.iter().any(|name| name.starts_with(prefix)))
 }
 
-/// Which network these tensors are.
-fn network(names: &[String]) -> Option<Network> {
-    let blocks = decoder_blocks(names);
+/// Which network tensors of these shapes are. Other models have tensors of the same names: Wan's patches and its
+/// autoencoder's kernels are of videos, and UMT5 has positions in every layer, where T5 has them in the first.
+fn network(shapes: &Shapes) -> Option<Network> {
+    let names: Vec<String> = shapes.by_name().keys().cloned().collect();
+    let blocks = decoder_blocks(&names);
     let autoencoder = |name: &str| original::autoencoder(name, blocks);
-    let has = |wanted: &str, rename: &dyn Fn(&str) -> Option<String>| {
-        names.iter().any(|name| rename(name).as_deref().unwrap_or(name) == wanted)
+    let extents = |wanted: &str, rename: &dyn Fn(&str) -> Option<String>| {
+        let own = shapes.by_name().iter();
+        own.filter(|(name, _)| rename(name).as_deref().unwrap_or(name) == wanted)
+            .map(|(_, shape)| shape.len())
+            .next()
     };
-    if has("patch_embedding.weight", &original::denoiser) {
+    let text = |name: &str| extents(name, &original::text_encoder).is_some();
+    let layer = |index: usize, part: &str| text(&format!("encoder.block.{index}.layer.0.{part}.weight"));
+    if extents("patch_embedding.weight", &original::denoiser) == Some(5) {
         Some(Network::Denoiser)
-    } else if has("shared.weight", &original::text_encoder) {
-        Some(Network::TextEncoder)
+    } else if text("shared.weight") {
+        let positions = "SelfAttention.relative_attention_bias";
+        (layer(1, positions) || !layer(1, "layer_norm")).then_some(Network::TextEncoder)
     } else {
-        has("post_quant_conv.weight", &autoencoder).then_some(Network::Autoencoder)
+        (extents("post_quant_conv.weight", &autoencoder) == Some(5)).then_some(Network::Autoencoder)
     }
 }
 
@@ -134,7 +142,7 @@ fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
         let own = shapes.by_name().iter();
         own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
     };
-    let network = network(&names)?;
+    let network = network(shapes)?;
     Some(match network {
         Network::Denoiser => {
             let own = renamed(&original::denoiser);

@@ -66,7 +66,7 @@ impl Source {
         if files.has(INDEX) || files.has(&TRANSFORMER.config()) {
             return Ok(Self::Files(files));
         }
-        match Parts::find(folder)? {
+        match Parts::find(folder, [false; 3])? {
             Some(parts) => Ok(Self::Parts(parts)),
             None => Ok(Self::Files(files)),
         }

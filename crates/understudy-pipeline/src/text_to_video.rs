@@ -1,6 +1,7 @@
 //! Text to video, from a request to frames.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
@@ -9,6 +10,7 @@ use understudy_engine::random::Random;
 use understudy_models::tiling::Tiles;
 
 use crate::base::{Base, BaseConfig};
+use crate::companion::{Companion, Moment};
 use crate::denoiser::Denoiser;
 use crate::error::{Error, Result};
 use crate::prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
@@ -45,6 +47,8 @@ pub struct Request {
     pub initial_noise: Option<Tensor<5>>,
     /// What is attached to the denoiser and the text encoder.
     pub attachments: Attachments,
+    /// What runs beside it, step by step.
+    pub companions: Vec<Arc<dyn Companion>>,
     /// Embeddings of subject tokens in the prompts.
     pub token_embeddings: Option<TokenEmbeddings>,
     /// Tokens of a prompt, padding included, if not the base's own.
@@ -72,6 +76,7 @@ impl Request {
             seed: 0,
             initial_noise: None,
             attachments: Attachments::none(),
+            companions: Vec::new(),
             token_embeddings: None,
             max_sequence_length: None,
             prompt_weights: false,
@@ -216,8 +221,11 @@ pub fn generate(
     let latents = sampler.sample(request.noise(shape, base), &schedule, |index, latents| {
         let start = Instant::now();
         let progress = index as f32 / total as f32;
-        let velocity = denoiser.velocity(latents, schedule.timesteps()[index], progress);
-        let sigma = schedule.sigmas()[index];
+        let (sigma, timestep) = (schedule.sigmas()[index], schedule.timesteps()[index]);
+        for companion in &request.companions {
+            companion.clone().step(base, Moment { sigma, timestep, progress });
+        }
+        let velocity = denoiser.velocity(latents, timestep, progress);
         report(Event::Step { index, total, sigma, elapsed: start.elapsed() }, index + 1)?;
         Ok::<_, Error>(velocity)
     })?;

@@ -25,7 +25,7 @@ fn agrees(output: &Output, prefix: &str) {
 }
 
 fn parts(transformer: &Path) -> Source {
-    let original = Parts::find(&folder(CASE)).unwrap().unwrap();
+    let original = Parts::find(&folder(CASE), [false; 3]).unwrap().unwrap();
     Source::Parts(Parts { transformer: transformer.to_owned(), config: None, ..original })
 }
 
@@ -124,7 +124,7 @@ fn incomplete_and_foreign_files_are_errors() {
     // Image to video.
     let path = target.path().join("config.json");
     std::fs::write(&path, r#"{"model_type": "i2v", "num_heads": 1}"#).unwrap();
-    let original = Parts::find(&whole).unwrap().unwrap();
+    let original = Parts::find(&whole, [false; 3]).unwrap().unwrap();
     let message = Source::Parts(Parts { config: Some(path), ..original }).config().unwrap_err().to_string();
     assert!(message.contains("i2v"), "{message}");
 

@@ -149,9 +149,14 @@ impl BaseArguments {
                 return Ok(Parts::default());
             }
         };
-        match self.base.source()? {
-            Source::Parts(parts) => Ok(parts),
-            Source::Files(_) => Ok(Parts::published(&folder)?),
+        if Files::folder(&folder).has("model_index.json") {
+            return Ok(Parts::published(&folder)?);
+        }
+        // What is named by a flag need not be there, nor be the only one of its kind.
+        let given = [&self.transformer, &self.text_encoder, &self.vae].map(Option::is_some);
+        match Parts::find(&folder, given)? {
+            Some(parts) => Ok(parts),
+            None => bail!("--base {}: there is no network of a base in it", folder.display()),
         }
     }
 }

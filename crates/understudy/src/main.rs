@@ -12,13 +12,12 @@ mod report;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use understudy_engine::allocator::Allocator;
 
 use crate::commands::Command;
 
-// Tensors are large and short-lived; the system's allocator gives each back to the kernel and pays for fresh
-// pages at every operation.
 #[global_allocator]
-static ALLOCATOR: memory::Allocator = memory::Allocator;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Puts your own subject into text-to-video.
 #[derive(Debug, Parser)]

@@ -1,54 +1,6 @@
 //! The memory of this machine.
 
-use std::alloc::{GlobalAlloc, Layout};
-use std::io::Write;
-
 use anyhow::{Result, bail};
-use mimalloc::MiMalloc;
-
-/// The allocator of the program: mimalloc, which says in one line when there is no memory left.
-pub struct Allocator;
-
-// SAFETY: every call goes to mimalloc as it came.
-unsafe impl GlobalAlloc for Allocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        there(unsafe { MiMalloc.alloc(layout) }, layout.size())
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        there(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { MiMalloc.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        there(unsafe { MiMalloc.realloc(pointer, layout, size) }, size)
-    }
-}
-
-/// `pointer`, or the end of the program: nothing that asks for memory here can do without it.
-fn there(pointer: *mut u8, bytes: usize) -> *mut u8 {
-    if !pointer.is_null() {
-        return pointer;
-    }
-    // Into a buffer on the stack: there is no memory to put the line together in.
-    let mut line = [0; 160];
-    let mut rest = &mut line[..];
-    let _ = writeln!(
-        rest,
-        "error: out of memory, asking for {} MB more; ask for less at a time: see --plan and --vae-tile",
-        bytes >> 20
-    );
-    let unused = rest.len();
-    let _ = std::io::stderr().write_all(&line[..line.len() - unused]);
-    std::process::exit(1)
-}
 
 /// That what a plan needs is there at all, used or not: the system would kill the program half way.
 ///

@@ -394,6 +394,31 @@ fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
     assert_eq!(both, with("all.safetensors", &[], "e.safetensors"));
 }
 
+#[test]
+fn pictures_are_kept_and_warped_into_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(&folder.path().join("subject"), 2);
+    fit(folder.path(), &["--method", "v-warper"]).succeeds();
+    let with = |flags: &[&str], out: &str| {
+        let own = ["--prompt", "a <s> cube", "--adapter", "cube.safetensors", "--out", out];
+        let run = generate(folder.path(), &[&own[..], flags].concat());
+        run.succeeds();
+        tensor(&folder.path().join(out), "frames").1
+    };
+    let lenient = ["--warp-start", "0", "--warp-cycle", "9", "--warp-foreground", "0"];
+    let warped = with(&[&lenient[..], &["--show-matches", "shown"]].concat(), "a.safetensors");
+    let plain = with(&["--no-warp"], "b.safetensors");
+    assert_ne!(warped, plain);
+    assert_eq!(plain, with(&["--warp-mix", "0"], "c.safetensors"));
+    let shown = understudy_media::Picture::open(folder.path().join("shown/1.png")).unwrap().image;
+    assert!(shown.width > 100 && shown.height > 100);
+    let flags = ["--prompt", "a red ball", "--adapter", "cube.safetensors", "--out", "d.mp4"];
+    let message = generate(folder.path(), &flags).fails(2);
+    assert!(message.contains("<s> cube"), "{message}");
+    let message = generate(folder.path(), &[&flags[..], &["--motion-scale", "0"]].concat()).fails(2);
+    assert!(message.contains("--motion-scale"), "{message}");
+}
+
 /// Sends `signal` to a fit once it has taken `steps` steps with its residuals, and gives how it ended.
 #[cfg(unix)]
 fn interrupted(folder: &Path, flags: &[&str], steps: u64, signal: &str) -> Run {

@@ -1,4 +1,4 @@
-//! What a training step of either stage does.
+//! What a training step of each stage does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

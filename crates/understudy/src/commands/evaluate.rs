@@ -75,10 +75,15 @@ impl Evaluate {
         let mut progress = self.common.progress();
         let networks = self.networks(&metrics, &self.common.open()?)?;
         let mut evaluation = Evaluation::new(metrics.clone(), networks, references)?;
-        let rows = self.rows(&clips, &mut evaluation, &mut progress)?;
+        let mut unfinished = Unfinished::open(&self.out, &self.stated())?;
+        let rows = self.rows(&clips, &mut evaluation, &mut unfinished, &mut progress)?;
         let table = Table { metrics, rows };
         table.write_csv(&self.out)?;
+        unfinished.finish();
         tell(&table, &progress);
+        if table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
+            bail!("no video could be scored; {} says nothing", self.out.display());
+        }
         let seconds = started.elapsed().as_secs_f64();
         progress.event(
             &json!({"event": "done", "path": self.out, "videos": table.rows.len(), "seconds": seconds}),
@@ -159,17 +164,12 @@ impl Evaluate {
         Ok(networks)
     }
 
-    /// A row for each video; those of an evaluation that was stopped are kept.
-    fn rows(
-        &self,
-        clips: &[Clip],
-        evaluation: &mut Evaluation,
-        progress: &mut Progress,
-    ) -> Result<Vec<understudy_evaluate::Row>> {
+    /// What rows depend on beside the videos.
+    fn stated(&self) -> String {
         let named = |path: &Option<PathBuf>| {
             path.as_ref().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
         };
-        let settings = format!(
+        format!(
             "{} {:?}",
             env!("CARGO_PKG_VERSION"),
             (
@@ -177,15 +177,25 @@ impl Evaluate {
                 [&self.references, &self.clip, &self.dino, &self.identity, &self.raft].map(named),
                 self.fps
             )
-        );
-        let mut unfinished = Unfinished::open(&self.out, &settings)?;
+        )
+    }
+
+    /// A row for each video; those of an evaluation that was stopped are kept.
+    fn rows(
+        &self,
+        clips: &[Clip],
+        evaluation: &mut Evaluation,
+        unfinished: &mut Unfinished,
+        progress: &mut Progress,
+    ) -> Result<Vec<understudy_evaluate::Row>> {
         let mut rows = Vec::with_capacity(clips.len());
         for (index, clip) in clips.iter().enumerate() {
-            let row = match unfinished.row(clip) {
+            let folder = evaluation.references_for(&clip.name);
+            let row = match unfinished.row(clip, folder.as_deref()) {
                 Some(row) => row,
                 None => {
                     let row = evaluation.row(clip)?;
-                    unfinished.add(clip, &row)?;
+                    unfinished.add(clip, folder.as_deref(), &row)?;
                     row
                 }
             };
@@ -202,7 +212,6 @@ impl Evaluate {
                 );
             }
         }
-        unfinished.finish();
         Ok(rows)
     }
 }

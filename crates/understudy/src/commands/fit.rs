@@ -2,9 +2,10 @@
 
 mod settings;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use std::ops::ControlFlow;
 
@@ -64,12 +65,12 @@ pub struct Fit {
 
 /// The ways to learn a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Method {
+pub enum Method {
     /// A token by Textual Inversion, then low-rank residuals.
     Lora,
     /// From one clip: its looks from unordered frames, then its motion on the same basis.
     SetAndSequence,
-    /// Image-only fitting, then value warping at inference (not built yet).
+    /// From pictures, which the adapter keeps: their values are warped into the videos that are generated with it.
     VWarper,
     /// Identity reward on generated video (not built yet).
     PersonalVideo,
@@ -93,11 +94,10 @@ struct Places {
 impl Fit {
     /// Fits the subject, or prints the settings.
     pub fn run(self) -> Result<()> {
-        let sequence = match self.method {
-            Method::Lora => false,
-            Method::SetAndSequence => true,
-            other => bail!("--method {other}: not built yet; use lora or set-and-sequence"),
-        };
+        if self.method == Method::PersonalVideo {
+            bail!("--method {}: not built yet; use lora, set-and-sequence or v-warper", self.method);
+        }
+        let sequence = self.method == Method::SetAndSequence;
         if sequence && self.format != Dialect::ComfyUi {
             let reason = format!(
                 "--format {}: a motion is kept apart in comfyui's names only; convert it later",
@@ -106,7 +106,15 @@ impl Fit {
             return Err(WrongUsage(reason).into());
         }
         let bf16 = self.common.dtype == Dtype::Bf16;
-        let config = self.settings.config(self.base.is_nano(), sequence, bf16)?;
+        let config = self.settings.config(self.base.is_nano(), self.method, bf16)?;
+        if config.motion.is_some() != sequence || config.references != (self.method == Method::VWarper) {
+            let reason = format!(
+                "--config: its settings are those of --method {}, not {}",
+                config.method(),
+                self.method
+            );
+            return Err(WrongUsage(reason).into());
+        }
         if self.print_config {
             return report::print(&config.to_toml()?);
         }
@@ -181,28 +189,17 @@ impl Fit {
         let mut own: toml::Table = config.to_toml()?.parse()?;
         // Samples are looked at and not learned from.
         own.remove("samples");
-        own.insert("class".into(), subject.class.clone().into());
-        own.insert("token".into(), subject.token.clone().into());
-        let own = own.to_string();
-        match std::fs::read_to_string(&path) {
-            Ok(first) if first == own => return Ok(()),
-            Ok(first) => {
-                let changed = |line: &&str| !first.lines().any(|other| other == *line);
-                let other = |line: &&str| !own.lines().any(|other| other == *line);
-                let now: Vec<&str> = own.lines().filter(changed).collect();
-                let then: Vec<&str> = first.lines().filter(other).collect();
-                bail!(
-                    "--resume: the settings are now {}, and the run in {} has {}; give its settings, or another --out",
-                    now.join(", "),
-                    places.folder.display(),
-                    then.join(", ")
-                );
-            }
-            Err(_) => {}
+        let named = [("class", subject.class.clone()), ("token", subject.token.clone())];
+        own.insert(
+            "subject".into(),
+            toml::Table::from_iter(named.map(|(name, word)| (name.to_owned(), word.into()))).into(),
+        );
+        if let Ok(first) = std::fs::read_to_string(&path) {
+            return unchanged(&own, &first.parse().unwrap_or_default(), &places.folder);
         }
         let write = || {
             std::fs::create_dir_all(&places.folder)?;
-            std::fs::write(&path, &own)
+            std::fs::write(&path, own.to_string())
         };
         write().map_err(|error| {
             anyhow::anyhow!("cannot write {}: {error}; {}", path.display(), io_advice(&error))
@@ -235,4 +232,29 @@ impl Fit {
         }
         Ok(Places { subject: subject.clone(), class: class.clone(), out: out.clone(), folder })
     }
+}
+
+/// That settings are those of the run that is to go on.
+fn unchanged(own: &toml::Table, first: &toml::Table, folder: &Path) -> Result<()> {
+    let [own, first] = [own, first].map(|table| flattened("", table));
+    let now: Vec<String> = own.difference(&first).cloned().collect();
+    let then: Vec<String> = first.difference(&own).cloned().collect();
+    if now.is_empty() && then.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "--resume: the settings are now {}, and the run in {} has {}; give its settings, or another --out",
+        now.join(", "),
+        folder.display(),
+        then.join(", ")
+    )
+}
+
+/// The entries of a table, `group.name = value`, however deep.
+fn flattened(group: &str, table: &toml::Table) -> BTreeSet<String> {
+    let entry = |(name, value): (&String, &toml::Value)| match value {
+        toml::Value::Table(inner) => flattened(&format!("{group}{name}."), inner),
+        value => BTreeSet::from([format!("{group}{name} = {value}")]),
+    };
+    table.iter().flat_map(entry).collect()
 }

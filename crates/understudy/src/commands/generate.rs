@@ -2,6 +2,7 @@
 
 mod adapters;
 pub mod sampling;
+mod warping;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::progress::Progress;
 use crate::report::WrongUsage;
 use adapters::Adapters;
 use sampling::Sampling;
+use warping::Warping;
 
 /// The tensor that holds latents in a file.
 const LATENTS: &str = "latents";
@@ -51,6 +53,8 @@ pub struct Generate {
     references: Vec<String>,
     #[command(flatten)]
     sampling: Sampling,
+    #[command(flatten)]
+    warping: Warping,
     /// Noise to start from in place of the seed's: tensor `latents` (batch, channels, frames, height, width).
     #[arg(long, value_name = "FILE")]
     initial_noise: Option<PathBuf>,
@@ -75,6 +79,7 @@ impl Generate {
     pub fn run(self) -> Result<()> {
         let started = Instant::now();
         let format = self.check_paths()?;
+        self.warping.check()?;
         if !self.references.is_empty() {
             bail!("--reference: no method uses it yet; leave it out");
         }
@@ -104,8 +109,12 @@ impl Generate {
         }
         let options = LoadOptions { additions, blocks_on_host: self.base.blocks_on_host };
         let base = source.load_with(options, &device)?;
+        let warp = self.warping.attach(&base, &adapters, &mut request)?;
         let output = run(&base, &request, &mut progress)?;
         progress.clear();
+        if let Some(warp) = &warp {
+            self.warping.show(warp, &base, &adapters, &output.frames)?;
+        }
         self.write(output, format)?;
         let (outputs, seconds) = (self.outputs(), started.elapsed().as_secs_f64());
         progress.event(

@@ -7,6 +7,7 @@ use clap::Args;
 use toml::{Table, Value};
 use understudy_personalize::{LoraConfig, Preset};
 
+use super::Method;
 use crate::report::WrongUsage;
 
 /// Flags of the method `lora`; `--print-config` shows what they come to.
@@ -71,11 +72,15 @@ impl Settings {
     ///
     /// # Errors
     /// When the file cannot be read, or a setting is unknown or out of its range.
-    pub fn config(&self, nano: bool, sequence: bool, bf16_products: bool) -> Result<LoraConfig> {
+    pub fn config(&self, nano: bool, method: Method, bf16_products: bool) -> Result<LoraConfig> {
         let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan }).config();
-        let preset = if sequence { preset.sequence() } else { preset };
+        let preset = match method {
+            Method::SetAndSequence => preset.sequence(),
+            Method::VWarper => preset.warper(),
+            Method::Lora | Method::PersonalVideo => preset,
+        };
         let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        if let (false, Some(flag)) = (sequence, self.motion_flag()) {
+        if let (None, Some(flag)) = (&preset.motion, self.motion_flag()) {
             return Err(
                 WrongUsage(format!("{flag}: only --method set-and-sequence learns a motion apart")).into()
             );
@@ -173,7 +178,7 @@ mod tests {
             learning_rate: Some(0.25),
             ..Settings::default()
         };
-        let config = settings.config(true, false, false).unwrap();
+        let config = settings.config(true, Method::Lora, false).unwrap();
         assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
         assert_eq!(config.lora.learning_rate, 0.25);
         assert_eq!(config.token, LoraConfig::quick().token);
@@ -183,7 +188,7 @@ mod tests {
     fn alpha_follows_the_rank() {
         let with = |rank, alpha| {
             let settings = Settings { rank, alpha, ..Settings::default() };
-            let config = settings.config(true, false, false).unwrap();
+            let config = settings.config(true, Method::Lora, false).unwrap();
             (config.rank, config.alpha)
         };
         assert_eq!(with(Some(4), None), (4, 4.0));
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn out_of_range_settings_are_named() {
         let settings = Settings { rank: Some(0), ..Settings::default() };
-        let message = format!("{:#}", settings.config(true, false, false).unwrap_err());
+        let message = format!("{:#}", settings.config(true, Method::Lora, false).unwrap_err());
         assert!(message.contains("rank") && !message.contains('\n'), "{message}");
     }
 }

@@ -13,6 +13,7 @@ use understudy_personalize::{Adapter, Unmatched, combine};
 use understudy_pipeline::{BaseConfig, TokenEmbeddings};
 
 use crate::progress::Progress;
+use crate::report::WrongUsage;
 
 /// Which adapters are used, and how.
 #[derive(Clone, Debug, Args)]
@@ -21,11 +22,11 @@ pub struct Adapters {
     #[arg(long = "adapter", value_name = "FILE[:WEIGHT]")]
     files: Vec<WeightedAdapter>,
     /// How much the looks count of adapters that hold a motion apart.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    identity_scale: f32,
+    #[arg(long, value_name = "X")]
+    identity_scale: Option<f32>,
     /// How much the motion counts of adapters that hold one apart; 0 is the subject without it.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    motion_scale: f32,
+    #[arg(long, value_name = "X")]
+    motion_scale: Option<f32>,
     /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
     #[arg(long)]
     merge: bool,
@@ -47,10 +48,6 @@ impl Adapters {
         progress: &Progress,
     ) -> Result<Vec<(Adapter, f32)>> {
         let identity = config.identity();
-        if let Some(scale) = [self.identity_scale, self.motion_scale].iter().find(|scale| !scale.is_finite())
-        {
-            bail!("--identity-scale and --motion-scale must be finite, not {scale}");
-        }
         let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
         let mut adapters = Vec::new();
         for WeightedAdapter { path, weight } in &self.files {
@@ -68,9 +65,29 @@ impl Adapters {
                 );
             }
             adapter.check(config).with_context(|| format!("--adapter {}", path.display()))?;
-            adapters.push((adapter.weighed(self.identity_scale, self.motion_scale), *weight));
+            adapters.push((adapter, *weight));
         }
+        self.weigh_parts(&mut adapters)?;
         Ok(adapters)
+    }
+
+    /// Weighs looks and motion of the adapters that hold them apart.
+    fn weigh_parts(&self, adapters: &mut [(Adapter, f32)]) -> Result<()> {
+        let given = [("--identity-scale", self.identity_scale), ("--motion-scale", self.motion_scale)];
+        let apart = adapters.iter().any(|(adapter, _)| !adapter.motion.is_empty());
+        for (flag, scale) in given {
+            let reason = match scale {
+                Some(scale) if !scale.is_finite() => format!("{flag} must be a finite number"),
+                Some(_) if !apart => format!("{flag}: no adapter holds looks and motion apart"),
+                _ => continue,
+            };
+            return Err(WrongUsage(reason).into());
+        }
+        let [identity, motion] = given.map(|(_, scale)| scale.unwrap_or(1.0));
+        for (adapter, _) in adapters.iter_mut().filter(|(adapter, _)| !adapter.motion.is_empty()) {
+            *adapter = adapter.weighed(identity, motion);
+        }
+        Ok(())
     }
 
     /// What is attached, the subjects' tokens, and what is added to the weights.

@@ -1,0 +1,558 @@
+//! V-Warper's second stage: values of the subject's pictures, warped to where the video shows the subject (Lee et al.,
+//! "V-Warper", 2025; what it leaves open follows DreamMatcher, 2024).
+//!
+//! Beside every step of a generation the reference pictures go through the same denoiser at the same noise level. Queries
+//! and keys of one self-attention, before their rotary embedding, say which place of which picture every place of the
+//! video looks like. In the attentions after it, values of the video are replaced by those of the pictures, where a match
+//! leads back to where it came from and both ends are on the subject.
+
+mod matching;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::{Int, Tensor, TensorData};
+use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, Window};
+use understudy_engine::host::values;
+use understudy_engine::random::Random;
+use understudy_pipeline::{Base, Companion, Moment, PromptOptions, TokenEmbeddings, encode_prompt};
+
+use crate::error::{Error, Result};
+use matching::{attention_to, best, distance, foreground, pooled, rows_of, scaled};
+
+/// A picture of the subject as the denoiser knows it.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// Normalized latents `(1, channels, 1, height, width)`.
+    pub latents: Tensor<5>,
+    /// The subject's share of each latent place, row by row, if it is known.
+    pub mask: Option<Vec<f32>>,
+}
+
+/// How values are warped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WarpConfig {
+    /// The block whose self-attention is matched.
+    pub match_block: usize,
+    /// The first block whose values are warped, and the one after the last; not before the one that is matched.
+    pub blocks: [usize; 2],
+    /// The part of denoising it is done in.
+    pub window: Window,
+    /// How far a match may lead astray on its way back, as a share of the rows the subject fills.
+    pub cycle: f32,
+    /// Attention to the subject's words, between the least and the most there is, from which on a place shows it.
+    pub foreground: f32,
+    /// How much of a value is replaced.
+    pub mix: f32,
+}
+
+impl WarpConfig {
+    /// The defaults for a denoiser of `depth` blocks.
+    pub fn for_depth(depth: usize) -> Self {
+        let at = |share: f32| (depth as f32 * share).round() as usize;
+        Self {
+            match_block: at(0.4).min(depth.saturating_sub(1)),
+            blocks: [at(0.4).min(depth.saturating_sub(1)), at(0.85).max(1)],
+            window: Window { start: 0.15, end: 1.0 },
+            cycle: 0.4,
+            foreground: 0.2,
+            mix: 1.0,
+        }
+    }
+
+    fn check(&self, depth: usize) -> Result<()> {
+        let [first, end] = self.blocks;
+        let unit = |value: f32| (0.0..=1.0).contains(&value);
+        let rules = [
+            ("warp.match_block", self.match_block < depth, format!("below the {depth} blocks of this base")),
+            (
+                "warp.blocks",
+                self.match_block <= first && first < end && end <= depth,
+                format!("a first block from {} on and an end up to {depth}", self.match_block),
+            ),
+            (
+                "warp.window",
+                unit(self.window.start) && unit(self.window.end) && self.window.start < self.window.end,
+                "a part of 0 to 1".to_owned(),
+            ),
+            ("warp.cycle", self.cycle.is_finite() && self.cycle > 0.0, "a positive number".to_owned()),
+            ("warp.foreground", unit(self.foreground), "between 0 and 1".to_owned()),
+            ("warp.mix", unit(self.mix), "between 0 and 1".to_owned()),
+        ];
+        match rules.into_iter().find(|(_, fine, _)| !fine) {
+            Some((field, _, rule)) => Err(Error::config(field, format!("must be {rule}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the places of a video were found in the references.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matches {
+    /// Frames, rows and columns of the video's places.
+    pub grid: [usize; 3],
+    /// For each place the reference's place it looks most like: `reference * rows * columns + row * columns + column`.
+    pub places: Vec<usize>,
+    /// Whether its values were replaced.
+    pub used: Vec<bool>,
+}
+
+/// The reference branch and what it has found so far.
+#[derive(Debug)]
+pub struct Warp {
+    config: WarpConfig,
+    /// `(references, channels, 1, height, width)`, and noise of the same shape, the same at every step.
+    latents: Tensor<5>,
+    noise: Tensor<5>,
+    /// The subject's share of each of the references' places, where it is known.
+    masks: Vec<Option<Vec<f32>>>,
+    /// The references' text context `(references, words, channels)`, and where in it the subject is named.
+    context: Tensor<3>,
+    words: Vec<usize>,
+    /// Where each prompt names the subject.
+    prompts: Vec<Vec<usize>>,
+    /// Frames, rows and columns of the video's places.
+    grid: [usize; 3],
+    /// What is attached to the denoiser for the subject.
+    attachments: Attachments,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Queries and keys of the references at the block that is matched, `(references * places, channels)`.
+    descriptors: Option<[Tensor<2>; 2]>,
+    /// Values of the references by site, of the same shape.
+    values: BTreeMap<String, Tensor<2>>,
+    /// Attention of the references' places to the subject's words.
+    shown: Vec<f32>,
+    /// The same of each prompt's places, summed over the steps.
+    seen: Vec<Vec<f32>>,
+    matches: Vec<Matches>,
+}
+
+/// What a warp is made for.
+pub struct WarpJob<'a> {
+    /// The base.
+    pub base: &'a Base,
+    /// The subject's pictures; at least one.
+    pub references: &'a [Reference],
+    /// What is attached to the denoiser for the subject.
+    pub attachments: &'a Attachments,
+    /// The rows of its tokens.
+    pub embeddings: Option<&'a TokenEmbeddings>,
+    /// What prompts call it, e.g. `<s> cat`.
+    pub phrase: &'a str,
+    /// The prompts of the videos.
+    pub prompts: &'a [String],
+    /// Latent frames, rows and columns of the videos.
+    pub latent_size: [usize; 3],
+}
+
+impl Warp {
+    /// The warp of `job`, to be attached with [`Warp::attach`] and run beside the generation as its [`Companion`].
+    ///
+    /// # Errors
+    /// When a setting is out of its range, there is no reference, they are of another size than the videos, or a prompt
+    /// does not name the subject.
+    pub fn new(job: &WarpJob, config: WarpConfig, seed: u64) -> Result<Arc<Self>> {
+        let transformer = &job.base.transformer;
+        config.check(transformer.depth())?;
+        let Some(first) = job.references.first() else {
+            return Err(Error::config("references", "are empty; fit the subject with --method v-warper"));
+        };
+        let [_, channels, _, rows, columns] = first.latents.dims();
+        let [frames, tall, wide] = job.latent_size;
+        if [rows, columns] != [tall, wide] {
+            let factor = job.base.config.vae.spatial_factor();
+            let reason = format!(
+                "are of {}x{} pixels, and the video of {}x{}; generate at their size",
+                columns * factor,
+                rows * factor,
+                wide * factor,
+                tall * factor
+            );
+            return Err(Error::config("references", reason));
+        }
+        let latents = Tensor::cat(job.references.iter().map(|own| own.latents.clone()).collect(), 0);
+        let count = job.references.len();
+        let words = |prompt: &str| named(job, prompt);
+        let own = format!("a {}", job.phrase);
+        let options = PromptOptions { token_embeddings: job.embeddings, ..PromptOptions::default() };
+        let text = encode_prompt(job.base, &[&own], options)?;
+        let context = transformer.context(text, job.attachments).repeat_dim(0, count);
+        let grid = transformer.grid([1, channels, frames, rows, columns]);
+        Ok(Arc::new(Self {
+            config,
+            noise: Random::stream(seed, "references", 0).normal_tensor(latents.dims(), &job.base.device),
+            latents,
+            masks: job.references.iter().map(|own| own.mask.clone()).collect(),
+            context,
+            words: words(&own)?,
+            prompts: job.prompts.iter().map(|prompt| words(prompt)).collect::<Result<_>>()?,
+            grid,
+            attachments: job.attachments.clone(),
+            state: Mutex::new(State::default()),
+        }))
+    }
+
+    /// Adds what the generation needs to `attachments`.
+    pub fn attach(self: &Arc<Self>, attachments: &mut Attachments) {
+        for site in self.sites() {
+            let hook = Hook { warp: self.clone(), branch: Branch::Video };
+            attachments.add_attention(site, self.config.window, Arc::new(hook));
+        }
+    }
+
+    /// What the last step found, by prompt.
+    pub fn matches(&self) -> Vec<Matches> {
+        self.state().matches.clone()
+    }
+
+    /// The attentions that are looked into: the one before the match for the words, the match, and the warped ones.
+    fn sites(&self) -> Vec<String> {
+        let [first, end] = self.config.blocks;
+        let mut sites: Vec<String> = (first..end).map(self_attention).collect();
+        if first != self.config.match_block {
+            sites.push(self_attention(self.config.match_block));
+        }
+        sites.push(self.word_site());
+        sites
+    }
+
+    /// The cross-attention whose attention to words is read: the last one before the match.
+    fn word_site(&self) -> String {
+        format!("blocks.{}.attn2", self.config.match_block.saturating_sub(1))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_warped(&self, site: &str) -> bool {
+        let [first, end] = self.config.blocks;
+        (first..end).any(|block| self_attention(block) == site)
+    }
+
+    /// Looks into the reference branch.
+    fn observe(&self, site: &str, inputs: &AttentionInputs) {
+        let mut state = self.state();
+        if site == self.word_site() {
+            let of = |index| attention_to(inputs, index, &self.words);
+            state.shown = (0..self.masks.len()).flat_map(of).collect();
+            return;
+        }
+        let all = |tensor: &Tensor<4>| {
+            let [batch, heads, tokens, dim] = tensor.dims();
+            tensor.clone().swap_dims(1, 2).reshape([batch * tokens, heads * dim])
+        };
+        if site == self_attention(self.config.match_block) {
+            state.descriptors = Some([all(&inputs.query), all(&inputs.key)]);
+        }
+        if self.is_warped(site) {
+            state.values.insert(site.to_owned(), all(&inputs.value));
+        }
+    }
+
+    /// Matches and warps the video branch, in which the prompts come first.
+    fn warp(&self, site: &str, inputs: AttentionInputs) -> AttentionInputs {
+        let mut state = self.state();
+        if site == self.word_site() {
+            self.look(&mut state, &inputs);
+            return inputs;
+        }
+        if site == self_attention(self.config.match_block) {
+            self.find(&mut state, &inputs);
+        }
+        match state.values.get(site).filter(|_| self.is_warped(site)) {
+            Some(reference) => self.replaced(&state, reference, inputs),
+            None => inputs,
+        }
+    }
+
+    /// Adds this step's attention to the subject's words.
+    fn look(&self, state: &mut State, inputs: &AttentionInputs) {
+        state.seen.resize(self.prompts.len(), Vec::new());
+        for (index, words) in self.prompts.iter().enumerate() {
+            let now = attention_to(inputs, index, words);
+            match state.seen[index].len() == now.len() {
+                true => state.seen[index].iter_mut().zip(now).for_each(|(sum, now)| *sum += now),
+                false => state.seen[index] = now,
+            }
+        }
+    }
+
+    /// Finds the reference's place that every place of each video looks most like, and which of the matches hold.
+    fn find(&self, state: &mut State, inputs: &AttentionInputs) {
+        let Some([queries, keys]) = &state.descriptors else { return };
+        let [frames, rows, columns] = self.grid;
+        let each = rows * columns;
+        let reference = foreground(&self.reference_shares(state), self.config.foreground);
+        let mut found = Vec::new();
+        for index in 0..self.prompts.len() {
+            let seen = state.seen.get(index).map_or(&[][..], Vec::as_slice);
+            let shown = match seen.is_empty() {
+                true => vec![true; frames * each],
+                false => foreground(&scaled(seen), self.config.foreground),
+            };
+            let mut matches =
+                Matches { grid: self.grid, places: Vec::with_capacity(frames * each), used: Vec::new() };
+            for frame in 0..frames {
+                let part = |tensor: &Tensor<4>| rows_of(tensor, index, frame * each, each);
+                // One frame at a time, so that the similarity of all places with all others is never there at once.
+                let similarity = part(&inputs.query).matmul(keys.clone().transpose())
+                    + part(&inputs.key).matmul(queries.clone().transpose());
+                let (forth, back) = best(&values(similarity), each);
+                let own = &shown[frame * each..][..each];
+                let filled = own.iter().filter(|shown| **shown).count() as f32 / each as f32;
+                let allowed = self.config.cycle * rows as f32 * filled;
+                for (place, &target) in forth.iter().enumerate() {
+                    let astray = distance(place, back[target], columns);
+                    matches.used.push(astray < allowed && own[place] && reference[target]);
+                    matches.places.push(target);
+                }
+            }
+            found.push(matches);
+        }
+        state.matches = found;
+    }
+
+    /// The subject's share of every reference's place: what is known, or the attention to its words.
+    fn reference_shares(&self, state: &State) -> Vec<f32> {
+        let [_, rows, columns] = self.grid;
+        let each = rows * columns;
+        let share = |(index, mask): (usize, &Option<Vec<f32>>)| match mask {
+            Some(mask) => pooled(mask, self.latents.dims(), [rows, columns]),
+            None => {
+                let own = state.shown.get(index * each..(index + 1) * each);
+                own.map_or_else(|| vec![1.0; each], scaled)
+            }
+        };
+        self.masks.iter().enumerate().flat_map(share).collect()
+    }
+
+    /// `inputs` with the prompts' values replaced by `reference (places, channels)` where a match holds.
+    fn replaced(&self, state: &State, reference: &Tensor<2>, inputs: AttentionInputs) -> AttentionInputs {
+        let [batch, heads, tokens, dim] = inputs.value.dims();
+        let device = inputs.value.device();
+        let mut warped = Vec::with_capacity(batch);
+        for index in 0..batch {
+            let own = inputs.value.clone().narrow(0, index, 1);
+            let Some(matches) = state.matches.get(index).filter(|found| found.places.len() == tokens) else {
+                warped.push(own);
+                continue;
+            };
+            let places: Vec<i32> = matches.places.iter().map(|place| *place as i32).collect();
+            let places = Tensor::<1, Int>::from_data(TensorData::new(places, [tokens]), &device);
+            let found = reference.clone().select(0, places).reshape([1, tokens, heads, dim]).swap_dims(1, 2);
+            let share = |used: &bool| if *used { self.config.mix } else { 0.0 };
+            let shares: Vec<f32> = matches.used.iter().map(share).collect();
+            let shares = Tensor::<4>::from_data(TensorData::new(shares, [1, 1, tokens, 1]), &device);
+            warped.push(own.clone() + (found - own) * shares);
+        }
+        AttentionInputs { value: Tensor::cat(warped, 0), ..inputs }
+    }
+}
+
+impl Companion for Warp {
+    /// Sends the references through the denoiser, as far as it is looked into.
+    fn step(self: Arc<Self>, base: &Base, moment: Moment) {
+        if !self.config.window.contains(moment.progress) {
+            return;
+        }
+        let mut attachments = self.attachments.at(moment.progress);
+        for site in self.sites() {
+            let hook = Hook { warp: self.clone(), branch: Branch::References };
+            attachments.add_attention(site, Window::ALWAYS, Arc::new(hook));
+        }
+        let transformer = &base.transformer;
+        let noised = self.latents.clone() * (1.0 - moment.sigma) + self.noise.clone() * moment.sigma;
+        let rotary = transformer.rotary(noised.dims(), &base.device);
+        let timesteps = vec![moment.timestep; self.masks.len()];
+        let conditions = transformer.conditions(&timesteps, self.context.clone(), &attachments);
+        let mut hidden = transformer.patchify(noised, &attachments);
+        for block in 0..self.config.blocks[1] {
+            hidden = transformer.block(block, hidden, &conditions, &rotary, &attachments);
+        }
+    }
+}
+
+/// Which of the two branches a hook is attached to.
+#[derive(Clone, Copy, Debug)]
+enum Branch {
+    Video,
+    References,
+}
+
+#[derive(Debug)]
+struct Hook {
+    warp: Arc<Warp>,
+    branch: Branch,
+}
+
+impl AttentionHook for Hook {
+    fn attend(&self, site: &str, _: f32, inputs: AttentionInputs) -> AttentionInputs {
+        match self.branch {
+            Branch::Video => self.warp.warp(site, inputs),
+            Branch::References => {
+                self.warp.observe(site, &inputs);
+                inputs
+            }
+        }
+    }
+}
+
+fn self_attention(block: usize) -> String {
+    format!("blocks.{block}.attn1")
+}
+
+/// Where `prompt` names the subject: the positions of its token and of the words after it that the phrase has.
+fn named(job: &WarpJob, prompt: &str) -> Result<Vec<usize>> {
+    let tokens = job.embeddings.map_or(&[][..], |own| own.tokens.as_slice());
+    let tokenizer = job.base.tokenizer.with_added(tokens)?;
+    let limit = job.base.config.max_sequence_length;
+    let ids = |text: &str| -> Result<Vec<u32>> {
+        let tokens = tokenizer.encode(&[text], limit)?;
+        // Without the end of the text.
+        Ok(tokens.ids[0][..tokens.lengths[0].saturating_sub(1)].to_vec())
+    };
+    let (own, phrase) = (ids(prompt)?, ids(job.phrase)?);
+    let whole = own.windows(phrase.len().max(1)).position(|part| part == phrase);
+    let token = |id: &u32| tokens.iter().any(|token| tokenizer.id(token) == Some(*id));
+    match (whole, own.iter().position(token)) {
+        (Some(at), _) => Ok((at..at + phrase.len()).collect()),
+        (None, Some(at)) => Ok(vec![at]),
+        (None, None) => Err(Error::config(
+            "prompt",
+            format!("{prompt:?} does not name the subject; write {:?} where it is to be", job.phrase),
+        )),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    const GRID: [usize; 3] = [2, 2, 3];
+    const HEADS: usize = 2;
+    const DIM: usize = 3;
+
+    /// A warp of one reference with a mask, at the second of three blocks, for one prompt.
+    fn warp(mask: [f32; 6]) -> Warp {
+        let device = Device::flex();
+        Warp {
+            config: WarpConfig {
+                match_block: 1,
+                blocks: [1, 3],
+                window: Window::ALWAYS,
+                cycle: 1.0,
+                foreground: 0.5,
+                mix: 1.0,
+            },
+            latents: Tensor::zeros([1, 1, 1, 2, 3], &device),
+            noise: Tensor::zeros([1, 1, 1, 2, 3], &device),
+            masks: vec![Some(mask.to_vec())],
+            context: Tensor::zeros([1, 4, 1], &device),
+            words: vec![1],
+            prompts: vec![vec![2]],
+            grid: GRID,
+            attachments: Attachments::none(),
+            state: Mutex::new(State::default()),
+        }
+    }
+
+    /// Queries, keys and values of so many samples, all of `tokens` places.
+    fn random(samples: usize, tokens: usize, seed: u64) -> AttentionInputs {
+        let device = Device::flex();
+        let mut random = Random::new(seed, 0);
+        let mut next = || random.normal_tensor([samples, HEADS, tokens, DIM], &device);
+        AttentionInputs { query: next(), key: next(), value: next() }
+    }
+
+    /// A reference of six places that look like nothing but themselves.
+    fn distinct() -> AttentionInputs {
+        let one = |at: usize| {
+            let (head, place, channel) = (at / (6 * DIM), at / DIM % 6, at % DIM);
+            if head * DIM + channel == place { 1.0_f32 } else { 0.0 }
+        };
+        let marks: Vec<f32> = (0..HEADS * 6 * DIM).map(one).collect();
+        let marks = Tensor::from_data(TensorData::new(marks, [1, HEADS, 6, DIM]), &Device::flex());
+        AttentionInputs { query: marks.clone(), key: marks, value: random(1, 6, 3).value }
+    }
+
+    /// Sample 0 of the video: in each frame the places of the reference in another order; sample 1 as it comes.
+    fn video(reference: &AttentionInputs, orders: [[usize; 6]; 2]) -> AttentionInputs {
+        let device = Device::flex();
+        let other = random(1, 12, 9);
+        let order: Vec<i32> = orders.concat().into_iter().map(|place| place as i32).collect();
+        let order = Tensor::<1, Int>::from_data(TensorData::new(order, [12]), &device);
+        let mixed = |own: &Tensor<4>, rest: &Tensor<4>| {
+            Tensor::cat(vec![own.clone().select(2, order.clone()), rest.clone()], 0)
+        };
+        AttentionInputs {
+            query: mixed(&reference.query, &other.query),
+            key: mixed(&reference.key, &other.key),
+            value: random(2, 12, 5).value,
+        }
+    }
+
+    fn places(value: &Tensor<4>, sample: usize) -> Vec<Vec<f32>> {
+        let rows = values(rows_of(value, sample, 0, value.dims()[2]));
+        rows.chunks(HEADS * DIM).map(<[f32]>::to_vec).collect()
+    }
+
+    #[test]
+    fn values_follow_the_matches_where_the_subject_is() {
+        let reference = distinct();
+        let orders = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]];
+        let inputs = video(&reference, orders);
+        let warp = warp([1.0, 1.0, 0.0, 1.0, 1.0, 1.0]);
+        warp.observe("blocks.1.attn1", &reference);
+        warp.observe("blocks.2.attn1", &reference);
+        let matched = warp.warp("blocks.1.attn1", inputs.clone());
+        let found = &warp.matches()[0];
+        assert_eq!(found.places, orders.concat());
+        // The third place of the reference is no part of the subject.
+        let used: Vec<bool> = orders.concat().into_iter().map(|place| place != 2).collect();
+        assert_eq!(found.used, used);
+        let (own, new, old) =
+            (places(&reference.value, 0), places(&matched.value, 0), places(&inputs.value, 0));
+        for (at, place) in orders.concat().into_iter().enumerate() {
+            let expected = if place == 2 { &old[at] } else { &own[place] };
+            assert!(new[at].iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{at}");
+        }
+        // The other sample, queries and keys stay as they are.
+        assert_eq!(places(&matched.value, 1), places(&inputs.value, 1));
+        assert_eq!(values(matched.query), values(inputs.query.clone()));
+        // A block after the match uses what was found there; one that is not warped is left alone.
+        let later = warp.warp("blocks.2.attn1", inputs.clone());
+        assert_eq!(places(&later.value, 0), new);
+        assert_eq!(values(warp.warp("blocks.0.attn1", inputs.clone()).value), values(inputs.value));
+    }
+
+    #[test]
+    fn places_without_attention_to_the_subject_are_left_alone() {
+        let reference = distinct();
+        let inputs = video(&reference, [[0, 1, 2, 3, 4, 5]; 2]);
+        let warp = warp([1.0; 6]);
+        warp.observe("blocks.1.attn1", &reference);
+        // Words of the first prompt: all places of the second row look at the third, which names the subject.
+        let device = Device::flex();
+        let look = |place: usize| if place % 6 < 3 { -4.0_f32 } else { 4.0 };
+        let query: Vec<f32> = (0..HEADS * 12).flat_map(|at| [look(at % 12), 0.0, 0.0]).collect();
+        let key: Vec<f32> =
+            (0..HEADS * 4).flat_map(|at| [if at % 4 == 2 { 2.0 } else { 0.0 }, 0.0, 0.0]).collect();
+        let words = AttentionInputs {
+            query: Tensor::from_data(TensorData::new(query, [1, HEADS, 12, DIM]), &device),
+            key: Tensor::from_data(TensorData::new(key, [1, HEADS, 4, DIM]), &device),
+            value: Tensor::zeros([1, HEADS, 4, DIM], &device),
+        };
+        warp.warp("blocks.0.attn2", words);
+        warp.warp("blocks.1.attn1", inputs);
+        let expected: Vec<bool> = (0..12).map(|place| place % 6 >= 3).collect();
+        assert_eq!(warp.matches()[0].used, expected);
+    }
+}

@@ -1,0 +1,140 @@
+//! V-Warper on the oracle's tiny base: what it leaves alone, what it changes, and what it refuses.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use common::{base, config, go, small_request, subject, values};
+use understudy_engine::attach::Window;
+use understudy_engine::safetensors::Precision;
+use understudy_personalize::{
+    Adapter, Dialect, Error, Job, LoraConfig, Warp, WarpConfig, WarpJob, convert, lora,
+};
+use understudy_pipeline::{Base, Output, Request, generate, latent_shape};
+
+const A: &str = "wan_pipeline_a";
+
+fn adapter(base: &Base) -> Adapter {
+    let config = LoraConfig { targets: config().targets, ..config().warper() };
+    let subject = subject(config.size);
+    let folder = tempfile::tempdir().unwrap();
+    lora::fit(&Job { base, base_name: "tiny", subject: &subject, folder: folder.path() }, &config, &mut go)
+        .unwrap()
+}
+
+fn request(adapter: &Adapter, prompt: &str) -> Request {
+    Request {
+        attachments: adapter.attachments(1.0),
+        token_embeddings: adapter.token_embeddings(),
+        ..small_request(prompt)
+    }
+}
+
+fn warp(
+    base: &Base,
+    adapter: &Adapter,
+    request: &mut Request,
+    config: WarpConfig,
+) -> Result<Arc<Warp>, Error> {
+    let [_, frames, rows, columns] =
+        latent_shape(&base.config, [request.frames, request.height, request.width]).unwrap();
+    let job = WarpJob {
+        base,
+        references: &adapter.references,
+        attachments: &request.attachments,
+        embeddings: request.token_embeddings.as_ref(),
+        phrase: "<s> ball",
+        prompts: &request.prompts,
+        latent_size: [frames, rows, columns],
+    };
+    let warp = Warp::new(&job, config, 1)?;
+    warp.attach(&mut request.attachments);
+    request.companions.push(warp.clone());
+    Ok(warp)
+}
+
+fn run(base: &Base, request: &Request) -> Output {
+    generate(base, request, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn usual() -> WarpConfig {
+    WarpConfig {
+        match_block: 0,
+        blocks: [0, 2],
+        window: Window::ALWAYS,
+        foreground: 0.0,
+        cycle: 9.0,
+        mix: 1.0,
+    }
+}
+
+#[test]
+fn nothing_changes_without_a_share_and_much_does_with_one() {
+    let base = base(A);
+    let adapter = adapter(&base);
+    assert_eq!((adapter.metadata.method.as_str(), adapter.references.len()), ("v-warper", 2));
+    assert!(adapter.references[0].mask.is_none() && adapter.references[1].mask.is_some());
+    let prompts = vec!["a <s> ball".to_owned(), "the <s> ball rolls".to_owned()];
+    let plain = Request { prompts, ..request(&adapter, "") };
+    let with = |config: WarpConfig| {
+        let mut request = plain.clone();
+        let warp = warp(&base, &adapter, &mut request, config).unwrap();
+        (values(run(&base, &request).latents), warp.matches())
+    };
+    let expected = values(run(&base, &plain).latents);
+    assert_eq!(with(WarpConfig { mix: 0.0, ..usual() }).0, expected);
+    // A window that no step begins in.
+    let never = Window { start: 0.99, end: 1.0 };
+    assert_eq!(with(WarpConfig { window: never, ..usual() }).0, expected);
+    let (warped, matches) = with(usual());
+    assert_ne!(warped, expected);
+    assert_eq!(matches.len(), 2);
+    assert!(matches[0].used.iter().any(|used| *used));
+    assert_eq!(with(usual()).0, warped);
+}
+
+#[test]
+fn pictures_survive_the_file_in_any_dialect() {
+    let base = base(A);
+    let adapter = adapter(&base);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for dialect in Dialect::ALL {
+        adapter.save(&path("a.safetensors"), dialect, Precision::F32).unwrap();
+        convert(
+            &path("a.safetensors"),
+            &path("b.safetensors"),
+            Dialect::Kohya,
+            understudy_personalize::Unmatched::Refuse,
+        )
+        .unwrap();
+        for name in ["a.safetensors", "b.safetensors"] {
+            let read = Adapter::load(&path(name), &base).unwrap();
+            for (own, found) in adapter.references.iter().zip(&read.references) {
+                let (own_latents, latents) = (values(own.latents.clone()), values(found.latents.clone()));
+                assert!(common::error(&latents, &own_latents) < 4e-3, "{dialect}");
+                assert_eq!(own.mask.is_some(), found.mask.is_some());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_warped_is_said() {
+    let base = base(A);
+    let adapter = adapter(&base);
+    let refused = |request: &mut Request, config| {
+        let message = warp(&base, &adapter, request, config).unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message
+    };
+    assert!(refused(&mut request(&adapter, "a red cube"), usual()).contains("<s> ball"));
+    let mut large = Request { width: 32, ..request(&adapter, "a <s> ball") };
+    assert!(refused(&mut large, usual()).contains("16x16"));
+    let own = || request(&adapter, "a <s> ball");
+    assert!(refused(&mut own(), WarpConfig { match_block: 2, ..usual() }).contains("warp.match_block"));
+    assert!(refused(&mut own(), WarpConfig { blocks: [1, 1], ..usual() }).contains("warp.blocks"));
+    assert!(refused(&mut own(), WarpConfig { mix: 1.5, ..usual() }).contains("warp.mix"));
+}

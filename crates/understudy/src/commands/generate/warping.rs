@@ -1,0 +1,185 @@
+//! V-Warper on the command line: its flags, and pictures of what it found.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use burn::tensor::Tensor;
+use clap::Args;
+use understudy_media::{ContactSheet, Image, Range, SheetRow, Video, WriteOptions};
+use understudy_personalize::{Adapter, Matches, Warp, WarpConfig, WarpJob};
+use understudy_pipeline::{Base, Request, decode_video, latent_shape};
+
+use super::values;
+
+/// Whether and how values of the subject's pictures are warped into the video; for adapters of `fit --method v-warper`.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "V-Warper")]
+pub struct Warping {
+    /// Use the adapter without warping.
+    #[arg(long)]
+    no_warp: bool,
+    /// The block whose queries and keys are matched [0.4 of the depth].
+    #[arg(long, value_name = "N")]
+    warp_match: Option<usize>,
+    /// The first block whose values are warped [that one].
+    #[arg(long, value_name = "N")]
+    warp_first: Option<usize>,
+    /// The block after the last [0.85 of the depth].
+    #[arg(long, value_name = "N")]
+    warp_last: Option<usize>,
+    /// Where in denoising warping begins, from 0 to 1.
+    #[arg(long, value_name = "X", default_value_t = 0.15)]
+    warp_start: f32,
+    /// Where it ends.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    warp_end: f32,
+    /// How far a match may lead astray on its way back, as a share of the subject's rows.
+    #[arg(long, value_name = "X", default_value_t = 0.4)]
+    warp_cycle: f32,
+    /// Attention to the subject's words from which on a place shows it, from 0 to 1.
+    #[arg(long, value_name = "X", default_value_t = 0.2)]
+    warp_foreground: f32,
+    /// How much of a value is replaced, from 0 to 1.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    warp_mix: f32,
+    /// Write pictures of what was matched: the frames, the references' parts in their places, and where they were used.
+    #[arg(long, value_name = "DIR")]
+    show_matches: Option<PathBuf>,
+}
+
+impl Warping {
+    fn config(&self, depth: usize) -> WarpConfig {
+        let usual = WarpConfig::for_depth(depth);
+        let match_block = self.warp_match.unwrap_or(usual.match_block);
+        let first = self.warp_first.unwrap_or(usual.blocks[0].max(match_block));
+        WarpConfig {
+            match_block,
+            blocks: [first, self.warp_last.unwrap_or(usual.blocks[1].max(first + 1))],
+            window: understudy_engine::attach::Window { start: self.warp_start, end: self.warp_end },
+            cycle: self.warp_cycle,
+            foreground: self.warp_foreground,
+            mix: self.warp_mix,
+        }
+    }
+
+    /// The folder for pictures of what is matched, found usable.
+    ///
+    /// # Errors
+    /// When it is there already and holds something.
+    pub fn check(&self) -> Result<()> {
+        if let Some(folder) = &self.show_matches {
+            understudy_media::check_writable(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the warp of the adapter that has pictures to `request`, if there is one.
+    ///
+    /// # Errors
+    /// When a setting is out of its range, two adapters have pictures, the size is not that of the pictures, or a prompt
+    /// does not name the subject.
+    pub fn attach(
+        &self,
+        base: &Base,
+        adapters: &[(Adapter, f32)],
+        request: &mut Request,
+    ) -> Result<Option<Arc<Warp>>> {
+        let mut own =
+            adapters.iter().map(|(adapter, _)| adapter).filter(|adapter| !adapter.references.is_empty());
+        let adapter = match (own.next(), own.next()) {
+            (Some(adapter), None) if !self.no_warp => adapter,
+            (Some(_), Some(_)) if !self.no_warp => {
+                bail!(
+                    "two adapters have pictures to warp, and one subject can be warped at a time; add --no-warp"
+                )
+            }
+            _ => return Ok(None),
+        };
+        let Some(subject) = &adapter.metadata.subject else {
+            bail!(
+                "the adapter has pictures to warp and does not say what prompts call its subject; add --no-warp"
+            );
+        };
+        let phrase = format!("{} {}", subject.token, subject.class);
+        let [_, frames, rows, columns] =
+            latent_shape(&base.config, [request.frames, request.height, request.width])?;
+        let job = WarpJob {
+            base,
+            references: &adapter.references,
+            attachments: &request.attachments,
+            embeddings: request.token_embeddings.as_ref(),
+            phrase: &phrase,
+            prompts: &request.prompts,
+            latent_size: [frames, rows, columns],
+        };
+        let warp = Warp::new(&job, self.config(base.transformer.depth()), request.seed)?;
+        warp.attach(&mut request.attachments);
+        request.companions.push(warp.clone());
+        Ok(Some(warp))
+    }
+
+    /// Writes pictures of what `warp` found in the last step of videos `(prompts, 3, frames, height, width)` in [0, 1].
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn show(
+        &self,
+        warp: &Warp,
+        base: &Base,
+        adapters: &[(Adapter, f32)],
+        videos: &Tensor<5>,
+    ) -> Result<()> {
+        let Some(folder) = &self.show_matches else { return Ok(()) };
+        std::fs::create_dir_all(folder)?;
+        let references: Vec<Image> = adapters
+            .iter()
+            .flat_map(|(adapter, _)| &adapter.references)
+            .map(|own| Ok(images(decode_video(base, own.latents.clone(), None))?.remove(0)))
+            .collect::<Result<_>>()?;
+        for (index, matches) in warp.matches().iter().enumerate() {
+            let frames = images(videos.clone().narrow(0, index, 1))?;
+            sheet(&frames, &references, matches, &folder.join(format!("{}.png", index + 1)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The frames of one video `(1, 3, frames, height, width)` in [0, 1].
+fn images(video: Tensor<5>) -> Result<Vec<Image>> {
+    let [_, _, frames, height, width] = video.dims();
+    Ok(Video::from_planar(&values(video)?, [frames, height, width], 8.0, Range::Unit)?.frames)
+}
+
+/// One picture: the references, and of every latent frame its first frame, the same made of the references' parts, and
+/// where these were used.
+fn sheet(frames: &[Image], references: &[Image], matches: &Matches, path: &Path) -> Result<()> {
+    let [count, rows, columns] = matches.grid;
+    let each = frames.len().saturating_sub(1) / count.saturating_sub(1).max(1);
+    let (mut shown, mut made, mut used) =
+        (SheetRow::new("video"), SheetRow::new("matched"), SheetRow::new("used"));
+    for index in 0..count {
+        let Some(frame) = frames.get(index * each) else { continue };
+        let [tall, wide] = [frame.height / rows, frame.width / columns];
+        let place = |x: usize, y: usize| {
+            (index * rows + (y / tall).min(rows - 1)) * columns + (x / wide).min(columns - 1)
+        };
+        let matched = Image::from_fn(frame.width, frame.height, |x, y| {
+            let target = matches.places[place(x, y)];
+            let (reference, at) = (target / (rows * columns), target % (rows * columns));
+            let (column, row) = (at % columns * wide + x % wide, at / columns * tall + y % tall);
+            references[reference].pixel(column.min(frame.width - 1), row.min(frame.height - 1))
+        });
+        let mask = Image::from_fn(frame.width, frame.height, |x, y| match matches.used[place(x, y)] {
+            true => frame.pixel(x, y),
+            false => frame.pixel(x, y).map(|sample| sample / 4),
+        });
+        shown = shown.cell(frame.clone());
+        made = made.cell(matched);
+        used = used.cell(mask);
+    }
+    let subject = references.iter().fold(SheetRow::new("references"), |row, own| row.cell(own.clone()));
+    let scale = (192 / frames.first().map_or(192, |frame| frame.width).max(1)).max(1);
+    let sheet = ContactSheet { rows: vec![subject, shown, made, used], scale, ..ContactSheet::default() };
+    Ok(Video::new(vec![sheet.render()?], 1.0)?.write(path, &WriteOptions::default())?)
+}
