@@ -24,7 +24,7 @@ const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// A network that turns pictures into vectors.
-pub trait Embedder {
+pub trait Embedder: Send + Sync {
     /// The embeddings of `pictures`, each of length one.
     ///
     /// # Errors

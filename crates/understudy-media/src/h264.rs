@@ -134,7 +134,7 @@ impl FrameDecoder {
         matrix: ColorMatrix,
         size: [usize; 2],
     ) -> Result<Self, String> {
-        let decoder = Decoder::new().map_err(|e| e.to_string())?;
+        let decoder = Decoder::new().map_err(|error| refused(&error))?;
         let mut this = Self { decoder, matrix, size, frames: Vec::new() };
         let mut annex_b = Vec::new();
         for unit in parameter_sets {
@@ -151,7 +151,8 @@ impl FrameDecoder {
             return Ok(());
         }
         let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
-        let frame = self.decoder.decode_with_options(annex_b, options).map_err(|e| e.to_string())?;
+        let frame = self.decoder.decode_with_options(annex_b, options);
+        let frame = frame.map_err(|error| refused(&error))?;
         if let Some(frame) = frame {
             self.frames.push(convert(&frame, self.matrix, self.size)?);
         }
@@ -160,10 +161,19 @@ impl FrameDecoder {
 
     /// All frames, in presentation order.
     pub fn finish(mut self) -> Result<Vec<Image>, String> {
-        for frame in self.decoder.flush_remaining().map_err(|e| e.to_string())? {
+        for frame in self.decoder.flush_remaining().map_err(|error| refused(&error))? {
             self.frames.push(convert(&frame, self.matrix, self.size)?);
         }
         Ok(self.frames)
+    }
+}
+
+/// What the decoder's error means to whoever made the file. Of the profiles of H.264 it knows those of 8 bits and 4:2:0.
+fn refused(error: &openh264::Error) -> String {
+    let said = error.to_string();
+    match said.contains("Native:") {
+        true => "its H.264 stream is damaged, or not of 8 bits and 4:2:0".to_owned(),
+        false => said,
     }
 }
 

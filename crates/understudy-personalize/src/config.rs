@@ -24,7 +24,7 @@ pub struct Stage {
     pub batch: usize,
     /// The highest learning rate.
     pub learning_rate: f32,
-    /// Steps of warm-up.
+    /// Steps of warm-up, at most a quarter of all.
     pub warmup: u64,
     /// The fraction of the learning rate that is left at the end.
     pub end: f32,
@@ -40,7 +40,12 @@ impl Stage {
     pub(crate) fn training(&self, sample_every: u64, bf16_products: bool) -> TrainConfig {
         TrainConfig {
             steps: self.steps,
-            schedule: Schedule { learning_rate: self.learning_rate, warmup: self.warmup, end: self.end },
+            // A short run has a short warm-up.
+            schedule: Schedule {
+                learning_rate: self.learning_rate,
+                warmup: self.warmup.min(self.steps / 4),
+                end: self.end,
+            },
             optimizer: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
             ema_decay: self.ema_decay,
             checkpoint_every: self.checkpoint_every,
@@ -124,6 +129,9 @@ pub struct Prior {
 pub struct Samples {
     /// Steps between them; 0 makes none.
     pub every: u64,
+    /// Steps between evaluations, after which the best adapter is kept and not the last; 0 makes none.
+    #[serde(default)]
+    pub evaluate_every: u64,
     /// Their prompts; `{}` is the subject.
     pub prompts: Vec<String>,
     /// Frames of a sample.
@@ -339,6 +347,7 @@ impl LoraConfig {
             prior: Prior { weight: 0.5, samples: 16, frames: 17, steps: 16, guidance: 4.0, batch: 1 },
             samples: Samples {
                 every: 300,
+                evaluate_every: 0,
                 prompts: vec!["a {} walks to the left on the beach".into(), "a {} jumps in the snow".into()],
                 frames: 17,
                 steps: 16,
@@ -440,7 +449,7 @@ impl LoraConfig {
             Some(1),
             used(self.augmentation.held > 0, self.augmentation.held_frames),
             used(self.prior.weight > 0.0, self.prior.frames),
-            used(self.samples.every > 0, self.samples.frames),
+            used(self.samples.every.max(self.samples.evaluate_every) > 0, self.samples.frames),
             used(self.motion.is_some(), self.clip_frames),
         ];
         for frames in lengths.into_iter().flatten() {
@@ -498,7 +507,7 @@ impl LoraConfig {
             ("samples.guidance", samples.guidance.is_finite(), "a finite number"),
             (
                 "samples.prompts",
-                samples.every == 0 || !samples.prompts.is_empty(),
+                samples.every.max(samples.evaluate_every) == 0 || !samples.prompts.is_empty(),
                 "at least one, or samples.every 0",
             ),
         ];

@@ -39,6 +39,7 @@ mod file;
 mod fingerprint;
 pub mod flow;
 mod job;
+mod judge;
 pub mod lora;
 mod metadata;
 pub mod names;
@@ -58,6 +59,7 @@ pub use config::{
 pub use error::{Error, Result};
 pub use file::{Unmatched, convert};
 pub use job::{FitEvent, Job, NotUsed, Plan, PlannedStage};
+pub use judge::{Evaluation, Judge};
 pub use metadata::{BaseName, Metadata, MotionName, SubjectName};
 pub use names::{Dialect, Names};
 pub use plan::plan;

@@ -22,6 +22,7 @@ use crate::data::{TrainingSet, inputs, moving_inputs, references};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::job::{FitEvent, Job};
+use crate::judge::{Best, Judge};
 use crate::metadata::{BaseName, Metadata, MotionName, SubjectName};
 use crate::plan::{plan, use_checkpointing};
 use crate::prior::prior_samples;
@@ -55,9 +56,19 @@ pub(crate) struct Setup<'a> {
     pub(crate) checkpointing: bool,
     /// Tells runs apart; a state of another one is refused.
     pub(crate) key: String,
+    /// Who evaluates the last stage.
+    pub(crate) judge: Option<&'a dyn Judge>,
 }
 
 impl Setup<'_> {
+    /// The best adapter of a stage, where one was kept.
+    fn best(&self, stage: &str) -> Result<Option<Adapter>> {
+        match self.judge {
+            Some(_) => Best::new(&self.job.folder.join(stage)).adapter(self.job.base),
+            None => Ok(None),
+        }
+    }
+
     /// An adapter of these residuals, with the rows of the subject's token and, after it, of the motion's.
     pub(crate) fn adapter(
         &self,
@@ -97,6 +108,15 @@ impl Setup<'_> {
 /// When a setting, the subject or the base does not fit, before anything heavy starts; when the folder cannot be
 /// written or belongs to another run; when training diverges; and [`Error::Stopped`] when `emit` asked to stop.
 pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
+    fit_judged(job, config, None, emit)
+}
+
+/// The same with a judge, who evaluates the adapter every [`Samples::evaluate_every`](crate::Samples) steps of the last
+/// stage; the best is what comes out. See [`Evaluation::new`](crate::Evaluation::new) for what the best is.
+///
+/// # Errors
+/// As [`fit`], and when the judge cannot tell.
+pub fn fit_judged(job: &Job, config: &LoraConfig, judge: Option<&dyn Judge>, emit: Emit) -> Result<Adapter> {
     let planned = plan(job, config)?;
     let residuals = Residuals::new(config, &job.base.config.transformer)?;
     if emit(&FitEvent::Plan { event: "fit", plan: planned.clone() }).is_break() {
@@ -111,6 +131,7 @@ pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
     let key = Fingerprint::new(job, config, &start)?.finish();
     refuse_other_runs(job.folder, &key)?;
     let setup = prepare(job, config, key, use_checkpointing(config, planned.tokens), emit)?;
+    let setup = Setup { judge: judge.filter(|_| config.samples.evaluate_every > 0), ..setup };
 
     let row = match config.token.steps {
         0 => start.row.clone(),
@@ -124,13 +145,14 @@ pub fn fit(job: &Job, config: &LoraConfig, emit: Emit) -> Result<Adapter> {
     let state = stage(&setup, &objective, &config.lora, LORA, emit)?;
     let Some(motion) = &config.motion else {
         let references = if config.references { references(job, config)? } else { Vec::new() };
-        return Ok(Adapter { references, ..objective.adapter(&state.ema) });
+        let best = setup.best(LORA)?.unwrap_or_else(|| objective.adapter(&state.ema));
+        return Ok(Adapter { references, ..best });
     };
     let row = objective.row(&state.ema).reshape([-1]);
     let still = Box::new(Still { residuals, parameters: state.ema, row });
     let objective = Objective::new(&setup, Trained::Motion(still, start))?;
     let state = stage(&setup, &objective, &motion.stage, MOTION, emit)?;
-    Ok(objective.adapter(&state.ema))
+    Ok(setup.best(MOTION)?.unwrap_or_else(|| objective.adapter(&state.ema)))
 }
 
 /// That the states in `folder`, if any, are of the run `key`: found out before their caches are written over.
@@ -181,7 +203,18 @@ fn prepare<'a>(
     };
     let shift = config.noise.shift.unwrap_or(job.base.config.scheduler.shift);
     let still_prior = prior.first_frames();
-    Ok(Setup { job: *job, config, samples, clips, prior, still_prior, shift, checkpointing, key })
+    Ok(Setup {
+        job: *job,
+        config,
+        samples,
+        clips,
+        prior,
+        still_prior,
+        shift,
+        checkpointing,
+        key,
+        judge: None,
+    })
 }
 
 /// One stage, in a folder of its own.
@@ -192,7 +225,12 @@ fn stage(
     name: &'static str,
     emit: Emit,
 ) -> Result<State> {
-    let every = if name == TOKEN { 0 } else { setup.config.samples.every };
+    let samples = &setup.config.samples;
+    let every = match (name, samples.every, samples.evaluate_every) {
+        (TOKEN, ..) => 0,
+        (_, 0, other) | (_, other, 0) => other,
+        (_, shown, judged) => greatest_common_divisor(shown, judged),
+    };
     let training = stage.training(every, setup.config.bf16_products);
     let folder = setup.job.folder.join(name);
     let mut tell = |event: &Event| emit(&FitEvent::Stage { stage: name, event: event.clone() });
@@ -201,6 +239,10 @@ fn stage(
         true => Err(Error::Stopped { stage: name, step: state.step, total: stage.steps }),
         false => Ok(state),
     }
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// Writes the frames of `videos (prompts, 3, frames, height, width)` in [0, 1], one prompt a row.

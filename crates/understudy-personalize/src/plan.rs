@@ -203,7 +203,10 @@ fn generation_work(base: &Base, config: &LoraConfig) -> Result<f64> {
         true => config.prior.samples as f64 * video(config.prior.frames, config.prior.steps)?,
         false => 0.0,
     };
-    let rounds = |stage: &Stage| stage.steps.checked_div(config.samples.every).unwrap_or(0) as usize;
+    let rounds = |stage: &Stage| {
+        let every = [config.samples.every, config.samples.evaluate_every];
+        every.into_iter().filter_map(|every| stage.steps.checked_div(every)).max().unwrap_or(0) as usize
+    };
     let prompts = config.samples.prompts.len();
     let motion = config.motion.as_ref().map_or(0, |motion| rounds(&motion.stage) * (prompts + 1));
     let shown = match rounds(&config.lora) * prompts + motion {

@@ -5,10 +5,14 @@ mod common;
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Mutex;
 
 use common::{base, config, go, small_request, subject, values};
 use understudy_engine::safetensors::Precision;
-use understudy_personalize::{Adapter, Dialect, Error, FitEvent, Job, LoraConfig, Subject, lora, plan};
+use understudy_media::Image;
+use understudy_personalize::{
+    Adapter, Dialect, Error, Evaluation, FitEvent, Job, Judge, LoraConfig, Subject, lora, plan,
+};
 use understudy_pipeline::{Base, Request, generate};
 use understudy_train::Event;
 
@@ -128,6 +132,59 @@ fn a_stopped_run_goes_on_as_if_it_never_had() {
     .unwrap();
     std::fs::write(&state, kept.unwrap()).unwrap();
     assert_eq!(numbers(&fit(&base, &subject, &config, killed.path()).unwrap()), expected);
+}
+
+/// A judge who has made up his mind: an identity for each evaluation of two videos.
+#[derive(Default)]
+struct Decided {
+    heard: Mutex<Vec<Evaluation>>,
+}
+
+const DECIDED: [f64; 3] = [0.1, 0.5, 0.3];
+
+impl Judge for Decided {
+    fn text(&self, video: &[Image], prompt: &str) -> Result<f64, String> {
+        assert!(video.len() == 5 && prompt.contains("ball") && !prompt.contains("<s>"), "{prompt}");
+        Ok(0.6)
+    }
+
+    fn identity(&self, _: &[Image]) -> Result<f64, String> {
+        Ok(DECIDED[self.heard.lock().unwrap().len()])
+    }
+
+    fn hear(&self, evaluation: &Evaluation) {
+        self.heard.lock().unwrap().push(*evaluation);
+    }
+}
+
+#[test]
+fn the_best_adapter_is_kept() {
+    let base = base(A);
+    let mut config = config();
+    config.samples.evaluate_every = 2;
+    let subject = subject(config.size);
+    let folder = tempfile::tempdir().unwrap();
+    let job = Job { base: &base, base_name: "tiny", subject: &subject, folder: folder.path() };
+    let judge = Decided::default();
+    let best = lora::fit_judged(&job, &config, Some(&judge), &mut go).unwrap();
+    let heard = judge.heard.lock().unwrap().clone();
+    assert_eq!(
+        heard.iter().map(|own| (own.step, own.best)).collect::<Vec<_>>(),
+        [(2, true), (4, true), (6, false)]
+    );
+    assert_eq!((heard[1].score, heard[1].base_text), (0.5, 0.6));
+
+    // It is that of step 4, and evaluating changes nothing else.
+    let plain = tempfile::tempdir().unwrap();
+    let last = fit(&base, &subject, &config, plain.path()).unwrap();
+    assert_ne!(numbers(&best), numbers(&last));
+    let kept = Adapter::load(&folder.path().join("lora/best.safetensors"), &base).unwrap();
+    assert_eq!(numbers(&best), numbers(&kept));
+    let states = [folder.path(), plain.path()].map(|folder| {
+        let state = common::open(&folder.join("lora/state.safetensors"));
+        state.infos().into_iter().filter_map(|info| state.values(&info.name).ok()).collect::<Vec<_>>()
+    });
+    assert_eq!(states[0], states[1]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use understudy_hub::{Cache, Repository};
-use understudy_pipeline::{Files, Parts, Source};
+use understudy_pipeline::{BaseConfig, Files, Parts, Source};
 
 use crate::report::WrongUsage;
 
@@ -237,6 +237,15 @@ pub struct Usual {
 impl Usual {
     /// Those of the embedded base.
     pub const NANO: Self = Self { size: [17, 64, 64], steps: 20, guidance: 4.0, fps: 8.0, upscale: 4 };
+    /// The same with a size that a base of this configuration has positions for.
+    pub fn within(self, config: &BaseConfig) -> Self {
+        let positions = config.transformer.rope_max_seq_len;
+        let [frames, rows, columns] = config.transformer.patch_size.map(|patch| positions * patch);
+        let (temporal, spatial) = (config.vae.temporal_factor(), config.vae.spatial_factor());
+        let most = [(frames.saturating_sub(1)) * temporal + 1, rows * spatial, columns * spatial];
+        Self { size: [0, 1, 2].map(|axis| self.size[axis].min(most[axis])), ..self }
+    }
+
     /// Those of Wan 2.1.
     pub const WAN: Self = Self { size: [81, 480, 832], steps: 50, guidance: 5.0, fps: 16.0, upscale: 1 };
 }

@@ -93,6 +93,10 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn methods_and_flags_that_do_nothing_yet() {
     let folder = tempfile::tempdir().unwrap();
     pictures(&folder.path().join("subject"), 1);
+    let judged = ["fit", "--base", BASE, "--subject", "subject", "--class", "cat", "--out", "a.safetensors"];
+    let flags = ["--height", "16", "--width", "16", "--evaluate-every", "2"];
+    let message = understudy(folder.path(), &[&judged[..], &flags].concat()).fails(2);
+    assert!(message.contains("--clip"), "{message}");
     let method = "personal-video";
     let flags =
         ["fit", "--method", method, "--subject", "subject", "--class", "cat", "--out", "a.safetensors"];

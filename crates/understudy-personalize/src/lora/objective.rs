@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::attach::Attachments;
+use understudy_engine::host::values;
 use understudy_engine::ops;
 use understudy_engine::parameters::{Leaves, NamedGradients, Parameters};
 use understudy_engine::random::Random;
+use understudy_media::{Image, Range, Video};
 use understudy_pipeline::{PromptOptions, Request, TokenEmbeddings, encode_prompt, generate};
 use understudy_train::{StepResult, TrainError};
 
@@ -18,6 +21,7 @@ use crate::adapter::Adapter;
 use crate::data::{Sample, TrainingSet};
 use crate::error::Result;
 use crate::flow::{FlowBatch, FlowStack, draw_sigma};
+use crate::judge::{Best, Evaluation, Judge};
 use crate::row::RowStart;
 
 /// What a stage trains.
@@ -53,6 +57,8 @@ pub(super) struct Objective<'a> {
     trained: Trained,
     /// Text states `(1, words, channels)` of prompts that do not change.
     texts: BTreeMap<String, Tensor<3>>,
+    /// The base's own text score, once it is known.
+    base_text: OnceLock<f64>,
 }
 
 /// Samples of one kind, ready for a step.
@@ -69,7 +75,7 @@ pub(super) struct Part {
 
 impl<'a> Objective<'a> {
     pub(super) fn new(setup: &'a Setup<'a>, trained: Trained) -> Result<Self> {
-        let mut objective = Self { setup, trained, texts: BTreeMap::new() };
+        let mut objective = Self { setup, trained, texts: BTreeMap::new(), base_text: OnceLock::new() };
         let learned = if objective.trains_row() { Default::default() } else { objective.samples().prompts() };
         let fixed: BTreeSet<String> =
             setup.prior.prompts().into_iter().chain(learned).chain([""]).map(str::to_owned).collect();
@@ -319,37 +325,97 @@ impl understudy_train::Objective for Objective<'_> {
     /// written now.
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
         let config = self.setup.config;
-        if let Trained::Token(_) = self.trained {
-            return Ok(None);
-        }
-        if config.samples.every == 0 {
+        let Some(last) = self.steps() else { return Ok(None) };
+        let due = |every: u64| every > 0 && (step.is_multiple_of(every) || step == last);
+        let judge = self.judge().filter(|_| due(config.samples.evaluate_every));
+        let shown = due(config.samples.every);
+        if judge.is_none() && !shown {
             return Ok(None);
         }
         let adapter = self.adapter(ema);
-        let phrase = self.setup.job.subject.phrase();
+        let prompts = self.shown_prompts(&self.setup.job.subject.phrase());
+        let frames = self.videos(&prompts, Some(&adapter))?;
+        if let Some(judge) = judge {
+            self.evaluate(judge, &adapter, frames.clone(), step, folder)?;
+        }
+        let path = folder.join(format!("sample-{step:06}.png"));
+        if shown {
+            write_sheet(frames, &prompts, &path).map_err(other)?;
+        }
+        Ok(shown.then_some(path))
+    }
+}
+
+impl Objective<'_> {
+    /// Steps of this stage; none for the token's, of which there is nothing to see.
+    fn steps(&self) -> Option<u64> {
+        match self.trained {
+            Trained::Token(_) => None,
+            Trained::Residuals(..) => Some(self.setup.config.lora.steps),
+            Trained::Motion(..) => self.setup.config.motion.as_ref().map(|motion| motion.stage.steps),
+        }
+    }
+
+    /// Who evaluates this stage, if it is the last.
+    fn judge(&self) -> Option<&dyn Judge> {
+        let last = matches!(self.trained, Trained::Motion(..)) || self.setup.config.motion.is_none();
+        self.setup.judge.filter(|_| last)
+    }
+
+    /// Videos `(prompts, 3, frames, height, width)` in [0, 1], with an adapter or of the base alone.
+    fn videos(&self, prompts: &[String], adapter: Option<&Adapter>) -> Result<Tensor<5>, TrainError> {
+        let config = self.setup.config;
         let request = Request {
-            prompts: self.shown_prompts(&phrase),
+            prompts: prompts.to_vec(),
             frames: config.samples.frames,
             height: config.size[0],
             width: config.size[1],
             steps: config.samples.steps,
             guidance: config.samples.guidance,
             seed: config.seed,
-            attachments: adapter.attachments(1.0),
-            token_embeddings: adapter.token_embeddings(),
+            attachments: adapter.map_or_else(Attachments::none, |adapter| adapter.attachments(1.0)),
+            token_embeddings: adapter.and_then(Adapter::token_embeddings),
             ..Request::new("")
         };
         let rounded = ops::bf16_products();
         ops::set_bf16_products(false);
         let output = generate(self.setup.job.base, &request, &mut |_| ControlFlow::Continue(()));
         ops::set_bf16_products(rounded);
-        let path = folder.join(format!("sample-{step:06}.png"));
-        write_sheet(output.map_err(other)?.frames, &request.prompts, &path).map_err(other)?;
-        Ok(Some(path))
+        Ok(output.map_err(other)?.frames)
     }
-}
 
-impl Objective<'_> {
+    /// Scores videos of the adapter against those of the base, and keeps it if it is the best.
+    fn evaluate(
+        &self,
+        judge: &dyn Judge,
+        adapter: &Adapter,
+        videos: Tensor<5>,
+        step: u64,
+        folder: &Path,
+    ) -> Result<(), TrainError> {
+        let class = &self.setup.job.subject.class;
+        let plain = self.shown_prompts(class);
+        let plain: Vec<String> =
+            plain.iter().take(self.setup.config.samples.prompts.len()).cloned().collect();
+        let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+        let texts = |videos: &[Vec<Image>]| -> Result<f64, TrainError> {
+            let scores = videos.iter().zip(&plain).map(|(video, prompt)| judge.text(video, prompt));
+            Ok(mean(&scores.collect::<Result<Vec<_>, _>>().map_err(other)?))
+        };
+        let base_text = match self.base_text.get() {
+            Some(known) => *known,
+            None => {
+                let found = texts(&images(self.videos(&plain, None)?).map_err(other)?)?;
+                *self.base_text.get_or_init(|| found)
+            }
+        };
+        let videos = images(videos).map_err(other)?;
+        let identity = videos.iter().map(|video| judge.identity(video)).collect::<Result<Vec<_>, _>>();
+        let evaluation = Evaluation::new(step, mean(&identity.map_err(other)?), texts(&videos)?, base_text);
+        judge.hear(&Best::new(folder).offer(adapter, evaluation).map_err(other)?);
+        Ok(())
+    }
+
     /// The prompts of samples: as they are set, and, where a motion is trained, as it is named.
     fn shown_prompts(&self, phrase: &str) -> Vec<String> {
         let config = self.setup.config;
@@ -360,6 +426,18 @@ impl Objective<'_> {
         }
         prompts
     }
+}
+
+/// The frames of `videos (count, 3, frames, height, width)` in [0, 1].
+fn images(videos: Tensor<5>) -> Result<Vec<Vec<Image>>> {
+    let [count, channels, frames, height, width] = videos.dims();
+    let values = values(videos);
+    let length = channels * frames * height * width;
+    let video = |index: usize| {
+        let planar = &values[index * length..][..length];
+        Ok(Video::from_planar(planar, [frames, height, width], 8.0, Range::Unit)?.frames)
+    };
+    (0..count).map(video).collect()
 }
 
 /// Adds gradients to those already there.

@@ -1,5 +1,6 @@
 //! `understudy fit`: a subject from pictures of it to an adapter file.
 
+mod judging;
 mod settings;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use understudy_engine::error::io_advice;
 use understudy_engine::safetensors::Precision;
 use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
-    Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, LoraConfig, Subject, SubjectOptions, lora,
+    Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, Judge, LoraConfig, Subject, SubjectOptions, lora,
 };
 use understudy_pipeline::{Base, LoadOptions};
 
@@ -26,6 +27,7 @@ use crate::base::BaseArguments;
 use crate::memory;
 use crate::progress::Progress;
 use crate::report::{self, WrongUsage};
+use judging::Judging;
 use settings::Settings;
 
 /// Learn a subject from pictures of it and write an adapter.
@@ -56,6 +58,8 @@ pub struct Fit {
     resume: bool,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    judging: Judging,
     /// Print the settings as TOML and do nothing.
     #[arg(long)]
     print_config: bool,
@@ -106,7 +110,12 @@ impl Fit {
             return Err(WrongUsage(reason).into());
         }
         let bf16 = self.common.dtype == Dtype::Bf16;
-        let config = self.settings.config(self.base.is_nano(), self.method, bf16)?;
+        let mut config = self.settings.config(self.base.is_nano(), self.method, bf16)?;
+        if let Some(every) = self.judging.evaluate_every {
+            config.samples.evaluate_every = every
+                .try_into()
+                .map_err(|_| WrongUsage(format!("--evaluate-every {every}: must be 0 or more")))?;
+        }
         if config.motion.is_some() != sequence || config.references != (self.method == Method::VWarper) {
             let reason = format!(
                 "--config: its settings are those of --method {}, not {}",
@@ -144,8 +153,10 @@ impl Fit {
         let mut progress = self.common.progress();
         let name = self.base.name();
         let job = Job { base, base_name: &name, subject, folder: &places.folder };
+        let judge = self.judging.judge(subject, self.base.is_nano(), &base.device, self.common.json)?;
+        let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
         let mut ready = Ok(());
-        let fitted = lora::fit(&job, config, &mut |event| {
+        let fitted = lora::fit_judged(&job, config, judge, &mut |event| {
             let flow = progress.fitting(event);
             if let FitEvent::Plan { plan, .. } = event {
                 ready = self

@@ -88,7 +88,7 @@ impl Generate {
         let config = source.config()?;
         let mut progress = self.common.progress();
         let adapters = self.adapters.read(&config, &self.base.name(), &device, &progress)?;
-        let mut request = self.request(&device)?;
+        let mut request = self.request(&config, &device)?;
         request.check(&config)?;
         let upscale = self.write_options(format).upscale;
         format
@@ -175,13 +175,13 @@ impl Generate {
     }
 
     /// What is asked for, without the adapters.
-    fn request(&self, device: &Device) -> Result<Request> {
+    fn request(&self, config: &BaseConfig, device: &Device) -> Result<Request> {
         Ok(Request {
             prompts: self.prompts.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_weights: self.prompt_weights,
             initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
-            ..self.sampling.request(self.base.usual())
+            ..self.sampling.request(self.base.usual().within(config))
         })
     }
 

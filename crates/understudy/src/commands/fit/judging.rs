@@ -1,0 +1,107 @@
+//! Evaluations during a fit.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use clap::Args;
+use serde_json::json;
+use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge, Judges, mean_cosine};
+use understudy_media::Image;
+use understudy_personalize::{Evaluation, Judge, Subject};
+use understudy_pipeline::Files;
+
+use crate::base::nano;
+use crate::progress::Progress;
+use crate::report::WrongUsage;
+
+/// Who evaluates a fit.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Evaluations")]
+pub struct Judging {
+    /// Evaluate the adapter every so many steps and keep the best: the one with the highest identity whose text score is
+    /// at least 0.9 of the base's.
+    #[arg(long, value_name = "N")]
+    pub evaluate_every: Option<i64>,
+    /// The CLIP that scores texts, as a Hugging Face folder [nano's].
+    #[arg(long, value_name = "DIR", requires = "evaluate_every")]
+    clip: Option<PathBuf>,
+    /// The DINO that scores identity, as a Hugging Face folder [nano's identity encoder].
+    #[arg(long, value_name = "DIR", requires = "evaluate_every", conflicts_with = "identity")]
+    dino: Option<PathBuf>,
+    /// An identity encoder in its place: an ArcFace IResNet's file, or a folder as `pretrain` writes it.
+    #[arg(long, value_name = "FILE|DIR", requires = "evaluate_every")]
+    identity: Option<PathBuf>,
+}
+
+/// A CLIP, and an encoder that knows the subject.
+pub struct Seen {
+    clip: ClipJudge,
+    looks: Box<dyn Embedder>,
+    references: Vec<Vec<f32>>,
+    json: bool,
+}
+
+impl Judging {
+    /// The judge of `subject`, if one is asked for.
+    ///
+    /// # Errors
+    /// When a network cannot be read, or none is named for a base that is not `nano`.
+    pub fn judge(
+        &self,
+        subject: &Subject,
+        is_nano: bool,
+        device: &Device,
+        json: bool,
+    ) -> Result<Option<Seen>> {
+        if self.evaluate_every.is_none_or(|every| every <= 0) {
+            return Ok(None);
+        }
+        let named = self.clip.is_some() && (self.dino.is_some() || self.identity.is_some());
+        if !is_nano && !named {
+            let reason = "--evaluate-every: for this base, name who judges: --clip, and --dino or --identity";
+            return Err(WrongUsage(reason.to_owned()).into());
+        }
+        let own = Judges::load(&nano()?, device)?;
+        let clip = match &self.clip {
+            Some(folder) => ClipJudge::load(&Files::folder(folder), "", device).context("--clip")?,
+            None => own.clip,
+        };
+        let looks: Box<dyn Embedder> = match (&self.dino, &self.identity) {
+            (Some(folder), _) => {
+                Box::new(DinoJudge::load(&Files::folder(folder), "", device).context("--dino")?)
+            }
+            (_, Some(path)) => Box::new(IdentityJudge::open(path, device).context("--identity")?),
+            _ => Box::new(own.identity),
+        };
+        let pictures = subject.pictures.iter().map(|own| own.picture.image.clone());
+        let frames = subject.clips.iter().flat_map(|clip| clip.frames.iter().cloned());
+        let pictures: Vec<Image> = pictures.chain(frames).collect();
+        let references = looks.embed(&pictures)?;
+        Ok(Some(Seen { clip, looks, references, json }))
+    }
+}
+
+impl Judge for Seen {
+    fn text(&self, video: &[Image], prompt: &str) -> Result<f64, String> {
+        let score = || -> understudy_evaluate::Result<f64> {
+            Ok(mean_cosine(&self.clip.embed(video)?, &self.clip.embed_texts(&[prompt])?))
+        };
+        score().map_err(|error| error.to_string())
+    }
+
+    fn identity(&self, video: &[Image]) -> Result<f64, String> {
+        let seen = self.looks.embed(video).map_err(|error| error.to_string())?;
+        Ok(mean_cosine(&seen, &self.references))
+    }
+
+    fn hear(&self, evaluation: &Evaluation) {
+        let Evaluation { step, identity, text, base_text, best, .. } = evaluation;
+        let progress = Progress::new(self.json);
+        progress.event(&json!({"event": "evaluation", "evaluation": evaluation}));
+        let best = if *best { ", the best so far" } else { "" };
+        progress.say(&format!(
+            "evaluation at step {step}: identity {identity:.3}, text {text:.3} (the base's {base_text:.3}){best}"
+        ));
+    }
+}
