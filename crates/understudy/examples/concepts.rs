@@ -31,7 +31,8 @@ fn main() -> Result<()> {
         let own = folder.join(index.to_string());
         std::fs::create_dir_all(own.join("pictures"))?;
         let frames = images(&world.render(&scenario).frames)?;
-        Video::new(frames, 8.0)?.write(own.join("clip.mp4"), &WriteOptions { upscale: 4, ..WriteOptions::default() })?;
+        Video::new(frames, 8.0)?
+            .write(own.join("clip.mp4"), &WriteOptions { upscale: 4, ..WriteOptions::default() })?;
         for seed in 0..PICTURES {
             let picture = images(&photo.render(&Scenario::portrait(identity, seed)).frames)?;
             let path = own.join("pictures").join(format!("{seed}.png"));
