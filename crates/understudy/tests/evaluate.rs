@@ -105,9 +105,21 @@ fn what_is_missing_is_said_and_keeps_its_row() {
     fs::write(videos.join("whole.txt"), "a cat walks to the left").unwrap();
     fs::write(videos.join("broken.mp4"), "no video at all").unwrap();
     fs::write(videos.join("absent.txt"), "a prompt alone").unwrap();
-    let flags = ["evaluate", "--videos", "videos", "--metrics", "clip-t,t-cons", "--out", "x.csv"];
+    let flags = [
+        "evaluate",
+        "--videos",
+        "videos",
+        "--metrics",
+        "clip-t,t-cons",
+        "--out",
+        "x.csv",
+        "--report",
+        "x.html",
+    ];
     let run = understudy(folder.path(), &flags);
     run.succeeds();
+    let page = fs::read_to_string(folder.path().join("x.html")).unwrap();
+    assert!(page.contains("data:image/webp") && page.contains("absent: there is"), "{page}");
     for name in ["empty", "broken", "absent"] {
         assert!(run.stderr.contains(&format!("missing: {name}")), "{}", run.stderr);
     }

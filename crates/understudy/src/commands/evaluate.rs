@@ -55,6 +55,9 @@ pub struct Evaluate {
     /// Where to write the table, a row a video.
     #[arg(long, value_name = "FILE.csv")]
     out: PathBuf,
+    /// Also write a page to look at: means, every video's scores, and the videos, in one file.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -80,6 +83,11 @@ impl Evaluate {
         let table = Table { metrics, rows };
         table.write_csv(&self.out)?;
         unfinished.finish();
+        if let Some(path) = &self.report {
+            let title = format!("Scores of {}", self.videos.display());
+            let page = understudy_evaluate::html(&table, &clips, &title)?;
+            understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?;
+        }
         tell(&table, &progress);
         if table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
             bail!("no video could be scored; {} says nothing", self.out.display());
@@ -117,15 +125,9 @@ impl Evaluate {
     }
 
     fn check_out(&self) -> Result<()> {
-        let path = self.out.display();
-        if self.out.extension().is_none_or(|extension| extension != "csv") {
-            return Err(WrongUsage(format!("--out {path}: the name must end in .csv")).into());
-        }
-        if self.out.is_dir() {
-            bail!("--out {path}: it is a folder; give the name of a file");
-        }
-        match self.out.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-            Some(folder) => bail!("--out {path}: there is no folder {}; make it first", folder.display()),
+        check_file("--out", &self.out, "csv")?;
+        match &self.report {
+            Some(report) => check_file("--report", report, "html"),
             None => Ok(()),
         }
     }
@@ -213,6 +215,21 @@ impl Evaluate {
             }
         }
         Ok(rows)
+    }
+}
+
+/// That a file of this extension can be written where `flag` says.
+fn check_file(flag: &str, file: &Path, extension: &str) -> Result<()> {
+    let path = file.display();
+    if file.extension().is_none_or(|own| own != extension) {
+        return Err(WrongUsage(format!("{flag} {path}: the name must end in .{extension}")).into());
+    }
+    if file.is_dir() {
+        bail!("{flag} {path}: it is a folder; give the name of a file");
+    }
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => bail!("{flag} {path}: there is no folder {}; make it first", folder.display()),
+        None => Ok(()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! `understudy fit`: a subject from pictures of it to an adapter file.
 
 mod judging;
+mod kept;
 mod settings;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use std::ops::ControlFlow;
 
@@ -14,7 +14,6 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use understudy_engine::device::DeviceName;
-use understudy_engine::error::io_advice;
 use understudy_engine::safetensors::Precision;
 use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
@@ -161,7 +160,7 @@ impl Fit {
             if let FitEvent::Plan { plan, .. } = event {
                 ready = self
                     .check_memory(plan.memory, &progress)
-                    .and_then(|()| self.keep_settings(config, subject, places));
+                    .and_then(|()| kept::keep(config, subject, &places.folder));
             }
             if ready.is_ok() { flow } else { ControlFlow::Break(()) }
         });
@@ -194,29 +193,6 @@ impl Fit {
         Ok(())
     }
 
-    /// Keeps the settings of a run, or finds out that those of the run that is to go on were others.
-    fn keep_settings(&self, config: &LoraConfig, subject: &Subject, places: &Places) -> Result<()> {
-        let path = places.folder.join("settings.toml");
-        let mut own: toml::Table = config.to_toml()?.parse()?;
-        // Samples are looked at and not learned from.
-        own.remove("samples");
-        let named = [("class", subject.class.clone()), ("token", subject.token.clone())];
-        own.insert(
-            "subject".into(),
-            toml::Table::from_iter(named.map(|(name, word)| (name.to_owned(), word.into()))).into(),
-        );
-        if let Ok(first) = std::fs::read_to_string(&path) {
-            return unchanged(&own, &first.parse().unwrap_or_default(), &places.folder);
-        }
-        let write = || {
-            std::fs::create_dir_all(&places.folder)?;
-            std::fs::write(&path, own.to_string())
-        };
-        write().map_err(|error| {
-            anyhow::anyhow!("cannot write {}: {error}; {}", path.display(), io_advice(&error))
-        })
-    }
-
     /// The paths, found usable.
     fn places(&self) -> Result<Places> {
         // The parser sees to it that they are there unless the settings are only printed.
@@ -243,29 +219,4 @@ impl Fit {
         }
         Ok(Places { subject: subject.clone(), class: class.clone(), out: out.clone(), folder })
     }
-}
-
-/// That settings are those of the run that is to go on.
-fn unchanged(own: &toml::Table, first: &toml::Table, folder: &Path) -> Result<()> {
-    let [own, first] = [own, first].map(|table| flattened("", table));
-    let now: Vec<String> = own.difference(&first).cloned().collect();
-    let then: Vec<String> = first.difference(&own).cloned().collect();
-    if now.is_empty() && then.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        "--resume: the settings are now {}, and the run in {} has {}; give its settings, or another --out",
-        now.join(", "),
-        folder.display(),
-        then.join(", ")
-    )
-}
-
-/// The entries of a table, `group.name = value`, however deep.
-fn flattened(group: &str, table: &toml::Table) -> BTreeSet<String> {
-    let entry = |(name, value): (&String, &toml::Value)| match value {
-        toml::Value::Table(inner) => flattened(&format!("{group}{name}."), inner),
-        value => BTreeSet::from([format!("{group}{name} = {value}")]),
-    };
-    table.iter().flat_map(entry).collect()
 }

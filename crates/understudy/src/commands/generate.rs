@@ -116,13 +116,17 @@ impl Generate {
             self.warping.show(warp, &base, &adapters, &output.frames)?;
         }
         self.write(output, format)?;
+        self.tell_done(started, &progress);
+        Ok(())
+    }
+
+    fn tell_done(&self, started: Instant, progress: &Progress) {
         let (outputs, seconds) = (self.outputs(), started.elapsed().as_secs_f64());
         progress.event(
             &json!({"event": "done", "path": self.out, "paths": outputs, "latents": self.save_latents, "seconds": seconds}),
         );
         let written: Vec<String> = outputs.iter().map(|path| path.display().to_string()).collect();
         progress.say(&format!("wrote {} in {seconds:.1} s", written.join(", ")));
-        Ok(())
     }
 
     /// Where each prompt's video goes.

@@ -1,0 +1,206 @@
+//! One page to look at: the means, every video's scores, and the videos themselves, with nothing outside the file.
+
+use std::fmt::Write as _;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use understudy_media::{Video, WriteOptions};
+
+use crate::error::Result;
+use crate::evaluation::Row;
+use crate::statistics::Interval;
+use crate::table::Table;
+use crate::videos::Clip;
+
+/// Pixels of a thumbnail's longer side.
+const SIDE: usize = 128;
+/// Size of a plot, pixels.
+const PLOT: [f64; 2] = [420.0, 34.0];
+const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
+    table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}\
+    .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:1em}\
+    .clip{border:1px solid #ddd;border-radius:6px;padding:.8em}.clip img{width:100%;image-rendering:pixelated}\
+    .problem{color:#a30}.prompt{color:#555;font-style:italic}dl{display:grid;grid-template-columns:auto auto;margin:.5em 0}\
+    dd{margin:0;text-align:right;font-variant-numeric:tabular-nums}";
+
+/// The page of `table`, whose rows are of `clips`, under `title`.
+///
+/// # Errors
+/// When a thumbnail cannot be made; a video that cannot be read has none.
+pub fn html(table: &Table, clips: &[Clip], title: &str) -> Result<String> {
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
+        escaped(title)
+    );
+    page.push_str(&means(table));
+    let faulty: Vec<&Row> = table.rows.iter().filter(|row| !row.problems.is_empty()).collect();
+    if !faulty.is_empty() {
+        let _ = write!(
+            page,
+            "<h2>Missing</h2><p>{} of {} videos lack something:</p><ul>",
+            faulty.len(),
+            table.rows.len()
+        );
+        for row in faulty {
+            let problems = row.problems.join("; ");
+            let _ = write!(page, "<li class=\"problem\">{}: {}</li>", escaped(&row.name), escaped(&problems));
+        }
+        page.push_str("</ul>");
+    }
+    page.push_str("<h2>Videos</h2><div class=\"grid\">");
+    for row in &table.rows {
+        let clip = clips.iter().find(|clip| clip.name == row.name);
+        page.push_str(&card(table, row, clip)?);
+    }
+    page.push_str("</div></html>\n");
+    Ok(page)
+}
+
+/// A line a metric: its mean with the interval, and every video's value.
+fn means(table: &Table) -> String {
+    let mut out =
+        "<table><tr><th>metric<th>mean<th>95 %<th>videos<th>each video, the mean and its interval</tr>"
+            .to_owned();
+    for (index, metric) in table.metrics.iter().enumerate() {
+        let values = table.values(index);
+        let Some(interval) = table.mean(index) else {
+            let _ = write!(out, "<tr><td>{metric}<td colspan=4 class=\"problem\">no video has it</tr>");
+            continue;
+        };
+        let Interval { mean, low, high } = interval;
+        let _ = write!(
+            out,
+            "<tr><td>{metric}<td>{mean:.4}<td>{low:.4} to {high:.4}<td>{}<td>{}</tr>",
+            values.len(),
+            plot(&values, interval)
+        );
+    }
+    out + "</table>"
+}
+
+/// Values as dots along a line, their mean as a bar and its interval as a band.
+fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> String {
+    let [width, height] = PLOT;
+    let least = values.iter().copied().fold(low, f64::min);
+    let most = values.iter().copied().fold(high, f64::max);
+    let span = (most - least).max(1e-9);
+    let at = |value: f64| 40.0 + (value - least) / span * (width - 80.0);
+    let mut out = format!("<svg width=\"{width}\" height=\"{height}\" role=\"img\">");
+    let middle = height / 2.0 - 4.0;
+    let _ = write!(
+        out,
+        "<rect x=\"{:.1}\" y=\"2\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#cde\"/>",
+        at(low),
+        (at(high) - at(low)).max(1.0),
+        2.0 * middle - 4.0
+    );
+    for value in values {
+        let _ = write!(
+            out,
+            "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"3\" fill=\"#247\" opacity=\".5\"/>",
+            at(*value)
+        );
+    }
+    let _ = write!(out, "<rect x=\"{:.1}\" y=\"0\" width=\"2\" height=\"{:.1}\"/>", at(mean), 2.0 * middle);
+    for (value, anchor) in [(least, "start"), (most, "end")] {
+        let _ = write!(
+            out,
+            "<text x=\"{:.1}\" y=\"{height}\" font-size=\"9\" text-anchor=\"{anchor}\">{value:.3}</text>",
+            at(value)
+        );
+    }
+    out + "</svg>"
+}
+
+/// A video with its prompt and its scores.
+fn card(table: &Table, row: &Row, clip: Option<&Clip>) -> Result<String> {
+    let mut out = "<div class=\"clip\">".to_owned();
+    if let Some(video) = clip.and_then(|clip| clip.video().ok()) {
+        let _ = write!(
+            out,
+            "<img alt=\"\" src=\"data:image/webp;base64,{}\">",
+            STANDARD.encode(thumbnail(&video)?)
+        );
+    }
+    let _ = write!(out, "<b>{}</b>", escaped(&row.name));
+    if let Some(prompt) = clip.and_then(|clip| clip.prompt.as_deref()) {
+        let _ = write!(out, "<div class=\"prompt\">{}</div>", escaped(prompt));
+    }
+    out.push_str("<dl>");
+    for (metric, value) in table.metrics.iter().zip(&row.values) {
+        let value = value.map_or_else(
+            || "<span class=\"problem\">missing</span>".to_owned(),
+            |value| format!("{value:.4}"),
+        );
+        let _ = write!(out, "<dt>{metric}<dd>{value}");
+    }
+    Ok(out + "</dl></div>")
+}
+
+/// The video as a small animated WebP.
+fn thumbnail(video: &Video) -> Result<Vec<u8>> {
+    let [width, height] = [video.width(), video.height()];
+    let longer = width.max(height);
+    let small = match longer > SIDE {
+        true => {
+            let size = [height, width].map(|side| (side * SIDE / longer).max(2));
+            let frames = video.frames.iter().map(|frame| Ok(frame.resize(size)?)).collect::<Result<_>>()?;
+            Video::new(frames, video.fps)?
+        }
+        false => video.clone(),
+    };
+    let folder = tempfile::tempdir()
+        .map_err(|source| crate::Error::Write { path: std::env::temp_dir().display().to_string(), source })?;
+    let path = folder.path().join("thumbnail.webp");
+    small.write(&path, &WriteOptions { webp_quality: 70.0, ..WriteOptions::default() })?;
+    std::fs::read(&path).map_err(|source| crate::Error::Write { path: path.display().to_string(), source })
+}
+
+/// `text` as HTML.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metric;
+    use understudy_media::Image;
+
+    #[test]
+    fn a_page_holds_every_video_and_names_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.webp");
+        let frames = (0..4).map(|at| Image::filled(300, 200, [60 * at, 90, 20])).collect();
+        Video::new(frames, 8.0).unwrap().write(&path, &WriteOptions::default()).unwrap();
+        let clip = |name: &str, path: Option<std::path::PathBuf>| Clip {
+            name: name.into(),
+            path,
+            prompt: Some("a <red> ball & more".into()),
+            fps: 8.0,
+        };
+        let row = |name: &str, value: Option<f64>, problems: &[&str]| Row {
+            name: name.into(),
+            values: vec![value, None],
+            problems: problems.iter().map(|&problem| problem.into()).collect(),
+        };
+        let table = Table {
+            metrics: vec![Metric::ClipT, Metric::TCons],
+            rows: vec![row("a", Some(0.25), &[]), row("b<1>", None, &["there is a prompt and no video"])],
+        };
+        let page = html(&table, &[clip("a", Some(path)), clip("b<1>", None)], "Scores & more").unwrap();
+        for part in [
+            "Scores &amp; more",
+            "data:image/webp;base64,UklGR",
+            "a &lt;red&gt; ball &amp; more",
+            "b&lt;1&gt;: there is a prompt and no video",
+            "0.2500",
+            "no video has it",
+            "<svg",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert_eq!(page.matches("<img").count(), 1);
+        assert!(!page.contains("http"));
+    }
+}

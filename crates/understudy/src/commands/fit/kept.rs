@@ -1,0 +1,53 @@
+//! The settings of a run, kept beside it, so that a run that goes on with others can be told what they are.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
+use toml::{Table, Value};
+use understudy_engine::error::io_advice;
+use understudy_personalize::{LoraConfig, Subject};
+
+/// Keeps the settings of the run in `folder`, or finds out that those of the run there were others.
+///
+/// # Errors
+/// When they were; when the file cannot be written.
+pub fn keep(config: &LoraConfig, subject: &Subject, folder: &Path) -> Result<()> {
+    let path = folder.join("settings.toml");
+    let mut own: Table = config.to_toml()?.parse()?;
+    // Samples are looked at and not learned from.
+    own.remove("samples");
+    let words = [("class", &subject.class), ("token", &subject.token)];
+    let words = words.map(|(name, word)| (name.to_owned(), Value::String(word.clone())));
+    own.insert("subject".into(), Table::from_iter(words).into());
+    if let Ok(first) = std::fs::read_to_string(&path) {
+        return unchanged(&own, &first.parse().unwrap_or_default(), folder);
+    }
+    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, own.to_string()));
+    written.map_err(|error| anyhow!("cannot write {}: {error}; {}", path.display(), io_advice(&error)))
+}
+
+/// That settings are those of the run that is to go on.
+fn unchanged(own: &Table, first: &Table, folder: &Path) -> Result<()> {
+    let [own, first] = [own, first].map(|table| flattened("", table));
+    let now: Vec<String> = own.difference(&first).cloned().collect();
+    let then: Vec<String> = first.difference(&own).cloned().collect();
+    if now.is_empty() && then.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "--resume: the settings are now {}, and the run in {} has {}; give its settings, or another --out",
+        now.join(", "),
+        folder.display(),
+        then.join(", ")
+    )
+}
+
+/// The entries of a table, `group.name = value`, however deep.
+fn flattened(group: &str, table: &Table) -> BTreeSet<String> {
+    let entry = |(name, value): (&String, &Value)| match value {
+        Value::Table(inner) => flattened(&format!("{group}{name}."), inner),
+        value => BTreeSet::from([format!("{group}{name} = {value}")]),
+    };
+    table.iter().flat_map(entry).collect()
+}
