@@ -37,7 +37,7 @@ pub use judges::Judges;
 pub use metrics::{Metric, Needs, consecutive_cosine, consistency, mean_cosine, temporal_flickering};
 pub use networks::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
 pub use preprocess::Preprocess;
-pub use report::html;
+pub use report::{Scored, html};
 pub use retrieval::{cosine, retrieval_accuracy};
 pub use statistics::{Interval, bootstrap};
 pub use table::{Table, Unfinished};

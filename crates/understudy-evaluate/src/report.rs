@@ -19,20 +19,30 @@ const PLOT: [f64; 2] = [420.0, 34.0];
 const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
     table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}\
     .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:1em}\
-    .clip{border:1px solid #ddd;border-radius:6px;padding:.8em}.clip img{width:100%;image-rendering:pixelated}\
+    .clip{border:1px solid #ddd;border-radius:6px;padding:.8em}.pair{display:flex;gap:.4em}.pair img{flex:1;min-width:0;image-rendering:pixelated}\
     .problem{color:#a30}.prompt{color:#555;font-style:italic}dl{display:grid;grid-template-columns:auto auto;margin:.5em 0}\
     dd{margin:0;text-align:right;font-variant-numeric:tabular-nums}";
 
-/// The page of `table`, whose rows are of `clips`, under `title`.
+/// Scores with the videos they are of.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored<'a> {
+    /// The scores.
+    pub table: &'a Table,
+    /// The videos.
+    pub clips: &'a [Clip],
+}
+
+/// The page of `own` scores under `title`; with others beside them, the videos of one name side by side.
 ///
 /// # Errors
 /// When a thumbnail cannot be made; a video that cannot be read has none.
-pub fn html(table: &Table, clips: &[Clip], title: &str) -> Result<String> {
+pub fn html(own: Scored, other: Option<Scored>, title: &str) -> Result<String> {
+    let table = own.table;
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
         escaped(title)
     );
-    page.push_str(&means(table));
+    page.push_str(&means(table, other.map(|other| other.table)));
     let faulty: Vec<&Row> = table.rows.iter().filter(|row| !row.problems.is_empty()).collect();
     if !faulty.is_empty() {
         let _ = write!(
@@ -49,17 +59,16 @@ pub fn html(table: &Table, clips: &[Clip], title: &str) -> Result<String> {
     }
     page.push_str("<h2>Videos</h2><div class=\"grid\">");
     for row in &table.rows {
-        let clip = clips.iter().find(|clip| clip.name == row.name);
-        page.push_str(&card(table, row, clip)?);
+        page.push_str(&card(own, other, row)?);
     }
     page.push_str("</div></html>\n");
     Ok(page)
 }
 
-/// A line a metric: its mean with the interval, and every video's value.
-fn means(table: &Table) -> String {
+/// A line a metric: its mean with the interval, every video's value, and what it gains over others.
+fn means(table: &Table, other: Option<&Table>) -> String {
     let mut out =
-        "<table><tr><th>metric<th>mean<th>95 %<th>videos<th>each video, the mean and its interval</tr>"
+        "<table><tr><th>metric<th>mean<th>95 %<th>videos<th>each video, the mean and its interval<th>gain over the others</tr>"
             .to_owned();
     for (index, metric) in table.metrics.iter().enumerate() {
         let values = table.values(index);
@@ -68,9 +77,15 @@ fn means(table: &Table) -> String {
             continue;
         };
         let Interval { mean, low, high } = interval;
+        let gain = match other.and_then(|other| table.gain(other, index)) {
+            Some((Interval { mean, low, high }, pairs)) => {
+                format!("{mean:+.4} ({low:+.4} to {high:+.4}; {pairs} pairs)")
+            }
+            None => String::new(),
+        };
         let _ = write!(
             out,
-            "<tr><td>{metric}<td>{mean:.4}<td>{low:.4} to {high:.4}<td>{}<td>{}</tr>",
+            "<tr><td>{metric}<td>{mean:.4}<td>{low:.4} to {high:.4}<td>{}<td>{}<td>{gain}</tr>",
             values.len(),
             plot(&values, interval)
         );
@@ -112,27 +127,30 @@ fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> String {
     out + "</svg>"
 }
 
-/// A video with its prompt and its scores.
-fn card(table: &Table, row: &Row, clip: Option<&Clip>) -> Result<String> {
-    let mut out = "<div class=\"clip\">".to_owned();
-    if let Some(video) = clip.and_then(|clip| clip.video().ok()) {
-        let _ = write!(
-            out,
-            "<img alt=\"\" src=\"data:image/webp;base64,{}\">",
-            STANDARD.encode(thumbnail(&video)?)
-        );
+/// A video with its prompt and its scores, beside that of the same name among others.
+fn card(own: Scored, other: Option<Scored>, row: &Row) -> Result<String> {
+    let mut out = "<div class=\"clip\"><div class=\"pair\">".to_owned();
+    for scored in [Some(own), other].into_iter().flatten() {
+        let clip = scored.clips.iter().find(|clip| clip.name == row.name);
+        if let Some(video) = clip.and_then(|clip| clip.video().ok()) {
+            let encoded = STANDARD.encode(thumbnail(&video)?);
+            let _ = write!(out, "<img alt=\"\" src=\"data:image/webp;base64,{encoded}\">");
+        }
     }
-    let _ = write!(out, "<b>{}</b>", escaped(&row.name));
+    let _ = write!(out, "</div><b>{}</b>", escaped(&row.name));
+    let clip = own.clips.iter().find(|clip| clip.name == row.name);
     if let Some(prompt) = clip.and_then(|clip| clip.prompt.as_deref()) {
         let _ = write!(out, "<div class=\"prompt\">{}</div>", escaped(prompt));
     }
     out.push_str("<dl>");
-    for (metric, value) in table.metrics.iter().zip(&row.values) {
-        let value = value.map_or_else(
-            || "<span class=\"problem\">missing</span>".to_owned(),
-            |value| format!("{value:.4}"),
-        );
-        let _ = write!(out, "<dt>{metric}<dd>{value}");
+    let against = other.and_then(|other| other.table.rows.iter().find(|one| one.name == row.name));
+    for (index, (metric, value)) in own.table.metrics.iter().zip(&row.values).enumerate() {
+        let said = |value: Option<f64>| match value {
+            Some(value) => format!("{value:.4}"),
+            None => "<span class=\"problem\">missing</span>".to_owned(),
+        };
+        let beside = against.map_or_else(String::new, |one| format!(" against {}", said(one.values[index])));
+        let _ = write!(out, "<dt>{metric}<dd>{}{beside}", said(*value));
     }
     Ok(out + "</dl></div>")
 }
@@ -188,7 +206,9 @@ mod tests {
             metrics: vec![Metric::ClipT, Metric::TCons],
             rows: vec![row("a", Some(0.25), &[]), row("b<1>", None, &["there is a prompt and no video"])],
         };
-        let page = html(&table, &[clip("a", Some(path)), clip("b<1>", None)], "Scores & more").unwrap();
+        let clips = [clip("a", Some(path)), clip("b<1>", None)];
+        let own = Scored { table: &table, clips: &clips };
+        let page = html(own, None, "Scores & more").unwrap();
         for part in [
             "Scores &amp; more",
             "data:image/webp;base64,UklGR",
@@ -202,5 +222,8 @@ mod tests {
         }
         assert_eq!(page.matches("<img").count(), 1);
         assert!(!page.contains("http"));
+        let page = html(own, Some(own), "x").unwrap();
+        assert_eq!(page.matches("<img").count(), 2);
+        assert!(page.contains("+0.0000 (+0.0000 to +0.0000; 1 pairs)") && page.contains("against 0.2500"));
     }
 }

@@ -37,6 +37,15 @@ impl Table {
         bootstrap(&self.values(index), CONFIDENCE, SEED).ok()
     }
 
+    /// By how much videos of this table score higher in column `index` than those of the same names in `other`, by the
+    /// same metrics: the mean of the differences with its 95 % bootstrap interval, and how many pairs there are.
+    pub fn gain(&self, other: &Self, index: usize) -> Option<(Interval, usize)> {
+        let of = |name: &str| other.rows.iter().find(|row| row.name == name)?.values[index];
+        let differences: Vec<f64> =
+            self.rows.iter().filter_map(|row| Some(row.values[index]? - of(&row.name)?)).collect();
+        Some((bootstrap(&differences, CONFIDENCE, SEED).ok()?, differences.len()))
+    }
+
     /// Writes the table to `path` as CSV: `name`, then a column a metric; what is missing is empty.
     ///
     /// # Errors
@@ -173,6 +182,17 @@ mod tests {
         table.write_csv(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "name,clip_t\na,0.25\n\"b, \"\"c\"\"\",\n");
         assert_eq!(table.mean(0).unwrap().mean, 0.25);
+    }
+
+    #[test]
+    fn gains_are_of_pairs() {
+        let table = |rows: Vec<Row>| Table { metrics: vec![Metric::ClipT], rows };
+        let one = table(vec![row("a", Some(0.5)), row("b", Some(0.9)), row("c", None), row("d", Some(0.0))]);
+        let other = table(vec![row("b", Some(0.6)), row("a", Some(0.4)), row("c", Some(0.1))]);
+        let (gain, pairs) = one.gain(&other, 0).unwrap();
+        assert!((gain.mean - 0.2).abs() < 1e-12 && pairs == 2);
+        assert!(gain.low >= 0.1 - 1e-12 && gain.high <= 0.3 + 1e-12);
+        assert!(one.gain(&table(vec![row("x", Some(1.0))]), 0).is_none());
     }
 
     #[test]

@@ -130,6 +130,25 @@ fn what_is_missing_is_said_and_keeps_its_row() {
 }
 
 #[test]
+fn two_folders_are_compared_pair_by_pair() {
+    let folder = tempfile::tempdir().unwrap();
+    let videos = format!("{GOLDEN}/videos");
+    let flags = ["--metrics", "t-cons,temporal-flickering", "--out", "x.csv", "--report", "x.html"];
+    let run = understudy(
+        folder.path(),
+        &[&["evaluate", "--videos", &videos, "--against", &videos][..], &flags].concat(),
+    );
+    run.succeeds();
+    assert!(
+        run.stderr.contains("gain of t-cons: +0.0000 (95 %: +0.0000 to +0.0000; 3 pairs)"),
+        "{}",
+        run.stderr
+    );
+    let page = fs::read_to_string(folder.path().join("x.html")).unwrap();
+    assert_eq!(page.matches("data:image/webp").count(), 8);
+}
+
+#[test]
 fn wrong_requests_are_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let videos = format!("{GOLDEN}/videos");

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 use understudy_evaluate::{
     Clip, ClipJudge, DinoJudge, Embedder, Evaluation, FlowJudge, IdentityJudge, Interval, Metric, Needs,
-    Networks, References, Table, Unfinished,
+    Networks, References, Scored, Table, Unfinished,
 };
 use understudy_pipeline::Files;
 
@@ -30,6 +30,9 @@ pub struct Evaluate {
     /// The videos: NAME.mp4 (or .gif, .webp), or folders NAME of frames, each with its prompt in NAME.txt.
     #[arg(long, value_name = "DIR")]
     videos: PathBuf,
+    /// Other videos of the same names, to compare with: how much the first score higher, pair by pair.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
     /// Pictures of the subjects: in DIR/NAME for the video NAME, or in DIR for all.
     #[arg(long, value_name = "DIR")]
     references: Option<PathBuf>,
@@ -80,15 +83,24 @@ impl Evaluate {
         let mut evaluation = Evaluation::new(metrics.clone(), networks, references)?;
         let mut unfinished = Unfinished::open(&self.out, &self.stated())?;
         let rows = self.rows(&clips, &mut evaluation, &mut unfinished, &mut progress)?;
-        let table = Table { metrics, rows };
+        let table = Table { metrics: metrics.clone(), rows };
+        let others = match &self.against {
+            Some(folder) => {
+                let clips = Clip::list(folder, self.fps).with_context(|| "--against".to_owned())?;
+                let rows = self.rows(&clips, &mut evaluation, &mut unfinished, &mut progress)?;
+                Some((Table { metrics, rows }, clips))
+            }
+            None => None,
+        };
         table.write_csv(&self.out)?;
         unfinished.finish();
-        if let Some(path) = &self.report {
-            let title = format!("Scores of {}", self.videos.display());
-            let page = understudy_evaluate::html(&table, &clips, &title)?;
-            understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?;
-        }
+        let own = Scored { table: &table, clips: &clips };
+        let others = others.as_ref().map(|(table, clips)| Scored { table, clips });
+        self.write_report(own, others)?;
         tell(&table, &progress);
+        if let Some(others) = others {
+            tell_gains(&table, others.table, &progress);
+        }
         if table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
             bail!("no video could be scored; {} says nothing", self.out.display());
         }
@@ -98,6 +110,14 @@ impl Evaluate {
         );
         progress.say(&format!("wrote {} in {seconds:.1} s", self.out.display()));
         Ok(())
+    }
+
+    fn write_report(&self, own: Scored, others: Option<Scored>) -> Result<()> {
+        let Some(path) = &self.report else { return Ok(()) };
+        let against = self.against.as_ref().map(|folder| format!(" against {}", folder.display()));
+        let title = format!("Scores of {}{}", self.videos.display(), against.unwrap_or_default());
+        let page = understudy_evaluate::html(own, others, &title)?;
+        Ok(understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?)
     }
 
     fn metrics(&self) -> Result<Vec<Metric>> {
@@ -236,6 +256,21 @@ fn check_file(flag: &str, file: &Path, extension: &str) -> Result<()> {
 /// What stands for a network of pictures in the puppet world.
 fn identity(device: &Device) -> Result<Box<dyn Embedder>> {
     Ok(Box::new(IdentityJudge::load(&nano()?, IDENTITY, device)?))
+}
+
+/// Says by how much a table's videos score higher than others of the same names.
+fn tell_gains(table: &Table, others: &Table, progress: &Progress) {
+    for (index, metric) in table.metrics.iter().enumerate() {
+        let name = metric.name();
+        let Some((Interval { mean, low, high }, pairs)) = table.gain(others, index) else {
+            progress.say(&format!("gain of {name}: no pair has it"));
+            continue;
+        };
+        progress.event(
+            &json!({"event": "gain", "metric": name, "mean": mean, "low": low, "high": high, "pairs": pairs}),
+        );
+        progress.say(&format!("gain of {name}: {mean:+.4} (95 %: {low:+.4} to {high:+.4}; {pairs} pairs)"));
+    }
 }
 
 /// Says the means, and which videos lack what.
