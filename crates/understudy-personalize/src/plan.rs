@@ -173,8 +173,6 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
     let Job { base, subject, .. } = job;
     let phrase = subject.phrase();
     let mut prompts = neutral_prompts(&base.tokenizer, &phrase);
-    let captions = subject.pictures.iter().filter_map(|picture| picture.caption.as_deref());
-    prompts.extend(captions.map(|caption| personal_caption(caption, &subject.class, &phrase)));
     if config.samples.every > 0 {
         prompts.extend(config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)));
     }
@@ -190,6 +188,15 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let tokenizer = base.tokenizer.with_added(&tokens)?;
     tokenizer.encode(&prompts, base.config.max_sequence_length)?;
+    for picture in &subject.pictures {
+        let Some(caption) = &picture.caption else { continue };
+        let caption = personal_caption(caption, &subject.class, &phrase);
+        tokenizer.encode(&[&caption], base.config.max_sequence_length).map_err(|error| {
+            let file = picture.path.as_ref().map(|path| path.with_extension("txt").display().to_string());
+            let reason = format!("{}: {error}", file.unwrap_or_else(|| "of a picture".to_owned()));
+            Error::Subject { field: "caption", reason }
+        })?;
+    }
     Ok(())
 }
 

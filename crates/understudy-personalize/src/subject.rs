@@ -1,6 +1,6 @@
 //! A subject: who or what is to be learned, from pictures or one clip, with its class noun and its token.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use understudy_media::{FolderOptions, Image, LeftOut, Picture, SubjectFolder, Video};
 
@@ -28,12 +28,14 @@ pub struct SubjectPicture {
     pub picture: Picture,
     /// What the file beside it says.
     pub caption: Option<String>,
+    /// The picture's file, if it has one.
+    pub path: Option<PathBuf>,
 }
 
 impl From<&Image> for SubjectPicture {
     /// A picture without a mask and a caption.
     fn from(image: &Image) -> Self {
-        Self { picture: Picture { image: image.clone(), mask: None }, caption: None }
+        Self { picture: Picture { image: image.clone(), mask: None }, caption: None, path: None }
     }
 }
 
@@ -78,6 +80,7 @@ impl Subject {
             subject.pictures.push(SubjectPicture {
                 picture: picture.cover_crop(stored_size(&picture.image, options.size))?,
                 caption: item.caption.clone(),
+                path: Some(item.path.clone()),
             });
         }
         subject.left_out = folder.left_out;
@@ -99,6 +102,7 @@ impl Subject {
             Ok(SubjectPicture {
                 picture: picture.cover_crop(stored_size(&picture.image, size))?,
                 caption: None,
+                path: None,
             })
         };
         Ok(Self {

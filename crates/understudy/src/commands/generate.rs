@@ -97,9 +97,7 @@ impl Generate {
         self.check_prompts(&config, &source, &adapters)?;
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
-        let mut estimate = request.estimate(&config, self.base.blocks_on_host, &device)?;
-        estimate.weights += adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>();
-        estimate.activations = estimate.activations.max(source.embedding_bytes());
+        let estimate = self.estimate(&request, &config, &source, &adapters, &device)?;
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.common.device == DeviceName::Cpu {
             self.warn_of_memory(&config, &request, estimate.peak(), &device)?;
@@ -118,6 +116,28 @@ impl Generate {
         self.write(output, format)?;
         self.tell_done(started, &progress);
         Ok(())
+    }
+
+    /// What it is going to cost, with adapters, files and the references beside it.
+    fn estimate(
+        &self,
+        request: &Request,
+        config: &BaseConfig,
+        source: &Source,
+        adapters: &[(Adapter, f32)],
+        device: &Device,
+    ) -> Result<Estimate> {
+        let Estimate { weights, activations, step_seconds, seconds } =
+            request.estimate(config, self.base.blocks_on_host, device)?;
+        let [_, _, frames, ..] = request.check(config)?;
+        let passes = if request.guidance > 1.0 { 2 } else { 1 };
+        let slowdown = self.warping.slowdown(adapters, frames, passes);
+        Ok(Estimate {
+            weights: weights + adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>(),
+            activations: activations.max(source.embedding_bytes()),
+            step_seconds: step_seconds * slowdown,
+            seconds: seconds * slowdown,
+        })
     }
 
     fn tell_done(&self, started: Instant, progress: &Progress) {

@@ -74,6 +74,12 @@ impl Warping {
         Ok(())
     }
 
+    /// How many times as long a step takes beside the references, whose frames go through the denoiser as well.
+    pub fn slowdown(&self, adapters: &[(Adapter, f32)], frames: usize, passes: usize) -> f32 {
+        let references: usize = adapters.iter().map(|(adapter, _)| adapter.references.len()).sum();
+        if self.no_warp { 1.0 } else { 1.0 + references as f32 / (frames * passes).max(1) as f32 }
+    }
+
     /// Attaches the warp of the adapter that has pictures to `request`, if there is one.
     ///
     /// # Errors
