@@ -8,21 +8,14 @@ use burn::tensor::Device;
 use clap::Args;
 use serde_json::json;
 use understudy_evaluate::{
-    Clip, ClipJudge, DinoJudge, Embedder, Evaluation, FlowJudge, IdentityJudge, Interval, Metric, Needs,
-    Networks, References, Scored, Table, Unfinished,
+    Clip, Evaluation, FlowJudge, Interval, Metric, Needs, Networks, References, Scored, Table, Unfinished,
 };
-use understudy_pipeline::Files;
 
-use super::Common;
 use super::generate::sampling::frame_rate;
-use crate::base::nano;
+use super::{Common, judges};
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
-
-/// Where `nano` has its judges.
-const CLIP: &str = "judges/clip";
-const IDENTITY: &str = "judges/identity";
 
 /// Score a folder of videos.
 #[derive(Debug, Args)]
@@ -155,30 +148,15 @@ impl Evaluate {
     /// The networks that `metrics` need: those given, or `nano`'s.
     fn networks(&self, metrics: &[Metric], device: &Device) -> Result<Networks> {
         let needed = |of: fn(Needs) -> bool| metrics.iter().any(|metric| of(metric.needs()));
-        let folder = |flag: &str, path: &Path| match path.is_dir() {
-            true => Ok(Files::folder(path)),
-            false => bail!("--{flag} {}: there is no such folder", path.display()),
-        };
         let mut networks = Networks::default();
         if needed(|needs| needs.clip) {
-            networks.clip = Some(match &self.clip {
-                Some(path) => ClipJudge::load(&folder("clip", path)?, "", device).context("--clip")?,
-                None => ClipJudge::load(&nano()?, CLIP, device)?,
-            });
+            networks.clip = Some(judges::clip(self.clip.as_deref(), device)?);
         }
         if needed(|needs| needs.dino) {
-            networks.dino = Some(match &self.dino {
-                Some(path) => {
-                    Box::new(DinoJudge::load(&folder("dino", path)?, "", device).context("--dino")?)
-                }
-                None => identity(device)?,
-            });
+            networks.dino = Some(judges::dino(self.dino.as_deref(), device)?);
         }
         if needed(|needs| needs.identity) {
-            networks.identity = Some(match &self.identity {
-                Some(path) => Box::new(IdentityJudge::open(path, device).context("--identity")?),
-                None => identity(device)?,
-            });
+            networks.identity = Some(judges::identity(self.identity.as_deref(), device)?);
         }
         if let (Some(path), true) = (&self.raft, needed(|needs| needs.flow)) {
             networks.flow = Some(FlowJudge::open(path, device).context("--raft")?);
@@ -251,11 +229,6 @@ fn check_file(flag: &str, file: &Path, extension: &str) -> Result<()> {
         Some(folder) => bail!("{flag} {path}: there is no folder {}; make it first", folder.display()),
         None => Ok(()),
     }
-}
-
-/// What stands for a network of pictures in the puppet world.
-fn identity(device: &Device) -> Result<Box<dyn Embedder>> {
-    Ok(Box::new(IdentityJudge::load(&nano()?, IDENTITY, device)?))
 }
 
 /// Says by how much a table's videos score higher than others of the same names.

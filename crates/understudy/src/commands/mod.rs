@@ -6,6 +6,7 @@ mod evaluate;
 mod fit;
 mod generate;
 mod inspect;
+mod judges;
 mod pretrain;
 mod pull;
 

@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::tensor::Device;
 use clap::Args;
 use serde_json::json;
-use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge, Judges, mean_cosine};
+use understudy_evaluate::{ClipJudge, Embedder, mean_cosine};
 use understudy_media::Image;
 use understudy_personalize::{Evaluation, Judge, Subject};
-use understudy_pipeline::Files;
 
-use crate::base::nano;
+use crate::commands::judges;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
 
@@ -62,17 +61,10 @@ impl Judging {
             let reason = "--evaluate-every: for this base, name who judges: --clip, and --dino or --identity";
             return Err(WrongUsage(reason.to_owned()).into());
         }
-        let own = Judges::load(&nano()?, device)?;
-        let clip = match &self.clip {
-            Some(folder) => ClipJudge::load(&Files::folder(folder), "", device).context("--clip")?,
-            None => own.clip,
-        };
-        let looks: Box<dyn Embedder> = match (&self.dino, &self.identity) {
-            (Some(folder), _) => {
-                Box::new(DinoJudge::load(&Files::folder(folder), "", device).context("--dino")?)
-            }
-            (_, Some(path)) => Box::new(IdentityJudge::open(path, device).context("--identity")?),
-            _ => Box::new(own.identity),
+        let clip = judges::clip(self.clip.as_deref(), device)?;
+        let looks = match &self.dino {
+            Some(folder) => judges::dino(Some(folder), device)?,
+            None => judges::identity(self.identity.as_deref(), device)?,
         };
         let pictures = subject.pictures.iter().map(|own| own.picture.image.clone());
         let frames = subject.clips.iter().flat_map(|clip| clip.frames.iter().cloned());

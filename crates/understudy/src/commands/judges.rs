@@ -1,0 +1,50 @@
+//! The networks that judge, as `--clip`, `--dino` and `--identity` name them; `nano`'s where nothing is named.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
+use understudy_pipeline::Files;
+
+use crate::base::nano;
+
+/// The CLIP of `--clip`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn clip(path: Option<&Path>, device: &Device) -> Result<ClipJudge> {
+    match path {
+        Some(path) => ClipJudge::load(&folder("clip", path)?, "", device).context("--clip"),
+        None => Ok(ClipJudge::load(&nano()?, "judges/clip", device)?),
+    }
+}
+
+/// The DINO of `--dino`; in the puppet world the identity encoder stands for it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn dino(path: Option<&Path>, device: &Device) -> Result<Box<dyn Embedder>> {
+    match path {
+        Some(path) => Ok(Box::new(DinoJudge::load(&folder("dino", path)?, "", device).context("--dino")?)),
+        None => identity(None, device),
+    }
+}
+
+/// The identity encoder of `--identity`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn identity(path: Option<&Path>, device: &Device) -> Result<Box<dyn Embedder>> {
+    Ok(Box::new(match path {
+        Some(path) => IdentityJudge::open(path, device).context("--identity")?,
+        None => IdentityJudge::load(&nano()?, "judges/identity", device)?,
+    }))
+}
+
+fn folder(flag: &str, path: &Path) -> Result<Files> {
+    match path.is_dir() {
+        true => Ok(Files::folder(path)),
+        false => bail!("--{flag} {}: there is no such folder", path.display()),
+    }
+}
