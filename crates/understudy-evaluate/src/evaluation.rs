@@ -9,6 +9,7 @@ use understudy_media::{Image, Video};
 use crate::error::{Error, Result};
 use crate::flow::FlowJudge;
 use crate::metrics::{Metric, Needs, consecutive_cosine, consistency, mean_cosine, temporal_flickering};
+use crate::motion::{MotionJudge, TrueMotion};
 use crate::networks::{ClipJudge, Embedder};
 use crate::videos::{Clip, References};
 
@@ -25,6 +26,8 @@ pub struct Networks {
     pub identity: Option<Box<dyn Embedder>>,
     /// For what moves.
     pub flow: Option<FlowJudge>,
+    /// For how characters move.
+    pub motion: Option<MotionJudge>,
 }
 
 /// What was found of one video.
@@ -76,6 +79,7 @@ impl Evaluation {
                 (needs.dino && networks.dino.is_none(), "a DINO"),
                 (needs.identity && networks.identity.is_none(), "an identity encoder"),
                 (needs.flow && networks.flow.is_none(), "a RAFT"),
+                (needs.motion && networks.motion.is_none(), "a judge of motion"),
                 (needs.references && references.is_none(), "references"),
             ];
             if let Some((_, what)) = missing.into_iter().find(|(missing, _)| *missing) {
@@ -205,6 +209,12 @@ impl Evaluation {
                 let moves = self.networks.flow.as_ref().map(|network| network.is_dynamic(frames, fps));
                 moves.transpose()?.map(|moves| f64::from(u8::from(moves)))
             }
+            Metric::MotionError => match (&self.networks.motion, &self.references) {
+                (Some(network), Some(references)) => {
+                    network.error(&TrueMotion::read(&references.of(&clip.name))?, frames)?
+                }
+                _ => None,
+            },
         };
         Ok(value.filter(|value| value.is_finite()).ok_or_else(|| "it has no finite value".to_owned()))
     }

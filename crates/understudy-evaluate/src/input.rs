@@ -88,6 +88,19 @@ impl Input {
         device: &Device,
         network: impl Fn(Tensor<4>) -> Result<Tensor<2>>,
     ) -> Result<Vec<Vec<f32>>> {
+        self.rows(pictures, device, |pixels| unit_rows(network(pixels)?))
+    }
+
+    /// The rows `network` makes of `pictures`, which it takes as `(batch, 3, height, width)`.
+    ///
+    /// # Errors
+    /// When there is no picture, one cannot be resized, or `network` fails.
+    pub(crate) fn rows(
+        &self,
+        pictures: &[Image],
+        device: &Device,
+        network: impl Fn(Tensor<4>) -> Result<Vec<Vec<f32>>>,
+    ) -> Result<Vec<Vec<f32>>> {
         at_least(1, pictures.len(), "pictures")?;
         let mut embeddings = Vec::with_capacity(pictures.len());
         for pictures in pictures.chunks(BATCH) {
@@ -98,7 +111,7 @@ impl Input {
                 let [height, width] = alike[0].1;
                 let values = alike.iter().flat_map(|(planes, _)| planes.iter().copied()).collect();
                 let data = TensorData::new::<f32, _>(values, [alike.len(), 3, height, width]);
-                embeddings.extend(unit_rows(network(Tensor::from_data(data, device))?)?);
+                embeddings.extend(network(Tensor::from_data(data, device))?);
             }
         }
         Ok(embeddings)

@@ -30,6 +30,8 @@ pub enum Metric {
     BackgroundConsistency,
     /// VBench's dynamic degree, by RAFT: 1 if enough of a video moves, 0 if not.
     DynamicDegree,
+    /// How far the postures of the character are from those of its true motion, in parts of standing still: of puppets.
+    MotionError,
 }
 
 /// What a metric looks at.
@@ -43,6 +45,8 @@ pub struct Needs {
     pub identity: bool,
     /// A RAFT.
     pub flow: bool,
+    /// A judge of motion, and the true motion of the subject.
+    pub motion: bool,
     /// Frames prepared as VBench does, which other metrics do not look at.
     pub vbench: bool,
     /// The prompt of each video.
@@ -55,7 +59,7 @@ pub struct Needs {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ClipT,
         Self::ClipI,
         Self::DinoI,
@@ -65,6 +69,7 @@ impl Metric {
         Self::SubjectConsistency,
         Self::BackgroundConsistency,
         Self::DynamicDegree,
+        Self::MotionError,
     ];
 
     /// As the command line names it.
@@ -79,6 +84,7 @@ impl Metric {
             Self::SubjectConsistency => "subject-consistency",
             Self::BackgroundConsistency => "background-consistency",
             Self::DynamicDegree => "dynamic-degree",
+            Self::MotionError => "motion-error",
         }
     }
 
@@ -94,6 +100,7 @@ impl Metric {
             dino: false,
             identity: false,
             flow: false,
+            motion: false,
             vbench: false,
             prompt: false,
             references: false,
@@ -109,6 +116,7 @@ impl Metric {
             Self::SubjectConsistency => Needs { dino: true, vbench: true, frames: 2, ..nothing },
             Self::BackgroundConsistency => Needs { clip: true, vbench: true, frames: 2, ..nothing },
             Self::DynamicDegree => Needs { flow: true, ..nothing },
+            Self::MotionError => Needs { motion: true, references: true, ..nothing },
         }
     }
 }

@@ -249,7 +249,7 @@ impl Embedder for IdentityJudge {
     }
 }
 
-fn config<C: DeserializeOwned>(files: &Files, folder: &str) -> Result<C> {
+pub(crate) fn config<C: DeserializeOwned>(files: &Files, folder: &str) -> Result<C> {
     let path = below(folder, CONFIG);
     serde_json::from_value(Value::Object(files.object(&path)?))
         .map_err(|error| Error::Config { file: files.name(&path), reason: error.to_string() })
@@ -264,7 +264,12 @@ fn processor(files: &Files, folder: &str) -> Result<Option<Input>> {
 }
 
 /// Builds a network from the weights in `folder`.
-fn network<N>(files: &Files, folder: &str, device: &Device, build: impl FnOnce(&Weights) -> N) -> Result<N> {
+pub(crate) fn network<N>(
+    files: &Files,
+    folder: &str,
+    device: &Device,
+    build: impl FnOnce(&Weights) -> N,
+) -> Result<N> {
     let file = files.weights_of(folder).unwrap_or_else(|| below(folder, "model.safetensors"));
     built(&files.checkpoint(&file, device)?, device, build)
 }

@@ -16,7 +16,7 @@ use crate::videos::Clip;
 const SIDE: usize = 128;
 /// Size of a plot, pixels.
 const PLOT: [f64; 2] = [420.0, 34.0];
-const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
+pub(crate) const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
     table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}\
     .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:1em}\
     .clip{border:1px solid #ddd;border-radius:6px;padding:.8em}.pair{display:flex;gap:.4em}.pair img{flex:1;min-width:0;image-rendering:pixelated}\
@@ -94,7 +94,7 @@ fn means(table: &Table, other: Option<&Table>) -> String {
 }
 
 /// Values as dots along a line, their mean as a bar and its interval as a band.
-fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> String {
+pub(crate) fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> String {
     let [width, height] = PLOT;
     let least = values.iter().copied().fold(low, f64::min);
     let most = values.iter().copied().fold(high, f64::max);
@@ -156,7 +156,7 @@ fn card(own: Scored, other: Option<Scored>, row: &Row) -> Result<String> {
 }
 
 /// The video as a small animated WebP.
-fn thumbnail(video: &Video) -> Result<Vec<u8>> {
+pub(crate) fn thumbnail(video: &Video) -> Result<Vec<u8>> {
     let [width, height] = [video.width(), video.height()];
     let longer = width.max(height);
     let small = match longer > SIDE {
@@ -175,7 +175,7 @@ fn thumbnail(video: &Video) -> Result<Vec<u8>> {
 }
 
 /// `text` as HTML.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -122,7 +122,7 @@ pub struct References {
 }
 
 impl References {
-    /// Those in `folder`: `NAME/` for the video `NAME`, or pictures for all.
+    /// Those in `folder`: `NAME/` for the video `NAME`, `SUBJECT/` for all `SUBJECT-...`, or pictures for all.
     ///
     /// # Errors
     /// When there is no such folder.
@@ -138,8 +138,9 @@ impl References {
 
     /// Where those of the video `name` are.
     pub fn of(&self, name: &str) -> PathBuf {
-        let own = self.folder.join(name);
-        if own.is_dir() { own } else { self.folder.clone() }
+        let ends = name.match_indices('-').map(|(at, _)| at).rev();
+        let own = [name.len()].into_iter().chain(ends).map(|end| self.folder.join(&name[..end]));
+        own.into_iter().find(|own| own.is_dir()).unwrap_or_else(|| self.folder.clone())
     }
 
     /// The pictures in `folder`.

@@ -165,8 +165,31 @@ pub struct Motion {
     pub dropout: f32,
     /// Share of the prompts that do not name the motion, to a twentieth.
     pub unnamed: f32,
+    /// How often, of several subjects, two are shown side by side in one clip, so that neither looks like the other.
+    #[serde(default = "stitched")]
+    pub stitched: f32,
     /// Its steps.
     pub stage: Stage,
+}
+
+fn stitched() -> f32 {
+    0.1
+}
+
+impl Motion {
+    /// The word that stands for the motion of subject `index`: `<m>`, `<m2>`, `<m3>`.
+    pub fn token_of(&self, index: usize) -> String {
+        numbered(&self.token, index)
+    }
+}
+
+/// `word` of the first of several, and a word like it with a number for the others: `<s>`, `<s2>`.
+pub fn numbered(word: &str, index: usize) -> String {
+    match (index, word.strip_suffix('>')) {
+        (0, _) => word.to_owned(),
+        (_, Some(open)) => format!("{open}{}>", index + 1),
+        (_, None) => format!("{word}{}", index + 1),
+    }
 }
 
 /// Settings of the method `lora`, and of those built on it.
@@ -392,6 +415,7 @@ impl LoraConfig {
                 token: DEFAULT_MOTION.to_owned(),
                 dropout: DROPOUT[1],
                 unnamed: 0.5,
+                stitched: stitched(),
                 stage,
             }),
             ..self
@@ -468,7 +492,8 @@ impl LoraConfig {
         if let Some(motion) = &self.motion {
             motion.stage.check("motion.stage")?;
         }
-        let shares = self.motion.as_ref().map_or([0.0; 2], |motion| [motion.dropout, motion.unnamed]);
+        let shares = |motion: &Motion| [motion.dropout, motion.unnamed, motion.stitched];
+        let shares = self.motion.as_ref().map_or([0.0; 3], shares);
         let unit = |value: f32| (0.0..=1.0).contains(&value);
         let Self { window, noise, augmentation, prior, samples, .. } = self;
         let rules = [
@@ -478,6 +503,7 @@ impl LoraConfig {
             ("text_masking", (0.0..1.0).contains(&self.text_masking), "at least 0 and below 1"),
             ("motion.dropout", (0.0..1.0).contains(&shares[0]), "at least 0 and below 1"),
             ("motion.unnamed", unit(shares[1]), "between 0 and 1"),
+            ("motion.stitched", unit(shares[2]), "between 0 and 1"),
             ("clip_frames", self.clip_frames >= 1, "at least 1"),
             (
                 "window",

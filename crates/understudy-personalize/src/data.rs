@@ -44,6 +44,11 @@ impl TrainingSet {
         self.groups.entry(sample.latents.dims()[2]).or_default().push(sample);
     }
 
+    /// Whether there is nothing to train on.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     fn count(&self) -> usize {
         self.groups.values().map(Vec::len).sum()
     }
@@ -152,25 +157,32 @@ pub(crate) fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Res
         Some(_) => subject.clips.iter().flat_map(|clip| &clip.frames).map(SubjectPicture::from).collect(),
         None => Vec::new(),
     };
-    let mut inputs = pictures(base, subject, &[&subject.pictures[..], &frames].concat(), config)?;
+    let phrase = subject.phrase();
+    let prompts = subject.clip_prompts(&phrase, neutral_prompts(&base.tokenizer, &phrase));
+    let mut inputs = pictures(base, subject, &subject.pictures, config)?;
+    let mut frames = pictures(base, subject, &frames, config)?;
+    frames.iter_mut().for_each(|frame| frame.prompts = prompts.clone());
+    inputs.extend(frames);
     if config.motion.is_none() {
-        let neutral = neutral_prompts(&base.tokenizer, &subject.phrase());
-        inputs.extend(clips(subject, &neutral, config)?);
+        inputs.extend(clips(subject, &prompts, config)?);
     }
     Ok(inputs)
 }
 
-/// The subject's pictures as V-Warper keeps them: each as it is, with its mask.
+/// The subject's pictures as V-Warper keeps them: each as it is, held still for as many frames as it is trained, with its
+/// mask.
 ///
 /// # Errors
 /// When there is none, or one cannot be cut to the training size.
 pub(crate) fn references(job: &Job, config: &LoraConfig) -> Result<Vec<Reference>> {
     let reference = |picture: &SubjectPicture| -> Result<Reference> {
         let Picture { image, mask } = picture.picture.cover_crop(config.size)?;
-        let shape = [1, config.size[0], config.size[1]];
-        let input = Input { planar: image.to_planar(Range::Signed), shape, mask: None, prompts: Vec::new() };
+        let frames = if config.augmentation.held > 0 { config.augmentation.held_frames } else { 1 };
+        let shape = [frames, config.size[0], config.size[1]];
+        let planar = held_still(&image.to_planar(Range::Signed), frames);
+        let input = Input { planar, shape, mask: None, prompts: Vec::new() };
         let latents = encode_video(job.base, input.video(job.base))?;
-        let mask = mask.map(|mask| values(loss_weights(&mask, &latents, 0.0)));
+        let mask = mask.map(|mask| values(loss_weights(&mask, &latents.clone().narrow(2, 0, 1), 0.0)));
         Ok(Reference { latents, mask })
     };
     job.subject.pictures.iter().map(reference).collect()
@@ -180,20 +192,71 @@ pub(crate) fn references(job: &Job, config: &LoraConfig) -> Result<Vec<Reference
 ///
 /// # Errors
 /// When a clip cannot be cut to the training size.
-pub(crate) fn moving_inputs(
-    base: &Base,
-    subject: &Subject,
-    config: &LoraConfig,
-    motion: &Motion,
-) -> Result<Vec<Input>> {
-    let phrase = subject.phrase();
-    let still = neutral_prompts(&base.tokenizer, &phrase);
-    let named = neutral_prompts(&base.tokenizer, &format!("{phrase} {}", motion.token));
-    // Both are the same templates. Each so often that a draw among all has the share that is asked for.
-    const PARTS: usize = 20;
-    let unnamed = (motion.unnamed * PARTS as f32).round() as usize;
-    let prompts = [vec![still; unnamed].concat(), vec![named; PARTS - unnamed].concat()];
-    clips(subject, &prompts.concat(), config)
+pub(crate) fn moving_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -> Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for (index, subject) in job.subjects().enumerate() {
+        let phrase = subject.phrase();
+        let moving = format!("{phrase} {}", motion.token_of(index));
+        let prompts =
+            |phrase: &str| subject.clip_prompts(phrase, neutral_prompts(&job.base.tokenizer, phrase));
+        inputs.extend(clips(subject, &motion.mixed(&prompts(&phrase), &prompts(&moving)), config)?);
+    }
+    Ok(inputs)
+}
+
+impl Motion {
+    /// Prompts that do not name the motion and prompts that do, as many of each, each so often that a draw among all has
+    /// the share that is asked for.
+    fn mixed(&self, still: &[String], named: &[String]) -> Vec<String> {
+        const PARTS: usize = 20;
+        let unnamed = (self.unnamed * PARTS as f32).round() as usize;
+        [vec![still; unnamed].concat(), vec![named; PARTS - unnamed].concat()].concat()
+    }
+}
+
+/// Clips of every two subjects side by side, each cut to half the width, with prompts that name both.
+///
+/// # Errors
+/// When a clip cannot be cut.
+pub(crate) fn stitched_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -> Result<Vec<Input>> {
+    let subjects: Vec<(usize, &Subject)> = job.subjects().enumerate().collect();
+    let mut inputs = Vec::new();
+    for (at, (one, left)) in subjects.iter().enumerate() {
+        for (other, right) in &subjects[at + 1..] {
+            let (still, named) =
+                ([left.phrase(), right.phrase()], [motion.token_of(*one), motion.token_of(*other)]);
+            let prompts = [
+                format!("a {} and a {}", still[0], still[1]),
+                format!("a {} {} and a {} {}", still[0], named[0], still[1], named[1]),
+            ];
+            let prompts = motion.mixed(&prompts[..1], &prompts[1..]);
+            for (left, right) in left.clips.iter().zip(&right.clips) {
+                let video = side_by_side(left, right, config.size)?;
+                let shape = [video.frames.len(), config.size[0], config.size[1]];
+                inputs.push(Input {
+                    planar: video.to_planar(Range::Signed),
+                    shape,
+                    mask: None,
+                    prompts: prompts.clone(),
+                });
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+/// Two clips in one, the left and the right half of `[height, width]`.
+fn side_by_side(left: &Video, right: &Video, [height, width]: [usize; 2]) -> Result<Video> {
+    let half = width / 2;
+    let (one, other) = (left.cover_crop([height, half])?, right.cover_crop([height, width - half])?);
+    let frame = |(one, other): (&Image, &Image)| {
+        Image::from_fn(
+            width,
+            height,
+            |x, y| if x < half { one.pixel(x, y) } else { other.pixel(x - half, y) },
+        )
+    };
+    Ok(Video::new(one.frames.iter().zip(&other.frames).map(frame).collect(), left.fps)?)
 }
 
 fn clips(subject: &Subject, prompts: &[String], config: &LoraConfig) -> Result<Vec<Input>> {
@@ -346,6 +409,14 @@ mod tests {
         let back = mirrored(&cut);
         assert_eq!(back.image.pixel(0, 0), [6, 2, 0]);
         assert_eq!(back.mask.unwrap().alpha[..4], [6, 5, 4, 3]);
+    }
+
+    #[test]
+    fn two_clips_are_shown_side_by_side() {
+        let clip = |color: u8| Video::new(vec![Image::filled(8, 8, [color; 3]); 3], 8.0).unwrap();
+        let both = side_by_side(&clip(10), &clip(200), [8, 8]).unwrap();
+        assert_eq!((both.frames.len(), both.width(), both.height()), (3, 8, 8));
+        assert_eq!([both.frames[2].pixel(3, 5), both.frames[2].pixel(4, 5)], [[10; 3], [200; 3]]);
     }
 
     #[test]

@@ -10,38 +10,49 @@ use crate::config::LoraConfig;
 use crate::error::Result;
 use crate::job::Job;
 use crate::row::RowStart;
+use crate::subject::Subject;
 
 /// A hash of everything a run's numbers depend on.
 pub(crate) struct Fingerprint(Fnv);
 
 impl Fingerprint {
-    /// Of the base's architecture and what its networks make of small inputs, the subject, and all settings.
+    /// Of the base's architecture and what its networks make of small inputs, the subjects, and all settings.
     ///
     /// # Errors
     /// When the class cannot be encoded.
-    pub(crate) fn new(job: &Job, config: &LoraConfig, start: &RowStart) -> Result<Self> {
+    pub(crate) fn new(job: &Job, config: &LoraConfig, starts: &[RowStart]) -> Result<Self> {
         let mut hash = Self(Fnv::default());
         hash.add(job.base.identity.as_bytes());
         // Samples are looked at and not learned from.
         let learned = LoraConfig { samples: LoraConfig::standard().samples, ..config.clone() };
         hash.add(format!("{learned:?}").as_bytes());
-        hash.add_tensor(start.row.clone());
+        for start in starts {
+            hash.add_tensor(start.row.clone());
+        }
         // The class noun as the denoiser sees it depends on both networks that read text.
         let states = encode_prompt(job.base, &[&job.subject.class], PromptOptions::default())?;
         let context = job.base.transformer.context(states.clone(), &Attachments::none());
         hash.add_tensor(context.flatten(0, 2));
         hash.add_networks(job.base, states);
-        let subject = job.subject;
-        hash.add(format!("{}\n{}", subject.class, subject.token).as_bytes());
-        for picture in &subject.pictures {
-            hash.add(format!("{:?}", picture.caption).as_bytes());
-            hash.add(&picture.picture.image.rgb);
-            hash.add(picture.picture.mask.as_ref().map_or(&[], |mask| &mask.alpha));
-        }
-        for frame in subject.clips.iter().flat_map(|clip| &clip.frames) {
-            hash.add(&frame.rgb);
+        for subject in job.subjects() {
+            hash.add_subject(subject);
         }
         Ok(hash)
+    }
+
+    fn add_subject(&mut self, subject: &Subject) {
+        self.add(format!("{}\n{}", subject.class, subject.token).as_bytes());
+        for picture in &subject.pictures {
+            self.add(format!("{:?}", picture.caption).as_bytes());
+            self.add(&picture.picture.image.rgb);
+            self.add(picture.picture.mask.as_ref().map_or(&[], |mask| &mask.alpha));
+        }
+        if !subject.clip_captions.is_empty() {
+            self.add(subject.clip_captions.join("\n").as_bytes());
+        }
+        for frame in subject.clips.iter().flat_map(|clip| &clip.frames) {
+            self.add(&frame.rgb);
+        }
     }
 
     /// What the autoencoder and the denoiser make of the smallest input there is.

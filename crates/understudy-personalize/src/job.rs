@@ -17,8 +17,17 @@ pub struct Job<'a> {
     pub base_name: &'a str,
     /// The subject.
     pub subject: &'a Subject,
+    /// Further subjects that are learned along with it, each with a token of its own.
+    pub others: &'a [Subject],
     /// The folder of the run: states, caches, logs and samples. A run found there goes on where it stopped.
     pub folder: &'a Path,
+}
+
+impl Job<'_> {
+    /// The subject, and those that are learned along.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        std::iter::once(self.subject).chain(self.others)
+    }
 }
 
 /// What is going to happen.

@@ -16,7 +16,7 @@
 //! let config = Preset::Wan.config();
 //! let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
 //! let subject = Subject::open(Path::new("my-cat"), "cat", "<s>", options)?;
-//! let job = Job { base: &base, base_name: "wan", subject: &subject, folder: Path::new("runs/my-cat") };
+//! let job = Job { base: &base, base_name: "wan", subject: &subject, others: &[], folder: Path::new("runs/my-cat") };
 //! let adapter = lora::fit(&job, &config, &mut |_event| ControlFlow::Continue(()))?;
 //! adapter.save(Path::new("my-cat.safetensors"), Dialect::ComfyUi, Precision::Bf16)?;
 //!
@@ -54,7 +54,7 @@ mod warp;
 
 pub use adapter::{Adapter, Residual, combine};
 pub use config::{
-    Augmentation, Basis, DEFAULT_MOTION, LoraConfig, Motion, Noise, Preset, Prior, Samples, Stage,
+    Augmentation, Basis, DEFAULT_MOTION, LoraConfig, Motion, Noise, Preset, Prior, Samples, Stage, numbered,
 };
 pub use error::{Error, Result};
 pub use file::{Unmatched, convert};
@@ -67,4 +67,4 @@ pub use prompts::{neutral_prompts, personal_caption};
 pub use row::RowStart;
 pub use sites::{Targets, linear_sites};
 pub use subject::{DEFAULT_TOKEN, Subject, SubjectOptions, SubjectPicture};
-pub use warp::{Matches, Reference, Warp, WarpConfig, WarpJob};
+pub use warp::{Descriptor, Matches, Reference, Replaced, Warp, WarpConfig, WarpJob};

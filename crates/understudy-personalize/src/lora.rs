@@ -18,15 +18,16 @@ use understudy_train::{Event, STATE, State, TrainError, train};
 
 use crate::adapter::{Adapter, Residual};
 use crate::config::{LoraConfig, Stage};
-use crate::data::{TrainingSet, inputs, moving_inputs, references};
+use crate::data::{TrainingSet, inputs, moving_inputs, references, stitched_inputs};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::job::{FitEvent, Job};
 use crate::judge::{Best, Judge};
-use crate::metadata::{BaseName, Metadata, MotionName, SubjectName};
+use crate::metadata::{BaseName, Metadata, MotionName};
 use crate::plan::{plan, use_checkpointing};
 use crate::prior::prior_samples;
 use crate::row::RowStart;
+use crate::subject::Subject;
 use objective::{Objective, Still, Trained};
 
 pub use residuals::Residuals;
@@ -49,6 +50,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) samples: TrainingSet,
     /// What the motion is learned from.
     pub(crate) clips: TrainingSet,
+    /// Clips of two subjects side by side.
+    pub(crate) stitched: TrainingSet,
     pub(crate) prior: TrainingSet,
     /// The prior's first frames, which go with the frames of a clip.
     pub(crate) still_prior: TrainingSet,
@@ -76,13 +79,17 @@ impl Setup<'_> {
         rows: Tensor<2>,
         motion: BTreeMap<String, Tensor<2>>,
     ) -> Adapter {
-        let Job { base, base_name, subject, .. } = self.job;
-        let named = self.config.motion.as_ref().filter(|_| rows.dims()[0] > 1);
+        let Job { base, base_name, subject, others, .. } = self.job;
+        let subjects: Vec<String> = self.job.subjects().map(|own| own.token.clone()).collect();
+        let named = self.config.motion.as_ref().filter(|_| rows.dims()[0] > subjects.len());
+        let motions = (0..subjects.len()).filter_map(|index| Some(named?.token_of(index)));
+        let tokens = subjects.iter().cloned().chain(motions).collect();
         let method = self.config.method();
         let metadata = Metadata {
             base: Some(BaseName { identity: base.identity.clone(), name: base_name.to_owned() }),
-            subject: Some(SubjectName { class: subject.class.clone(), token: subject.token.clone() }),
-            tokens: [subject.token.clone()].into_iter().chain(named.map(|own| own.token.clone())).collect(),
+            subject: Some(subject.name()),
+            others: others.iter().map(Subject::name).collect(),
+            tokens,
             window: self.config.window,
             base_size: Some(self.config.size),
             motion: named.map(|own| MotionName { token: own.token.clone(), basis: self.config.basis }),
@@ -127,30 +134,34 @@ pub fn fit_judged(job: &Job, config: &LoraConfig, judge: Option<&dyn Judge>, emi
         path: job.folder.to_owned(),
         error,
     })?;
-    let start = RowStart::of_class(job.base, &job.subject.class, config.token_norm)?;
-    let key = Fingerprint::new(job, config, &start)?.finish();
+    let starts = job.subjects().map(|own| RowStart::of_class(job.base, &own.class, config.token_norm));
+    let starts = starts.collect::<Result<Vec<_>>>()?;
+    let key = Fingerprint::new(job, config, &starts)?.finish();
     refuse_other_runs(job.folder, &key)?;
     let setup = prepare(job, config, key, use_checkpointing(config, planned.tokens), emit)?;
     let setup = Setup { judge: judge.filter(|_| config.samples.evaluate_every > 0), ..setup };
 
-    let row = match config.token.steps {
-        0 => start.row.clone(),
+    let looks = match config.token.steps {
+        0 => starts.clone(),
         _ => {
-            let objective = Objective::new(&setup, Trained::Token(start.clone()))?;
+            let objective = Objective::new(&setup, Trained::Token(starts.clone()))?;
             let state = stage(&setup, &objective, &config.token, TOKEN, emit)?;
-            objective.row(&state.ema).reshape([-1])
+            let rows = objective.row(&state.ema);
+            let at =
+                |(index, start): (usize, &RowStart)| start.at(rows.clone().narrow(0, index, 1).reshape([-1]));
+            starts.iter().enumerate().map(at).collect()
         }
     };
-    let objective = Objective::new(&setup, Trained::Residuals(residuals.clone(), start.at(row)))?;
+    let objective = Objective::new(&setup, Trained::Residuals(residuals.clone(), looks))?;
     let state = stage(&setup, &objective, &config.lora, LORA, emit)?;
     let Some(motion) = &config.motion else {
         let references = if config.references { references(job, config)? } else { Vec::new() };
         let best = setup.best(LORA)?.unwrap_or_else(|| objective.adapter(&state.ema));
         return Ok(Adapter { references, ..best });
     };
-    let row = objective.row(&state.ema).reshape([-1]);
-    let still = Box::new(Still { residuals, parameters: state.ema, row });
-    let objective = Objective::new(&setup, Trained::Motion(still, start))?;
+    let rows = objective.row(&state.ema);
+    let still = Box::new(Still { residuals, parameters: state.ema, rows });
+    let objective = Objective::new(&setup, Trained::Motion(still, starts))?;
     let state = stage(&setup, &objective, &motion.stage, MOTION, emit)?;
     Ok(setup.best(MOTION)?.unwrap_or_else(|| objective.adapter(&state.ema)))
 }
@@ -181,16 +192,26 @@ fn prepare<'a>(
     };
     let cache = job.folder.join("latents.safetensors");
     let encoded = &mut |done, total| tell("pictures encoded", done, total);
-    let inputs = inputs(job.base, job.subject, config)?;
+    let inputs = job.subjects().map(|own| inputs(job.base, own, config)).collect::<Result<Vec<_>>>()?;
+    let inputs = inputs.into_iter().flatten().collect();
     let samples = TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?;
     let clips = match &config.motion {
         Some(motion) => {
             let cache = job.folder.join("clips.safetensors");
             let encoded = &mut |done, total| tell("clips encoded", done, total);
-            let inputs = moving_inputs(job.base, job.subject, config, motion)?;
+            let inputs = moving_inputs(job, config, motion)?;
             TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?
         }
         None => TrainingSet::default(),
+    };
+    let stitched = match &config.motion {
+        Some(motion) if motion.stitched > 0.0 => {
+            let cache = job.folder.join("stitched.safetensors");
+            let encoded = &mut |done, total| tell("stitched clips encoded", done, total);
+            let inputs = stitched_inputs(job, config, motion)?;
+            TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?
+        }
+        _ => TrainingSet::default(),
     };
     let prior = match config.prior.weight > 0.0 {
         true => {
@@ -208,6 +229,7 @@ fn prepare<'a>(
         config,
         samples,
         clips,
+        stitched,
         prior,
         still_prior,
         shift,

@@ -59,6 +59,9 @@ pub struct Metadata {
     /// Whom or what it shows, if it says.
     #[serde(default)]
     pub subject: Option<SubjectName>,
+    /// Whom or what else it shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<SubjectName>,
     /// The tokens of the embedding rows, in their order.
     #[serde(default)]
     pub tokens: Vec<String>,
@@ -89,6 +92,7 @@ impl Metadata {
             base: None,
             method: method.to_owned(),
             subject: None,
+            others: Vec::new(),
             tokens: Vec::new(),
             motion: None,
             rank: largest.map_or(0, Residual::rank),

@@ -10,6 +10,7 @@ use crate::config::{LoraConfig, Motion, Stage};
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
 use crate::prompts::{neutral_prompts, personal_caption};
+use crate::subject::Subject;
 
 /// From this many tokens in a batch on, blocks are replayed in the backward pass unless it is set.
 const CHECKPOINTED_TOKENS: usize = 8192;
@@ -20,7 +21,52 @@ const CHECKPOINTED_TOKENS: usize = 8192;
 /// When a setting is out of range, a size does not fit the base, or a prompt is too long.
 pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
     config.check()?;
-    let Job { base, subject, .. } = job;
+    let Job { base, others, .. } = job;
+    job.subjects().try_for_each(|subject| check_subject(subject, config))?;
+    if config.references && !others.is_empty() {
+        let reason = "are several; V-Warper learns one at a time".to_owned();
+        return Err(Error::Subject { field: "subjects", reason });
+    }
+    check_prompts(job, config)?;
+    let looks = Sizes::of_looks(job, config)?;
+    let motion = match &config.motion {
+        Some(own) => Some((own, Sizes::of_motion(job, config)?)),
+        None => None,
+    };
+    let targets = config.targets.resolve(&base.config.transformer)?;
+    let residuals: usize = targets.values().map(|[outputs, inputs]| config.rank * (outputs + inputs)).sum();
+    let parameters = residuals + job.subjects().count() * base.config.text_encoder.d_model;
+    let longest = motion.iter().map(|(_, size)| size.all()).fold(looks.all(), usize::max);
+    let checkpointing = use_checkpointing(config, longest);
+    let rate = products_per_second(&base.config.transformer, &base.device);
+    let stages = stages(base, config, (&looks, motion.as_ref()), checkpointing, rate);
+    let prior = config.prior.batch;
+    let at_once = |stage: &Stage, size: &Sizes| (stage.batch * size.longest).max(prior * size.prior);
+    let tokens = motion.iter().map(|(own, size)| at_once(&own.stage, size));
+    let tokens = tokens.fold(at_once(&config.lora, &looks), usize::max);
+    let generating = (generation_work(base, config)? / rate * OVERHEAD) as f32;
+    let training: f32 = stages.iter().map(|stage| stage.steps as f32 * stage.step_seconds).sum();
+    let left_out = job
+        .subjects()
+        .flat_map(|subject| &subject.left_out)
+        .map(|l| NotUsed { path: l.path.clone(), reason: l.reason.clone() });
+    Ok(Plan {
+        method: config.method(),
+        pictures: job.subjects().map(|own| own.pictures.len()).sum(),
+        clips: job.subjects().map(|own| own.clips.len()).sum(),
+        left_out: left_out.collect(),
+        sites: targets.len(),
+        parameters,
+        tokens: longest,
+        checkpointing,
+        memory: memory(base, parameters, tokens, checkpointing),
+        seconds: training + generating,
+        stages,
+    })
+}
+
+/// That a subject is what the settings need.
+fn check_subject(subject: &Subject, config: &LoraConfig) -> Result<()> {
     if subject.size != config.size {
         let reason = format!(
             "is {:?}, but the subject was read for {:?}; give both the same",
@@ -41,40 +87,7 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
         let reason = "has no picture; V-Warper learns from pictures: give a folder of them".to_owned();
         return Err(Error::Subject { field: "subject", reason });
     }
-    check_prompts(job, config)?;
-    let looks = Sizes::of_looks(job, config)?;
-    let motion = match &config.motion {
-        Some(own) => Some((own, Sizes::of_motion(job, config)?)),
-        None => None,
-    };
-    let targets = config.targets.resolve(&base.config.transformer)?;
-    let residuals: usize = targets.values().map(|[outputs, inputs]| config.rank * (outputs + inputs)).sum();
-    let parameters = residuals + base.config.text_encoder.d_model;
-    let longest = motion.iter().map(|(_, size)| size.all()).fold(looks.all(), usize::max);
-    let checkpointing = use_checkpointing(config, longest);
-    let rate = products_per_second(&base.config.transformer, &base.device);
-    let stages = stages(base, config, (&looks, motion.as_ref()), checkpointing, rate);
-    let prior = config.prior.batch;
-    let at_once = |stage: &Stage, size: &Sizes| (stage.batch * size.longest).max(prior * size.prior);
-    let tokens = motion.iter().map(|(own, size)| at_once(&own.stage, size));
-    let tokens = tokens.fold(at_once(&config.lora, &looks), usize::max);
-    let generating = (generation_work(base, config)? / rate * OVERHEAD) as f32;
-    let training: f32 = stages.iter().map(|stage| stage.steps as f32 * stage.step_seconds).sum();
-    let left_out =
-        subject.left_out.iter().map(|l| NotUsed { path: l.path.clone(), reason: l.reason.clone() });
-    Ok(Plan {
-        method: config.method(),
-        pictures: subject.pictures.len(),
-        clips: subject.clips.len(),
-        left_out: left_out.collect(),
-        sites: targets.len(),
-        parameters,
-        tokens: longest,
-        checkpointing,
-        memory: memory(base, parameters, tokens, checkpointing),
-        seconds: training + generating,
-        stages,
-    })
+    Ok(())
 }
 
 /// The stages, of a device that does `rate` multiplications a second.
@@ -117,9 +130,10 @@ struct Sizes {
 impl Sizes {
     /// Of the token and the looks stage.
     fn of_looks(job: &Job, config: &LoraConfig) -> Result<Self> {
-        let lengths = job.subject.clips.iter().map(|clip| clip.frames.len());
-        let frames: usize = if config.motion.is_some() { lengths.clone().sum() } else { 0 };
-        let pictures = job.subject.pictures.len() + frames;
+        let lengths: Vec<usize> =
+            job.subjects().flat_map(|own| &own.clips).map(|clip| clip.frames.len()).collect();
+        let frames: usize = if config.motion.is_some() { lengths.iter().sum() } else { 0 };
+        let pictures = job.subjects().map(|own| own.pictures.len()).sum::<usize>() + frames;
         let augmentation = &config.augmentation;
         let mut kinds = vec![
             (pictures * augmentation.versions, 1),
@@ -128,7 +142,7 @@ impl Sizes {
         let prior = match config.motion {
             Some(_) => 1,
             None => {
-                kinds.extend(lengths.map(|frames| (1, frames)));
+                kinds.extend(lengths.into_iter().map(|frames| (1, frames)));
                 config.prior.frames
             }
         };
@@ -137,7 +151,8 @@ impl Sizes {
 
     /// Of the motion stage.
     fn of_motion(job: &Job, config: &LoraConfig) -> Result<Self> {
-        let kinds: Vec<_> = job.subject.clips.iter().map(|clip| (1, clip.frames.len())).collect();
+        let clips = job.subjects().flat_map(|own| &own.clips);
+        let kinds: Vec<_> = clips.map(|clip| (1, clip.frames.len())).collect();
         Self::of(job, config, &kinds, config.prior.frames)
     }
 
@@ -168,36 +183,58 @@ fn token_count(base: &Base, [height, width]: [usize; 2], frames: usize) -> Resul
     Ok(places / base.config.transformer.patch_size.iter().product::<usize>())
 }
 
-/// That every prompt fits the text encoder.
+/// That every prompt fits the text encoder, and every token is another.
 fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
-    let Job { base, subject, .. } = job;
-    let phrase = subject.phrase();
-    let mut prompts = neutral_prompts(&base.tokenizer, &phrase);
-    if config.samples.every > 0 {
-        prompts.extend(config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)));
-    }
-    let mut tokens = vec![subject.token.clone()];
-    if let Some(motion) = &config.motion {
-        if motion.token == subject.token {
-            let reason = format!("is {:?}, which stands for the subject; choose another word", motion.token);
-            return Err(Error::config("motion.token", reason));
+    let tokens = tokens(job, config)?;
+    let tokenizer = job.base.tokenizer.with_added(&tokens)?;
+    let limit = job.base.config.max_sequence_length;
+    for (index, subject) in job.subjects().enumerate() {
+        let phrase = subject.phrase();
+        let moving = config.motion.as_ref().map(|own| format!("{phrase} {}", own.token_of(index)));
+        let mut prompts = Vec::new();
+        for phrase in [&phrase].into_iter().chain(&moving) {
+            prompts.extend(neutral_prompts(&job.base.tokenizer, phrase));
+            prompts.extend(subject.clip_prompts(phrase, Vec::new()));
         }
-        prompts.extend(neutral_prompts(&base.tokenizer, &format!("{phrase} {}", motion.token)));
-        tokens.push(motion.token.clone());
-    }
-    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-    let tokenizer = base.tokenizer.with_added(&tokens)?;
-    tokenizer.encode(&prompts, base.config.max_sequence_length)?;
-    for picture in &subject.pictures {
-        let Some(caption) = &picture.caption else { continue };
-        let caption = personal_caption(caption, &subject.class, &phrase);
-        tokenizer.encode(&[&caption], base.config.max_sequence_length).map_err(|error| {
-            let file = picture.path.as_ref().map(|path| path.with_extension("txt").display().to_string());
-            let reason = format!("{}: {error}", file.unwrap_or_else(|| "of a picture".to_owned()));
-            Error::Subject { field: "caption", reason }
-        })?;
+        if config.samples.every > 0 {
+            prompts.extend(config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)));
+        }
+        tokenizer.encode(&prompts.iter().map(String::as_str).collect::<Vec<_>>(), limit)?;
+        for picture in &subject.pictures {
+            let Some(caption) = &picture.caption else { continue };
+            let caption = personal_caption(caption, &subject.class, &phrase);
+            tokenizer.encode(&[&caption], limit).map_err(|error| {
+                let file = picture.path.as_ref().map(|path| path.with_extension("txt").display().to_string());
+                let reason = format!("{}: {error}", file.unwrap_or_else(|| "of a picture".to_owned()));
+                Error::Subject { field: "caption", reason }
+            })?;
+        }
     }
     Ok(())
+}
+
+/// The tokens of all subjects and their motions.
+///
+/// # Errors
+/// When one stands for two.
+fn tokens(job: &Job, config: &LoraConfig) -> Result<Vec<String>> {
+    let mut tokens: Vec<String> = Vec::new();
+    for subject in job.subjects() {
+        if tokens.contains(&subject.token) {
+            let reason = format!("{:?} stands for two subjects; give each its own", subject.token);
+            return Err(Error::Subject { field: "token", reason });
+        }
+        tokens.push(subject.token.clone());
+    }
+    for index in 0..tokens.len() {
+        let Some(token) = config.motion.as_ref().map(|own| own.token_of(index)) else { continue };
+        if tokens.contains(&token) {
+            let reason = format!("is {token:?}, which stands for the subject; choose another word");
+            return Err(Error::config("motion.token", reason));
+        }
+        tokens.push(token);
+    }
+    Ok(tokens)
 }
 
 /// Multiplications of all videos that are generated on the way, with guidance.

@@ -9,7 +9,15 @@ use crate::config::LoraConfig;
 use crate::data::{Sample, Tell, TrainingSet, read_latents, write_latents};
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::prompts::neutral_prompts;
+use crate::prompts::varied_prompts;
+
+/// What they are of: every subject's class in turn.
+fn prompts(job: &Job) -> Vec<String> {
+    let each: Vec<Vec<String>> =
+        job.subjects().map(|subject| varied_prompts(&job.base.tokenizer, &subject.class)).collect();
+    let longest = each.iter().map(Vec::len).max().unwrap_or(0);
+    (0..longest).flat_map(|at| each.iter().filter_map(move |own| own.get(at).cloned())).collect()
+}
 
 /// Samples of the base for the class noun, made by the same [`generate`] users run, without any adapter. They
 /// are kept at `cache` under `key`, so that a stopped run goes on with the very same.
@@ -23,7 +31,7 @@ pub(crate) fn prior_samples(
     tell: Tell,
 ) -> Result<TrainingSet> {
     let prior = config.prior;
-    let prompts = neutral_prompts(&job.base.tokenizer, &job.subject.class);
+    let prompts = prompts(job);
     let mut latents = read_latents(cache, key, job.base, prior.samples);
     for index in latents.len()..prior.samples {
         let request = Request {

@@ -15,14 +15,44 @@ const TEMPLATES: [&str; 8] = [
     "a {} with static camera",
 ];
 
+/// Prompts of samples that keep a class what it was: each says what it does and where, so that this is kept, too.
+const VARIED: [&str; 16] = [
+    "a {} walks to the left on the beach",
+    "a {} dances in a room",
+    "a {} in the snow",
+    "a {} jumps in the city",
+    "a {} walks to the right in the forest",
+    "a {} waves on a stage",
+    "a {}",
+    "a {} runs to the right in the desert",
+    "a {} nods in a meadow",
+    "a {} at night",
+    "a {} sits down in front of mountains",
+    "a {} in space",
+    "a {} runs to the left in the street",
+    "a {} spins around at sea",
+    "a {} holding a red balloon",
+    "a {} in front of houses",
+];
+
+/// Prompts for samples of the class alone, in which `phrase` does one thing and another in one place and another. Those
+/// with a word the tokenizer has to spell are left out. There is always one.
+pub(crate) fn varied_prompts(tokenizer: &Tokenizer, phrase: &str) -> Vec<String> {
+    filled(&VARIED, tokenizer, phrase)
+}
+
 /// The templates with `phrase` in place of `{}`, but for those with a word the tokenizer has to spell: a base
 /// that does not know a word takes it for noise. There is always one.
 pub fn neutral_prompts(tokenizer: &Tokenizer, phrase: &str) -> Vec<String> {
+    filled(&TEMPLATES, tokenizer, phrase)
+}
+
+fn filled(templates: &[&str], tokenizer: &Tokenizer, phrase: &str) -> Vec<String> {
     let known = |word: &str| {
         // The word and the end of the text; one piece more is a common ending.
         word == "{}" || tokenizer.encode(&[word], 512).is_ok_and(|tokens| tokens.lengths[0] <= 3)
     };
-    let usable = TEMPLATES.iter().filter(|template| template.split(' ').all(known));
+    let usable = templates.iter().filter(|template| template.split(' ').all(known));
     let prompts: Vec<String> = usable.map(|template| template.replace("{}", phrase)).collect();
     if prompts.is_empty() { vec![phrase.to_owned()] } else { prompts }
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use understudy_media::{FolderOptions, Image, LeftOut, Picture, SubjectFolder, Video};
 
 use crate::error::{Error, Result};
+use crate::metadata::SubjectName;
+use crate::prompts::personal_caption;
 
 /// The token that stands for a subject unless another is given.
 pub const DEFAULT_TOKEN: &str = "<s>";
@@ -52,12 +54,14 @@ pub struct Subject {
     pub pictures: Vec<SubjectPicture>,
     /// Clips of it, all of one length, at the training size.
     pub clips: Vec<Video>,
+    /// What the file beside a video says: captions of what it shows, one a line, without what it does.
+    pub clip_captions: Vec<String>,
     /// What was found and is not used, with the reason.
     pub left_out: Vec<LeftOut>,
 }
 
 impl Subject {
-    /// Reads a folder of pictures, one picture, or one video.
+    /// Reads a folder of pictures, one picture, or one video. `NAME.txt` beside the video `NAME` has its captions, one a line.
     ///
     /// # Errors
     /// When the class or the token cannot be used, or no picture or video can be read.
@@ -68,6 +72,7 @@ impl Subject {
             size: options.size,
             pictures: Vec::new(),
             clips: Vec::new(),
+            clip_captions: Vec::new(),
             left_out: Vec::new(),
         };
         if path.is_file() && Picture::probe(path).is_err() {
@@ -111,6 +116,7 @@ impl Subject {
             size,
             pictures: pictures.iter().map(crop).collect::<Result<_>>()?,
             clips: Vec::new(),
+            clip_captions: Vec::new(),
             left_out: Vec::new(),
         })
     }
@@ -125,6 +131,9 @@ impl Subject {
             Picture::open(path)?;
         }
         let video = Video::read(path)?.cover_crop(options.size)?;
+        let said = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+        let lines = said.trim_start_matches('\u{feff}').lines().map(str::trim);
+        self.clip_captions = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
         let whole = video.frames.chunks_exact(options.clip_frames.max(1));
         let rest = whole.remainder();
         for frames in whole.clone() {
@@ -141,6 +150,17 @@ impl Subject {
             self.left_out.push(LeftOut { path: path.to_owned(), reason });
         }
         Ok(())
+    }
+
+    /// The captions of its clips, where they call it `phrase`; `neutral` ones without any.
+    pub(crate) fn clip_prompts(&self, phrase: &str, neutral: Vec<String>) -> Vec<String> {
+        let own = self.clip_captions.iter().map(|caption| personal_caption(caption, &self.class, phrase));
+        if self.clip_captions.is_empty() { neutral } else { own.collect() }
+    }
+
+    /// How an adapter names it.
+    pub(crate) fn name(&self) -> SubjectName {
+        SubjectName { class: self.class.clone(), token: self.token.clone() }
     }
 
     /// What prompts call it: `<s> cat`.
@@ -228,8 +248,11 @@ mod tests {
         let path = folder.path().join("a.gif");
         let frames = (0..12).map(|i| Image::filled(48, 32, [i * 20, 0, 0])).collect();
         Video::new(frames, 8.0).unwrap().write(&path, &understudy_media::WriteOptions::default()).unwrap();
+        std::fs::write(folder.path().join("a.txt"), "a cat in a room\n\n the cat indoors\n").unwrap();
         let subject = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap();
         assert_eq!((subject.clips.len(), subject.pictures.len()), (2, 0));
+        let prompts = subject.clip_prompts("<s> cat <m>", Vec::new());
+        assert_eq!(prompts, ["a <s> cat <m> in a room", "the <s> cat <m> indoors"]);
         assert!(subject.left_out[0].reason.contains("last 2 frames"));
         let long = SubjectOptions { clip_frames: 17, ..OPTIONS };
         assert_eq!(Subject::open(&path, "cat", "<s>", long).unwrap().pictures.len(), 12);

@@ -6,84 +6,32 @@
 //! video looks like. In the attentions after it, values of the video are replaced by those of the pictures, where a match
 //! leads back to where it came from and both ends are on the subject.
 
+mod config;
 mod matching;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Int, Tensor, TensorData};
-use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, Window};
+use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, ExtraModule, Window};
 use understudy_engine::host::values;
 use understudy_engine::random::Random;
+use understudy_models::wan_transformer::Rotary;
 use understudy_pipeline::{Base, Companion, Moment, PromptOptions, TokenEmbeddings, encode_prompt};
 
 use crate::error::{Error, Result};
-use matching::{attention_to, best, distance, foreground, pooled, rows_of, scaled};
+use matching::{attention_to, best, descriptors, distance, foreground, pooled, scaled};
+
+pub use config::{Descriptor, Replaced, WarpConfig};
 
 /// A picture of the subject as the denoiser knows it.
 #[derive(Clone, Debug)]
 pub struct Reference {
-    /// Normalized latents `(1, channels, 1, height, width)`.
+    /// Normalized latents `(1, channels, frames, height, width)` of the picture, held still for as many frames as make
+    /// these: the first latent of a clip is of another kind than those after it, which stand for several frames.
     pub latents: Tensor<5>,
     /// The subject's share of each latent place, row by row, if it is known.
     pub mask: Option<Vec<f32>>,
-}
-
-/// How values are warped.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct WarpConfig {
-    /// The block whose self-attention is matched.
-    pub match_block: usize,
-    /// The first block whose values are warped, and the one after the last; not before the one that is matched.
-    pub blocks: [usize; 2],
-    /// The part of denoising it is done in.
-    pub window: Window,
-    /// How far a match may lead astray on its way back, as a share of the rows the subject fills.
-    pub cycle: f32,
-    /// Attention to the subject's words, between the least and the most there is, from which on a place shows it.
-    pub foreground: f32,
-    /// How much of a value is replaced.
-    pub mix: f32,
-}
-
-impl WarpConfig {
-    /// The defaults for a denoiser of `depth` blocks.
-    pub fn for_depth(depth: usize) -> Self {
-        let at = |share: f32| (depth as f32 * share).round() as usize;
-        Self {
-            match_block: at(0.4).min(depth.saturating_sub(1)),
-            blocks: [at(0.4).min(depth.saturating_sub(1)), at(0.85).max(1)],
-            window: Window { start: 0.15, end: 1.0 },
-            cycle: 0.4,
-            foreground: 0.2,
-            mix: 1.0,
-        }
-    }
-
-    fn check(&self, depth: usize) -> Result<()> {
-        let [first, end] = self.blocks;
-        let unit = |value: f32| (0.0..=1.0).contains(&value);
-        let rules = [
-            ("warp.match_block", self.match_block < depth, format!("below the {depth} blocks of this base")),
-            (
-                "warp.blocks",
-                self.match_block <= first && first < end && end <= depth,
-                format!("a first block from {} on and an end up to {depth}", self.match_block),
-            ),
-            (
-                "warp.window",
-                unit(self.window.start) && unit(self.window.end) && self.window.start < self.window.end,
-                "a part of 0 to 1".to_owned(),
-            ),
-            ("warp.cycle", self.cycle.is_finite() && self.cycle > 0.0, "a positive number".to_owned()),
-            ("warp.foreground", unit(self.foreground), "between 0 and 1".to_owned()),
-            ("warp.mix", unit(self.mix), "between 0 and 1".to_owned()),
-        ];
-        match rules.into_iter().find(|(_, fine, _)| !fine) {
-            Some((field, _, rule)) => Err(Error::config(field, format!("must be {rule}"))),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Where the places of a video were found in the references.
@@ -101,7 +49,7 @@ pub struct Matches {
 #[derive(Debug)]
 pub struct Warp {
     config: WarpConfig,
-    /// `(references, channels, 1, height, width)`, and noise of the same shape, the same at every step.
+    /// `(references, channels, kinds, height, width)`, and noise of the same shape, the same at every step.
     latents: Tensor<5>,
     noise: Tensor<5>,
     /// The subject's share of each of the references' places, where it is known.
@@ -113,6 +61,10 @@ pub struct Warp {
     prompts: Vec<Vec<usize>>,
     /// Frames, rows and columns of the video's places.
     grid: [usize; 3],
+    /// Frames of the references: the first matches the first of a video, the last all that come after.
+    kinds: usize,
+    /// The rotary embeddings of references and videos.
+    rotary: [Rotary; 2],
     /// What is attached to the denoiser for the subject.
     attachments: Attachments,
     state: Mutex<State>,
@@ -120,10 +72,13 @@ pub struct Warp {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Queries and keys of the references at the block that is matched, `(references * places, channels)`.
-    descriptors: Option<[Tensor<2>; 2]>,
-    /// Values of the references by site, of the same shape.
-    values: BTreeMap<String, Tensor<2>>,
+    /// What the references are compared by, for each kind of frame `(references * places, channels)`.
+    descriptors: Option<Vec<Tensor<2>>>,
+    /// Keys and values of the references by site, all kinds after one another, `(kinds * references * places, channels)`.
+    values: BTreeMap<String, [Tensor<2>; 2]>,
+    /// The hidden states before the block that is matched, where they are compared: of the references, by kind, and of the
+    /// videos `(samples, places, channels)`.
+    hidden: Option<Tensor<3>>,
     /// Attention of the references' places to the subject's words.
     shown: Vec<f32>,
     /// The same of each prompt's places, summed over the steps.
@@ -161,7 +116,7 @@ impl Warp {
         let Some(first) = job.references.first() else {
             return Err(Error::config("references", "are empty; fit the subject with --method v-warper"));
         };
-        let [_, channels, _, rows, columns] = first.latents.dims();
+        let [_, channels, kinds, rows, columns] = first.latents.dims();
         let [frames, tall, wide] = job.latent_size;
         if [rows, columns] != [tall, wide] {
             let factor = job.base.config.vae.spatial_factor();
@@ -181,16 +136,21 @@ impl Warp {
         let options = PromptOptions { token_embeddings: job.embeddings, ..PromptOptions::default() };
         let text = encode_prompt(job.base, &[&own], options)?;
         let context = transformer.context(text, job.attachments).repeat_dim(0, count);
-        let grid = transformer.grid([1, channels, frames, rows, columns]);
+        let size = [1, channels, frames, rows, columns];
+        let device = &job.base.device;
+        let rotary = [latents.dims(), size].map(|dims| transformer.rotary(dims, device));
+        let [kinds, ..] = transformer.grid([1, channels, kinds, rows, columns]);
         Ok(Arc::new(Self {
             config,
-            noise: Random::stream(seed, "references", 0).normal_tensor(latents.dims(), &job.base.device),
+            noise: Random::stream(seed, "references", 0).normal_tensor(latents.dims(), device),
             latents,
             masks: job.references.iter().map(|own| own.mask.clone()).collect(),
             context,
             words: words(&own)?,
             prompts: job.prompts.iter().map(|prompt| words(prompt)).collect::<Result<_>>()?,
-            grid,
+            grid: transformer.grid(size),
+            kinds,
+            rotary,
             attachments: job.attachments.clone(),
             state: Mutex::new(State::default()),
         }))
@@ -201,6 +161,17 @@ impl Warp {
         for site in self.sites() {
             let hook = Hook { warp: self.clone(), branch: Branch::Video };
             attachments.add_attention(site, self.config.window, Arc::new(hook));
+        }
+        self.attach_hidden(attachments, self.config.window);
+    }
+
+    /// Has the hidden states seen before the block that is matched, where they are compared.
+    fn attach_hidden(self: &Arc<Self>, attachments: &mut Attachments, window: Window) {
+        if let (Descriptor::Hidden, Some(before)) =
+            (self.config.descriptor, self.config.match_block.checked_sub(1))
+        {
+            let seen = Seen { warp: self.clone() };
+            attachments.add_extra(format!("blocks.{before}"), window, Arc::new(seen));
         }
     }
 
@@ -238,19 +209,47 @@ impl Warp {
     fn observe(&self, site: &str, inputs: &AttentionInputs) {
         let mut state = self.state();
         if site == self.word_site() {
-            let of = |index| attention_to(inputs, index, &self.words);
+            let of = |index| {
+                let all = attention_to(inputs, index, &self.words);
+                let each = all.len() / self.kinds;
+                let mean =
+                    |place: usize| all.iter().skip(place).step_by(each).sum::<f32>() / self.kinds as f32;
+                (0..each).map(mean).collect::<Vec<_>>()
+            };
             state.shown = (0..self.masks.len()).flat_map(of).collect();
             return;
         }
-        let all = |tensor: &Tensor<4>| {
-            let [batch, heads, tokens, dim] = tensor.dims();
-            tensor.clone().swap_dims(1, 2).reshape([batch * tokens, heads * dim])
-        };
+        let kinds = |tensor: &Tensor<4>| self.kinds_of(tensor.clone().swap_dims(1, 2).flatten(2, 3));
         if site == self_attention(self.config.match_block) {
-            state.descriptors = Some([all(&inputs.query), all(&inputs.key)]);
+            let features = self.features(inputs, state.hidden.take(), 0);
+            state.descriptors = Some(self.kinds_of(features).into_iter().map(descriptors).collect());
         }
         if self.is_warped(site) {
-            state.values.insert(site.to_owned(), all(&inputs.value));
+            let both = [&inputs.key, &inputs.value].map(|own| Tensor::cat(kinds(own), 0));
+            state.values.insert(site.to_owned(), both);
+        }
+    }
+
+    /// `tensor (references, kinds * places, channels)` apart by kinds, each `(references * places, channels)`.
+    fn kinds_of(&self, tensor: Tensor<3>) -> Vec<Tensor<2>> {
+        let [references, tokens, channels] = tensor.dims();
+        let each = tokens / self.kinds;
+        let kind =
+            |kind: usize| tensor.clone().narrow(1, kind * each, each).reshape([references * each, channels]);
+        (0..self.kinds).map(kind).collect()
+    }
+
+    /// What places are compared by, `(samples, places, channels)`: the queries of all heads and the keys of all heads, or
+    /// the hidden states. `branch` is 0 for references and 1 for videos.
+    fn features(&self, inputs: &AttentionInputs, hidden: Option<Tensor<3>>, branch: usize) -> Tensor<3> {
+        let rows = |tensor: &Tensor<4>| tensor.clone().swap_dims(1, 2).flatten::<3>(2, 3);
+        let both = [rows(&inputs.query), rows(&inputs.key)];
+        match (self.config.descriptor, hidden) {
+            (Descriptor::Hidden, Some(hidden)) => hidden,
+            (Descriptor::RotatedQueryKey, _) => {
+                Tensor::cat(both.map(|own| self.rotary[branch].apply(own)).to_vec(), 2)
+            }
+            _ => Tensor::cat(both.to_vec(), 2),
         }
     }
 
@@ -284,7 +283,9 @@ impl Warp {
 
     /// Finds the reference's place that every place of each video looks most like, and which of the matches hold.
     fn find(&self, state: &mut State, inputs: &AttentionInputs) {
-        let Some([queries, keys]) = &state.descriptors else { return };
+        let hidden = state.hidden.take();
+        let Some(references) = &state.descriptors else { return };
+        let features = self.features(inputs, hidden, 1);
         let [frames, rows, columns] = self.grid;
         let each = rows * columns;
         let reference = foreground(&self.reference_shares(state), self.config.foreground);
@@ -298,10 +299,10 @@ impl Warp {
             let mut matches =
                 Matches { grid: self.grid, places: Vec::with_capacity(frames * each), used: Vec::new() };
             for frame in 0..frames {
-                let part = |tensor: &Tensor<4>| rows_of(tensor, index, frame * each, each);
+                let own = features.clone().narrow(0, index, 1).narrow(1, frame * each, each).squeeze_dim(0);
+                let references = references[frame.min(self.kinds - 1)].clone();
                 // One frame at a time, so that the similarity of all places with all others is never there at once.
-                let similarity = part(&inputs.query).matmul(keys.clone().transpose())
-                    + part(&inputs.key).matmul(queries.clone().transpose());
+                let similarity = descriptors(own).matmul(references.transpose());
                 let (forth, back) = best(&values(similarity), each);
                 let own = &shown[frame * each..][..each];
                 let filled = own.iter().filter(|shown| **shown).count() as f32 / each as f32;
@@ -331,26 +332,47 @@ impl Warp {
         self.masks.iter().enumerate().flat_map(share).collect()
     }
 
-    /// `inputs` with the prompts' values replaced by `reference (places, channels)` where a match holds.
-    fn replaced(&self, state: &State, reference: &Tensor<2>, inputs: AttentionInputs) -> AttentionInputs {
-        let [batch, heads, tokens, dim] = inputs.value.dims();
-        let device = inputs.value.device();
+    /// `inputs` with the prompts' values, and keys if they are to be, replaced by those of the references where a match
+    /// holds.
+    fn replaced(
+        &self,
+        state: &State,
+        [keys, own]: &[Tensor<2>; 2],
+        inputs: AttentionInputs,
+    ) -> AttentionInputs {
+        let AttentionInputs { query, key, value } = inputs;
+        let key = match self.config.replaced {
+            Replaced::Values => key,
+            Replaced::KeysAndValues => self.warped(state, keys, key),
+        };
+        AttentionInputs { query, key, value: self.warped(state, own, value) }
+    }
+
+    /// `video (samples, heads, places, dim)` with `reference (kinds * references * places, channels)` where a match holds.
+    fn warped(&self, state: &State, reference: &Tensor<2>, video: Tensor<4>) -> Tensor<4> {
+        let [batch, heads, tokens, dim] = video.dims();
+        let device = video.device();
+        let each = self.grid[1] * self.grid[2];
         let mut warped = Vec::with_capacity(batch);
         for index in 0..batch {
-            let own = inputs.value.clone().narrow(0, index, 1);
+            let own = video.clone().narrow(0, index, 1);
             let Some(matches) = state.matches.get(index).filter(|found| found.places.len() == tokens) else {
                 warped.push(own);
                 continue;
             };
-            let places: Vec<i32> = matches.places.iter().map(|place| *place as i32).collect();
-            let places = Tensor::<1, Int>::from_data(TensorData::new(places, [tokens]), &device);
-            let found = reference.clone().select(0, places).reshape([1, tokens, heads, dim]).swap_dims(1, 2);
+            let row = |(at, place): (usize, &usize)| {
+                let kind = (at / each).min(self.kinds - 1);
+                (kind * self.masks.len() * each + place) as i32
+            };
+            let rows: Vec<i32> = matches.places.iter().enumerate().map(row).collect();
+            let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [tokens]), &device);
+            let found = reference.clone().select(0, rows).reshape([1, tokens, heads, dim]).swap_dims(1, 2);
             let share = |used: &bool| if *used { self.config.mix } else { 0.0 };
             let shares: Vec<f32> = matches.used.iter().map(share).collect();
             let shares = Tensor::<4>::from_data(TensorData::new(shares, [1, 1, tokens, 1]), &device);
             warped.push(own.clone() + (found - own) * shares);
         }
-        AttentionInputs { value: Tensor::cat(warped, 0), ..inputs }
+        Tensor::cat(warped, 0)
     }
 }
 
@@ -365,14 +387,14 @@ impl Companion for Warp {
             let hook = Hook { warp: self.clone(), branch: Branch::References };
             attachments.add_attention(site, Window::ALWAYS, Arc::new(hook));
         }
+        self.attach_hidden(&mut attachments, Window::ALWAYS);
         let transformer = &base.transformer;
         let noised = self.latents.clone() * (1.0 - moment.sigma) + self.noise.clone() * moment.sigma;
-        let rotary = transformer.rotary(noised.dims(), &base.device);
         let timesteps = vec![moment.timestep; self.masks.len()];
         let conditions = transformer.conditions(&timesteps, self.context.clone(), &attachments);
         let mut hidden = transformer.patchify(noised, &attachments);
         for block in 0..self.config.blocks[1] {
-            hidden = transformer.block(block, hidden, &conditions, &rotary, &attachments);
+            hidden = transformer.block(block, hidden, &conditions, &self.rotary[0], &attachments);
         }
     }
 }
@@ -399,6 +421,19 @@ impl AttentionHook for Hook {
                 inputs
             }
         }
+    }
+}
+
+/// Keeps the hidden states before the block that is matched until it is.
+#[derive(Debug)]
+struct Seen {
+    warp: Arc<Warp>,
+}
+
+impl ExtraModule for Seen {
+    fn forward(&self, _: &str, _: f32, hidden: Tensor<3>) -> Tensor<3> {
+        self.warp.state().hidden = Some(hidden.clone());
+        hidden.zeros_like()
     }
 }
 
@@ -450,7 +485,7 @@ mod tests {
                 window: Window::ALWAYS,
                 cycle: 1.0,
                 foreground: 0.5,
-                mix: 1.0,
+                ..WarpConfig::for_depth(3)
             },
             latents: Tensor::zeros([1, 1, 1, 2, 3], &device),
             noise: Tensor::zeros([1, 1, 1, 2, 3], &device),
@@ -459,6 +494,8 @@ mod tests {
             words: vec![1],
             prompts: vec![vec![2]],
             grid: GRID,
+            kinds: 1,
+            rotary: [[1, 2, 3], GRID].map(|grid| Rotary::new(6, grid, &device)),
             attachments: Attachments::none(),
             state: Mutex::new(State::default()),
         }
@@ -500,7 +537,7 @@ mod tests {
     }
 
     fn places(value: &Tensor<4>, sample: usize) -> Vec<Vec<f32>> {
-        let rows = values(rows_of(value, sample, 0, value.dims()[2]));
+        let rows = values(value.clone().narrow(0, sample, 1).swap_dims(1, 2).flatten::<2>(0, 2));
         rows.chunks(HEADS * DIM).map(<[f32]>::to_vec).collect()
     }
 

@@ -19,7 +19,7 @@ use understudy_train::Event;
 const A: &str = "wan_pipeline_a";
 
 fn fit(base: &Base, subject: &Subject, config: &LoraConfig, folder: &Path) -> Result<Adapter, Error> {
-    lora::fit(&Job { base, base_name: "tiny", subject, folder }, config, &mut go)
+    lora::fit(&Job { base, base_name: "tiny", subject, others: &[], folder }, config, &mut go)
 }
 
 /// Every number of an adapter.
@@ -39,7 +39,7 @@ fn everything_that_is_trained_moves_and_the_adapter_can_be_used() {
     config.prior.weight = 0.5;
     config.samples.every = 3;
     let subject = subject(config.size);
-    let job = Job { base: &base, base_name: "tiny", subject: &subject, folder: folder.path() };
+    let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
     let mut events = Vec::new();
     let adapter = lora::fit(&job, &config, &mut |event| {
         events.push(event.clone());
@@ -102,7 +102,7 @@ fn a_stopped_run_goes_on_as_if_it_never_had() {
 
     // Stopped politely at several places, and killed: a state from the middle put back.
     let stopped = tempfile::tempdir().unwrap();
-    let job = Job { base: &base, base_name: "tiny", subject: &subject, folder: stopped.path() };
+    let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: stopped.path() };
     for (stage, at) in [("prepare", 0), ("prepare", 0), ("token", 3), ("lora", 2), ("lora", 5)] {
         let mut stop = |event: &FitEvent| match event {
             FitEvent::Stage { stage: found, event: Event::Step { step, .. } }
@@ -121,7 +121,7 @@ fn a_stopped_run_goes_on_as_if_it_never_had() {
     let killed = tempfile::tempdir().unwrap();
     let state = killed.path().join("lora/state.safetensors");
     let mut kept = None;
-    let job = Job { base: &base, base_name: "tiny", subject: &subject, folder: killed.path() };
+    let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: killed.path() };
     lora::fit(&job, &config, &mut |event| {
         if let FitEvent::Stage { stage: "lora", event: Event::Step { step: 3, .. } } = event {
             // The checkpoint of step 2 is what a kill now would leave.
@@ -164,7 +164,7 @@ fn the_best_adapter_is_kept() {
     config.samples.evaluate_every = 2;
     let subject = subject(config.size);
     let folder = tempfile::tempdir().unwrap();
-    let job = Job { base: &base, base_name: "tiny", subject: &subject, folder: folder.path() };
+    let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
     let judge = Decided::default();
     let best = lora::fit_judged(&job, &config, Some(&judge), &mut go).unwrap();
     let heard = judge.heard.lock().unwrap().clone();
@@ -237,8 +237,9 @@ fn what_cannot_be_fitted_is_said_before_anything_starts() {
     let subject = subject(config.size);
     let folder = Path::new("/dev/null/run");
     let refused = |subject: &Subject, config: &LoraConfig| {
-        let message =
-            plan(&Job { base: &base, base_name: "tiny", subject, folder }, config).unwrap_err().to_string();
+        let message = plan(&Job { base: &base, base_name: "tiny", subject, others: &[], folder }, config)
+            .unwrap_err()
+            .to_string();
         assert!(!message.contains('\n'), "{message}");
         message
     };

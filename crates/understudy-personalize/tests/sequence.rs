@@ -37,7 +37,7 @@ fn sequence(basis: Basis) -> LoraConfig {
 }
 
 fn fit(base: &Base, subject: &Subject, config: &LoraConfig, folder: &Path) -> Result<Adapter, Error> {
-    lora::fit(&Job { base, base_name: "tiny", subject, folder }, config, &mut go)
+    lora::fit(&Job { base, base_name: "tiny", subject, others: &[], folder }, config, &mut go)
 }
 
 fn fresh(base: &Base, subject: &Subject, config: &LoraConfig) -> Adapter {
@@ -155,7 +155,7 @@ fn a_stopped_motion_goes_on_as_if_it_never_had() {
     let subject = moving(config.size);
     let expected = numbers(&fresh(&base, &subject, &config));
     let folder = tempfile::tempdir().unwrap();
-    let job = Job { base: &base, base_name: "tiny", subject: &subject, folder: folder.path() };
+    let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
     for (stage, at) in [("lora", 3), ("motion", 2), ("motion", 5)] {
         let mut stop = |event: &FitEvent| match event {
             FitEvent::Stage { stage: found, event: Event::Step { step, .. } }
@@ -211,4 +211,33 @@ fn what_cannot_teach_a_motion_is_refused() {
     let mut same = config.clone();
     same.motion.as_mut().unwrap().token = "<s>".into();
     assert!(refused(&moving(config.size), &same).contains("motion.token"));
+}
+
+#[test]
+fn several_subjects_have_tokens_and_rows_of_their_own_on_one_basis() {
+    let base = base(A);
+    let mut config = sequence(Basis::Output);
+    config.motion.as_mut().unwrap().stitched = 0.5;
+    config.prior.weight = 0.0;
+    let one = moving(config.size);
+    let other = Subject { token: "<s2>".into(), class: "cube".into(), ..moving(config.size) };
+    let folder = tempfile::tempdir().unwrap();
+    let fit = |others: &[Subject], folder: &Path| {
+        let job = Job { base: &base, base_name: "tiny", subject: &one, others, folder };
+        lora::fit(&job, &config, &mut go)
+    };
+    let both = fit(std::slice::from_ref(&other), folder.path()).unwrap();
+    assert_eq!(both.metadata.tokens, ["<s>", "<s2>", "<m>", "<m2>"]);
+    assert_eq!(both.metadata.others[0].class, "cube");
+    let rows = values(both.token_rows.clone().unwrap());
+    let rows: Vec<&[f32]> = rows.chunks(rows.len() / 4).collect();
+    assert!((1..4).all(|index| rows[..index].iter().all(|other| *other != rows[index])));
+    // Clips of both side by side are among what it learned from.
+    assert!(folder.path().join("stitched.safetensors").exists());
+    let path = folder.path().join("a.safetensors");
+    both.save(&path, Dialect::ComfyUi, Precision::F32).unwrap();
+    let read = Adapter::load(&path, &base).unwrap();
+    assert_eq!((numbers(&read), read.metadata), (numbers(&both), both.metadata.clone()));
+    let twice = fit(std::slice::from_ref(&one), tempfile::tempdir().unwrap().path()).unwrap_err();
+    assert!(twice.to_string().contains("two subjects"), "{twice}");
 }

@@ -20,8 +20,12 @@ fn adapter(base: &Base) -> Adapter {
     let config = LoraConfig { targets: config().targets, ..config().warper() };
     let subject = subject(config.size);
     let folder = tempfile::tempdir().unwrap();
-    lora::fit(&Job { base, base_name: "tiny", subject: &subject, folder: folder.path() }, &config, &mut go)
-        .unwrap()
+    lora::fit(
+        &Job { base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() },
+        &config,
+        &mut go,
+    )
+    .unwrap()
 }
 
 fn request(adapter: &Adapter, prompt: &str) -> Request {
@@ -66,7 +70,7 @@ fn usual() -> WarpConfig {
         window: Window::ALWAYS,
         foreground: 0.0,
         cycle: 9.0,
-        mix: 1.0,
+        ..WarpConfig::for_depth(2)
     }
 }
 

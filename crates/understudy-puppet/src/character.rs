@@ -14,6 +14,20 @@ use crate::prop;
 use crate::scene::{Grade, Object, ObjectKind};
 use crate::wear;
 
+/// A part of a character, as maps of parts number them; 0 is what is not the character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// Legs and feet.
+    Legs = 1,
+    /// The torso, with what is on it.
+    Torso = 2,
+    /// Arms, with what they hold.
+    Arms = 3,
+    /// The head, with what is on it.
+    Head = 4,
+}
+
 /// Width of outlines.
 const INK: f32 = 2.0;
 
@@ -96,19 +110,26 @@ impl Puppet {
     }
 
     fn front(&self, canvas: &mut Canvas, pose: &Pose, joints: &Joints) {
+        canvas.name(Part::Torso as u8);
         self.behind(canvas, joints);
         self.tail(canvas, joints, pose);
+        canvas.name(Part::Legs as u8);
         self.legs(canvas, pose, joints);
+        canvas.name(Part::Torso as u8);
         self.chest(canvas, joints);
         if let Some(emblem) = self.identity.emblem {
             // A tie leaves it room below.
             let tied = self.identity.accessory.is_some_and(|it| it.kind == AccessoryKind::Tie);
             draw_emblem(canvas, emblem, joints.chest + if tied { 5.0 } else { 0.0 });
         }
+        canvas.name(Part::Arms as u8);
         self.arms(canvas, joints, Arm::Lowered);
+        canvas.name(Part::Torso as u8);
         wear::draw_under(canvas, self, joints);
+        canvas.name(Part::Head as u8);
         head::draw_front(canvas, self, joints, pose);
         wear::draw_front(canvas, self, joints, pose);
+        canvas.name(Part::Arms as u8);
         self.arms(canvas, joints, Arm::Raised);
         if let Some(object) = self.object {
             prop::draw_held(canvas, object, joints);
@@ -119,11 +140,15 @@ impl Puppet {
         if let Some(object) = self.object.filter(|object| object.kind != ObjectKind::Backpack) {
             prop::draw_held(canvas, object, joints);
         }
+        canvas.name(Part::Arms as u8);
         self.arms(canvas, joints, Arm::Lowered);
         self.arms(canvas, joints, Arm::Raised);
+        canvas.name(Part::Legs as u8);
         self.legs(canvas, pose, joints);
+        canvas.name(Part::Torso as u8);
         self.chest(canvas, joints);
         self.tail(canvas, joints, pose);
+        canvas.name(Part::Head as u8);
         head::draw_back(canvas, self, joints);
         wear::draw_under(canvas, self, joints);
         wear::draw_back(canvas, self, joints);

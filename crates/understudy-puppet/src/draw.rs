@@ -108,6 +108,8 @@ pub(crate) struct Canvas {
     grade: Grade,
     /// Width of outlines in the current coordinates; 0 for none.
     ink_width: f32,
+    /// What everything is painted with in place of its colour, for maps of parts.
+    label: Option<u8>,
 }
 
 impl Canvas {
@@ -120,7 +122,20 @@ impl Canvas {
             transform: Transform::identity(),
             grade,
             ink_width: 0.0,
+            label: None,
         }
+    }
+
+    /// From now on paints in `label`, opaque and without smooth edges, where it is a map of parts; otherwise does nothing.
+    pub(crate) fn name(&mut self, label: u8) {
+        if self.label.is_some() {
+            self.label = Some(label);
+        }
+    }
+
+    /// A transparent canvas that is painted with labels in place of colours.
+    pub(crate) fn of_labels(width: usize, height: usize, grade: Grade) -> Self {
+        Self { label: Some(0), ..Self::new(width, height, grade) }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -222,6 +237,8 @@ impl Canvas {
         let Some(mut pixmap) = PixmapMut::from_bytes(&mut self.data, self.width, self.height) else {
             return;
         };
+        let label = self.label.map(|label| Paint { anti_alias: false, ..solid([label; 3], 255) });
+        let paint = label.as_ref().unwrap_or(paint);
         pixmap.fill_path(&path, paint, FillRule::Winding, self.transform, None);
     }
 }

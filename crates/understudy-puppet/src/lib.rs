@@ -36,6 +36,7 @@ mod wear;
 mod world;
 
 pub use caption::{Detail, MAX_WORDS, vocabulary};
+pub use character::Part;
 pub use color::Color;
 pub use error::Error;
 pub use identity::{
@@ -43,6 +44,7 @@ pub use identity::{
     Pattern, Split,
 };
 pub use motion::{Action, Motion, Quirk};
+pub use pose::{POSTURE, Posture};
 pub use scenario::{Actor, Scenario};
 pub use scene::{Camera, Light, Object, ObjectKind, Scene, Style};
 pub use world::{Clip, PixelBox, Size, World};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::color::Color;
 use crate::identity::{Identity, Split};
 use crate::motion::{Action, Motion};
+use crate::pose::{Pose, Posture};
 use crate::rng::{Rng, Stream};
 use crate::scene::{Camera, Light, Object, ObjectKind, Scene, Style};
 
@@ -138,6 +139,20 @@ impl Scenario {
 }
 
 impl Actor {
+    /// What can be seen of its posture in `frame` of a clip of `frames` under a camera that stands still; the frame is as wide
+    /// as it is high.
+    pub fn posture(&self, frame: usize, frames: usize) -> Posture {
+        let pose = Pose::at(&self.motion, frame, frames);
+        let height = f32::from(self.height);
+        let x = 64.0 * f32::from(self.x) / 1000.0 + pose.travel * height / 710.0;
+        pose.posture(x, 0.64 * height / 1000.0)
+    }
+
+    /// The posture of standing still in its place.
+    pub fn resting(&self) -> Posture {
+        Pose::default().posture(64.0 * f32::from(self.x) / 1000.0, 0.64 * f32::from(self.height) / 1000.0)
+    }
+
     /// Chooses where the `place`-th of `count` characters stands, and how tall it is.
     fn placed(rng: &mut Rng, identity: Identity, motion: Motion, place: usize, count: usize) -> Self {
         let (low, high) = if count == 1 { (650, 730) } else { (500, 560) };

@@ -122,6 +122,39 @@ impl World {
         Scenario::from_index(split, index)
     }
 
+    /// Which [`Part`](crate::Part) of the characters each pixel of one frame shows, shape (height, width); 0 where none.
+    pub fn parts(&self, scenario: &Scenario, index: usize) -> Vec<u8> {
+        let Size { height, width, .. } = self.size;
+        let mut parts = vec![0; height * width];
+        let view = View::at(scenario.camera, index, self.size);
+        for actor in &scenario.actors {
+            let mut player = Player::new(actor, scenario, self.size);
+            let grade = Grade::character(scenario.light, scenario.style);
+            player.layer = Canvas::of_labels(width, height, grade);
+            player.paint(&view, index, self.size);
+            for (part, pixel) in parts.iter_mut().zip(player.layer.pixels().chunks_exact(4)) {
+                if pixel[3] == 255 {
+                    *part = pixel[0];
+                }
+            }
+        }
+        parts
+    }
+
+    /// Draws one frame of a scenario: RGB bytes of shape (height, width, 3).
+    pub fn render_frame(&self, scenario: &Scenario, index: usize) -> Vec<u8> {
+        let Size { height, width, .. } = self.size;
+        let mut frame = vec![0; height * width * 3];
+        let view = View::at(scenario.camera, index, self.size);
+        Backdrop::paint(scenario, self.size).copy_to(&mut frame, &view);
+        for actor in &scenario.actors {
+            let mut player = Player::new(actor, scenario, self.size);
+            player.paint(&view, index, self.size);
+            composite(&mut frame, player.layer.pixels());
+        }
+        frame
+    }
+
     /// Draws a scenario.
     pub fn render(&self, scenario: &Scenario) -> Clip {
         let Size { frames, height, width } = self.size;

@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use understudy_puppet::{
-    Action, Class, Detail, Error, Identity, Light, MAX_WORDS, Motion, Quirk, Scenario, Scene, Size, Split,
-    World, vocabulary,
+    Action, Class, Detail, Error, Identity, Light, MAX_WORDS, Motion, Part, Quirk, Scenario, Scene, Size,
+    Split, World, vocabulary,
 };
 
 fn fnv(text: &str) -> u64 {
@@ -254,4 +254,32 @@ fn portraits_vary_but_keep_the_subject() {
     let scenes: HashSet<_> = portraits.iter().map(|portrait| portrait.scene).collect();
     let poses: HashSet<_> = portraits.iter().map(|portrait| portrait.actors[0].motion).collect();
     assert!(scenes.len() >= 5 && poses.len() >= 10);
+}
+
+#[test]
+fn parts_cover_what_masks_do_and_one_frame_is_that_of_the_clip() {
+    let world = World::new(Size::new(3, 64, 64)).unwrap();
+    for index in 0..12 {
+        let identity = Identity::from_index(Split::HeldOut, index);
+        let scenario = Scenario::performance(identity, Motion::idiosyncratic(index), index);
+        let clip = world.render(&scenario);
+        let area = 64 * 64;
+        assert_eq!(world.render_frame(&scenario, 1), clip.frames[area * 3..2 * area * 3]);
+        let parts = world.parts(&scenario, 1);
+        let mask = &clip.masks[0][area..2 * area];
+        // Edges are smooth in one and not in the other.
+        let differ = parts.iter().zip(mask).filter(|(part, mask)| (**part > 0) != (**mask > 0)).count();
+        let inside = mask.iter().filter(|mask| **mask > 0).count();
+        assert!(differ * 10 < inside, "{index}: {differ} of {inside}");
+        for part in [Part::Legs, Part::Torso, Part::Head] {
+            assert!(parts.contains(&(part as u8)), "{index}: {part:?}");
+        }
+        // The head is above the legs.
+        let rows = |part: Part| -> usize {
+            let rows: Vec<usize> =
+                (0..area).filter(|at| parts[*at] == part as u8).map(|at| at / 64).collect();
+            rows.iter().sum::<usize>() / rows.len()
+        };
+        assert!(rows(Part::Head) < rows(Part::Legs), "{index}");
+    }
 }

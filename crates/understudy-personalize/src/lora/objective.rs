@@ -26,19 +26,19 @@ use crate::row::RowStart;
 
 /// What a stage trains.
 pub(super) enum Trained {
-    /// The token's row, from a start.
-    Token(RowStart),
-    /// Residuals, and the row on from where it is.
-    Residuals(Residuals, RowStart),
-    /// What is added to the coefficients of residuals for a motion, and the row of its token from a start.
-    Motion(Box<Still>, RowStart),
+    /// The rows of the subjects' tokens, from their starts.
+    Token(Vec<RowStart>),
+    /// Residuals, and the rows on from where they are.
+    Residuals(Residuals, Vec<RowStart>),
+    /// What is added to the coefficients of residuals for motions, and the rows of their tokens from their starts.
+    Motion(Box<Still>, Vec<RowStart>),
 }
 
-/// What the first stages of Set-and-Sequence left: residuals, their numbers, and the row `(dim)` of the subject.
+/// What the first stages of Set-and-Sequence left: residuals, their numbers, and the rows `(subjects, dim)`.
 pub(super) struct Still {
     pub(super) residuals: Residuals,
     pub(super) parameters: Parameters,
-    pub(super) row: Tensor<1>,
+    pub(super) rows: Tensor<2>,
 }
 
 impl Trained {
@@ -79,7 +79,8 @@ impl<'a> Objective<'a> {
         let learned = if objective.trains_row() { Default::default() } else { objective.samples().prompts() };
         let fixed: BTreeSet<String> =
             setup.prior.prompts().into_iter().chain(learned).chain([""]).map(str::to_owned).collect();
-        let row = objective.embeddings(objective.start().row.clone().unsqueeze_dim(0));
+        let rows = objective.starts().iter().map(|start| start.row.clone().unsqueeze_dim(0)).collect();
+        let row = objective.embeddings(Tensor::cat(rows, 0));
         for prompt in fixed {
             let options = PromptOptions { token_embeddings: Some(&row), ..PromptOptions::default() };
             let text = encode_prompt(setup.job.base, &[&prompt], options)?;
@@ -88,9 +89,10 @@ impl<'a> Objective<'a> {
         Ok(objective)
     }
 
-    fn start(&self) -> &RowStart {
+    /// Where the trained rows start, one for each subject.
+    fn starts(&self) -> &[RowStart] {
         match &self.trained {
-            Trained::Token(start) | Trained::Residuals(_, start) | Trained::Motion(_, start) => start,
+            Trained::Token(starts) | Trained::Residuals(_, starts) | Trained::Motion(_, starts) => starts,
         }
     }
 
@@ -102,22 +104,33 @@ impl<'a> Objective<'a> {
         }
     }
 
-    /// The rows of all tokens, where the trained one has `row (1, dim)`.
-    fn rows(&self, row: Tensor<2>) -> Tensor<2> {
-        match &self.trained {
-            Trained::Motion(still, _) => Tensor::cat(vec![still.row.clone().unsqueeze_dim(0), row], 0),
-            _ => row,
+    /// What a step learns from: now and then two subjects side by side.
+    fn shown(&self, random: &mut Random) -> &TrainingSet {
+        let Setup { stitched, config, .. } = self.setup;
+        let share = config.motion.as_ref().map_or(0.0, |motion| f64::from(motion.stitched));
+        match self.trained {
+            Trained::Motion(..) if !stitched.is_empty() && random.uniform() < share => stitched,
+            _ => self.samples(),
         }
     }
 
-    /// The tokens with their rows, where the trained one has `row (1, dim)`.
-    fn embeddings(&self, row: Tensor<2>) -> TokenEmbeddings {
+    /// The rows of all tokens, where the trained ones have `rows (subjects, dim)`.
+    fn rows(&self, rows: Tensor<2>) -> Tensor<2> {
+        match &self.trained {
+            Trained::Motion(still, _) => Tensor::cat(vec![still.rows.clone(), rows], 0),
+            _ => rows,
+        }
+    }
+
+    /// The tokens with their rows, where the trained ones have `rows (subjects, dim)`.
+    fn embeddings(&self, rows: Tensor<2>) -> TokenEmbeddings {
         let motion = match self.trained {
-            Trained::Motion(..) => self.setup.config.motion.as_ref().map(|motion| motion.token.clone()),
+            Trained::Motion(..) => self.setup.config.motion.as_ref(),
             _ => None,
         };
-        let tokens = [self.setup.job.subject.token.clone()].into_iter().chain(motion).collect();
-        TokenEmbeddings { tokens, rows: self.rows(row) }
+        let subjects = self.setup.job.subjects().map(|own| own.token.clone());
+        let motions = (0..self.starts().len()).filter_map(|index| Some(motion?.token_of(index)));
+        TokenEmbeddings { tokens: subjects.chain(motions).collect(), rows: self.rows(rows) }
     }
 
     /// How far the row moves for each of its offset; see [`LoraConfig::token_rate`](crate::LoraConfig).
@@ -132,12 +145,13 @@ impl<'a> Objective<'a> {
         self.rate() > 0.0
     }
 
-    /// The trained token's row `(1, dim)` under `parameters`.
+    /// The trained tokens' rows `(subjects, dim)` under `parameters`.
     pub(super) fn row(&self, parameters: &Parameters) -> Tensor<2> {
-        match parameters.get(TOKEN) {
-            Some(offset) => self.start().moved(offset.value.clone(), self.rate()),
-            None => self.start().row.clone().unsqueeze_dim(0),
-        }
+        let row = |(index, start): (usize, &RowStart)| match parameters.get(&token_name(index)) {
+            Some(offset) => start.moved(offset.value.clone(), self.rate()),
+            None => start.row.clone().unsqueeze_dim(0),
+        };
+        Tensor::cat(self.starts().iter().enumerate().map(row).collect(), 0)
     }
 
     /// What `parameters` are as an adapter.
@@ -215,9 +229,13 @@ impl<'a> Objective<'a> {
 
     /// The states of a part's prompts; they follow the row where it is trained.
     fn text(&self, part: &Part, leaves: &Leaves) -> Result<Tensor<3>, TrainError> {
-        let offset = leaves.tensor::<1>(TOKEN, [self.setup.job.base.config.text_encoder.d_model]);
-        if let (true, Some(offset)) = (part.personal, offset) {
-            let row = self.embeddings(self.start().moved(offset, self.rate()));
+        let dim = [self.setup.job.base.config.text_encoder.d_model];
+        let row = |(index, start): (usize, &RowStart)| {
+            Some(start.moved(leaves.tensor::<1>(&token_name(index), dim)?, self.rate()))
+        };
+        let rows: Option<Vec<_>> = self.starts().iter().enumerate().map(row).collect();
+        if let (true, Some(rows)) = (part.personal, rows) {
+            let row = self.embeddings(Tensor::cat(rows, 0));
             let options = PromptOptions { token_embeddings: Some(&row), ..PromptOptions::default() };
             let prompts: Vec<&str> = part.prompts.iter().map(String::as_str).collect();
             return encode_prompt(self.setup.job.base, &prompts, options).map_err(other);
@@ -227,6 +245,11 @@ impl<'a> Objective<'a> {
         let missing = || TrainError::Other("a prompt has no text states; start the run again".to_owned());
         Ok(Tensor::cat(texts.ok_or_else(missing)?, 0))
     }
+}
+
+/// The offset of subject `index`'s row among the parameters.
+fn token_name(index: usize) -> String {
+    if index == 0 { TOKEN.to_owned() } else { format!("{TOKEN}.{index}") }
 }
 
 /// The weights of a batch, where any of it has some.
@@ -263,7 +286,9 @@ impl understudy_train::Objective for Objective<'_> {
         };
         if self.trains_row() {
             let dim = self.setup.job.base.config.text_encoder.d_model;
-            parameters.insert_tensor(TOKEN, vector(vec![0.0; dim], device));
+            for index in 0..self.starts().len() {
+                parameters.insert_tensor(token_name(index), vector(vec![0.0; dim], device));
+            }
         }
         Ok(parameters)
     }
@@ -276,11 +301,12 @@ impl understudy_train::Objective for Objective<'_> {
             _ => config.lora.batch,
         };
         let mut random = Random::stream(config.seed, self.trained.name(), step);
+        let shown = self.shown(&mut random);
         let mut part = |samples: &TrainingSet, count, weight, personal| {
             let drawn = samples.draw(count, &mut random);
             self.part(&drawn, weight, personal, &mut random)
         };
-        let subject = part(self.samples(), count, 1.0, true);
+        let subject = part(shown, count, 1.0, true);
         // A token alone cannot change what the class is.
         let prior = match self.trained {
             Trained::Token(_) => None,

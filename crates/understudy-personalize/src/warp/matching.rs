@@ -16,11 +16,13 @@ pub(super) fn attention_to(inputs: &AttentionInputs, index: usize, words: &[usiz
     shares.chunks_exact(count).map(|row| words.iter().map(|word| row[*word]).sum()).collect()
 }
 
-/// Tokens `start..start + count` of sample `index`, all heads side by side: `(count, heads * dim)`.
-pub(super) fn rows_of(tensor: &Tensor<4>, index: usize, start: usize, count: usize) -> Tensor<2> {
-    let [_, heads, _, dim] = tensor.dims();
-    let part = tensor.clone().narrow(0, index, 1).narrow(2, start, count);
-    part.swap_dims(1, 2).reshape([count, heads * dim])
+/// Rows of a matrix about their mean, each of length one. What all places of a picture have in common, such as what
+/// attention sinks are made of, says nothing of where a place belongs.
+pub(super) fn descriptors(rows: Tensor<2>) -> Tensor<2> {
+    let mean = rows.clone().mean_dim(0);
+    let rows = rows - mean;
+    let length = rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    rows / length
 }
 
 /// For every row of `similarity` its largest column, and for every column its largest row.

@@ -1,9 +1,12 @@
 //! What the entries of a recipe may be.
 
+use understudy_puppet::POSTURE;
+
 use crate::pretrain::autoencoder::AutoencoderRecipe;
 use crate::pretrain::contrast::ContrastRecipe;
 use crate::pretrain::denoiser::{DenoiserRecipe, Material};
 use crate::pretrain::identity::IdentityRecipe;
+use crate::pretrain::posture::PostureRecipe;
 use crate::pretrain::vocabulary::vocabulary_size;
 use crate::trainer::TrainConfig;
 
@@ -88,6 +91,19 @@ pub(crate) fn identity(recipe: &IdentityRecipe) -> Option<Fault> {
         rule("model.embedding", recipe.model.embedding >= 1, "at least 1"),
         rule("scale", recipe.scale.is_finite() && recipe.scale > 0.0, "a positive number"),
         not_negative("margin", recipe.margin),
+        not_negative("noise", recipe.noise),
+    ])
+    .or_else(|| training(&recipe.training))
+}
+
+pub(crate) fn posture(recipe: &PostureRecipe) -> Option<Fault> {
+    first([
+        batch(recipe.batch, 2),
+        rule(
+            "model.embedding",
+            recipe.model.embedding == POSTURE,
+            &format!("{POSTURE}, the numbers of a posture"),
+        ),
         not_negative("noise", recipe.noise),
     ])
     .or_else(|| training(&recipe.training))

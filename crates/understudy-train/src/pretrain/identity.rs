@@ -9,7 +9,7 @@ use understudy_engine::host;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
 use understudy_engine::random::Random;
 use understudy_engine::weights::{Init, Weights};
-use understudy_models::iresnet::{IResNet, IResNetConfig, arcface_loss, normalize_rows};
+use understudy_models::iresnet::{BatchStatistics, IResNet, IResNetConfig, arcface_loss, normalize_rows};
 use understudy_puppet::{Identity, Motion, Scenario, Size, Split, World};
 
 use crate::error::TrainError;
@@ -86,6 +86,20 @@ impl IdentityEncoder {
     }
 }
 
+/// The running statistics of `parameters`, a tenth of a step's in them.
+pub(crate) fn updated_statistics(parameters: &Parameters, step: BatchStatistics) -> Vec<(String, Tensor<1>)> {
+    let mut buffers = Vec::new();
+    for (path, mean, variance) in step {
+        for (what, batch) in [("running_mean", mean), ("running_var", variance)] {
+            let name = format!("{path}.{what}");
+            if let Some(old) = parameters.get(&name) {
+                buffers.push((name, old.value.clone() * 0.9 + batch * 0.1));
+            }
+        }
+    }
+    buffers
+}
+
 /// One picture of `identity`, planar in [-1, 1], as different from others of it as the world allows: any
 /// action, scene, light, style and place.
 pub fn picture(world: &World, identity: Identity, seed: u64) -> Vec<f32> {
@@ -146,19 +160,10 @@ impl Objective for IdentityEncoder {
         let mut gradients = NamedGradients::new();
         leaves.collect(&mut loss.backward(), &mut gradients);
 
-        let mut buffers = Vec::new();
-        for (path, mean, variance) in statistics {
-            for (what, batch) in [("running_mean", mean), ("running_var", variance)] {
-                let name = format!("{path}.{what}");
-                if let Some(old) = parameters.get(&name) {
-                    buffers.push((name, old.value.clone() * 0.9 + batch * 0.1));
-                }
-            }
-        }
         Ok(StepResult {
             loss: loss.without_autodiff().into_scalar(),
             gradients,
-            buffers,
+            buffers: updated_statistics(parameters, statistics),
             metrics: vec![("accuracy".into(), accuracy)],
         })
     }

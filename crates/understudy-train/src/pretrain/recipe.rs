@@ -22,6 +22,7 @@ use crate::pretrain::export;
 use crate::pretrain::identity::{IdentityEncoder, IdentityRecipe};
 use crate::pretrain::latents::{Kind, LatentCache};
 use crate::pretrain::masks::MaskCache;
+use crate::pretrain::posture::{Described, PostureReader, PostureRecipe};
 use crate::pretrain::vocabulary::tokenizer;
 use crate::state::State;
 use crate::trainer::{Objective, TrainConfig, train};
@@ -38,6 +39,8 @@ pub enum Recipe {
     Clip(ContrastRecipe),
     /// An identity encoder.
     Identity(IdentityRecipe),
+    /// A judge of motion.
+    Posture(PostureRecipe),
 }
 
 /// Clips the latents' mean and deviation are taken over.
@@ -86,6 +89,7 @@ impl Recipe {
             Self::Denoiser(recipe) => check::denoiser(recipe),
             Self::Clip(recipe) => check::clip(recipe),
             Self::Identity(recipe) => check::identity(recipe),
+            Self::Posture(recipe) => check::posture(recipe),
         }
     }
 
@@ -96,6 +100,7 @@ impl Recipe {
             Self::Denoiser(recipe) => &mut recipe.training,
             Self::Clip(recipe) => &mut recipe.training,
             Self::Identity(recipe) => &mut recipe.training,
+            Self::Posture(recipe) => &mut recipe.training,
         };
         training.steps = steps;
         self
@@ -141,6 +146,15 @@ impl Recipe {
                 };
                 let network = export::without(&state.ema, "arcface");
                 export::network(&export, "IResNet", export::TRANSFORMERS, &recipe.model, &network)
+            }
+            Self::Posture(recipe) => {
+                let objective = PostureReader::new(recipe.clone())?;
+                let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
+                    return Ok(());
+                };
+                let described =
+                    Described { model: &recipe.model, reliability: objective.reliability(&state.ema)? };
+                export::network(&export, "IResNet", export::TRANSFORMERS, &described, &state.ema)
             }
             Self::Denoiser(recipe) => run_denoiser(*recipe, folder, device, emit),
         }

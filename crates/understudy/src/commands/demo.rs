@@ -112,7 +112,7 @@ impl Demo {
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
         }
         let name = BaseName::Nano.name();
-        let job = Job { base, base_name: &name, subject: &subject, folder: &folder };
+        let job = Job { base, base_name: &name, subject: &subject, others: &[], folder: &folder };
         let adapter =
             lora::fit(&job, &config, &mut |event| progress.fitting(event)).map_err(|error| match error {
                 Error::Stopped { .. } => {

@@ -1,4 +1,7 @@
-//! `understudy evaluate`: scores for a folder of videos.
+//! `understudy evaluate`: scores for a folder of videos, or for a suite that makes them first.
+
+mod puppets;
+mod suite;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,8 +24,15 @@ use crate::report::WrongUsage;
 #[derive(Debug, Args)]
 pub struct Evaluate {
     /// The videos: NAME.mp4 (or .gif, .webp), or folders NAME of frames, each with its prompt in NAME.txt.
-    #[arg(long, value_name = "DIR")]
-    videos: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "suite")]
+    videos: Option<PathBuf>,
+    /// Methods, subjects, prompts and claims: fit, generate and score them all. What is made is kept in RESULTS.run beside
+    /// the table, and not made again.
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["videos", "against", "references", "metrics"])]
+    suite: Option<PathBuf>,
+    /// Only the short part of the suite.
+    #[arg(long, requires = "suite")]
+    short: bool,
     /// Other videos of the same names, to compare with: how much the first score higher, pair by pair.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
@@ -62,9 +72,12 @@ impl Evaluate {
     /// Scores the videos.
     pub fn run(self) -> Result<()> {
         let started = Instant::now();
-        let metrics = self.metrics()?;
         self.check_out()?;
-        let clips = Clip::list(&self.videos, self.fps).with_context(|| "--videos".to_owned())?;
+        if let Some(path) = &self.suite {
+            return suite::run(&self, path, self.short);
+        }
+        let metrics = self.metrics()?;
+        let clips = Clip::list(self.videos(), self.fps).with_context(|| "--videos".to_owned())?;
         let references = self
             .references
             .as_deref()
@@ -105,10 +118,15 @@ impl Evaluate {
         Ok(())
     }
 
+    /// The parser sees to it that they are there where there is no suite.
+    fn videos(&self) -> &Path {
+        self.videos.as_deref().unwrap_or(Path::new("."))
+    }
+
     fn write_report(&self, own: Scored, others: Option<Scored>) -> Result<()> {
         let Some(path) = &self.report else { return Ok(()) };
         let against = self.against.as_ref().map(|folder| format!(" against {}", folder.display()));
-        let title = format!("Scores of {}{}", self.videos.display(), against.unwrap_or_default());
+        let title = format!("Scores of {}{}", self.videos().display(), against.unwrap_or_default());
         let page = understudy_evaluate::html(own, others, &title)?;
         Ok(understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?)
     }
@@ -157,6 +175,9 @@ impl Evaluate {
         }
         if needed(|needs| needs.identity) {
             networks.identity = Some(judges::identity(self.identity.as_deref(), device)?);
+        }
+        if needed(|needs| needs.motion) {
+            networks.motion = Some(judges::motion(device)?);
         }
         if let (Some(path), true) = (&self.raft, needed(|needs| needs.flow)) {
             networks.flow = Some(FlowJudge::open(path, device).context("--raft")?);

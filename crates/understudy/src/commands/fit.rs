@@ -18,6 +18,7 @@ use understudy_engine::safetensors::Precision;
 use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
     Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, Judge, LoraConfig, Subject, SubjectOptions, lora,
+    numbered,
 };
 use understudy_pipeline::{Base, LoadOptions};
 
@@ -37,15 +38,16 @@ pub struct Fit {
     /// How to learn.
     #[arg(long, value_enum, default_value_t = Method::Lora)]
     method: Method,
-    /// A folder of pictures (PNG, JPEG, WebP; NAME.txt beside one is its caption), one picture, or one video.
-    #[arg(long, value_name = "DIR|FILE", required_unless_present = "print_config")]
-    subject: Option<PathBuf>,
-    /// What the subject is, as a noun: cat, teddy bear.
-    #[arg(long, value_name = "NOUN", required_unless_present = "print_config")]
-    class: Option<String>,
-    /// The word that will stand for it in prompts.
-    #[arg(long, default_value = DEFAULT_TOKEN, value_name = "WORD")]
-    token: String,
+    /// A folder of pictures (PNG, JPEG, WebP; NAME.txt beside one is its caption), one picture, or one video (NAME.txt beside
+    /// it: what it shows, without what it does). Given several times, the subjects are learned together.
+    #[arg(long = "subject", value_name = "DIR|FILE", required_unless_present = "print_config")]
+    subjects: Vec<PathBuf>,
+    /// What the subject is, as a noun: cat, teddy bear. One for each subject.
+    #[arg(long = "class", value_name = "NOUN", required_unless_present = "print_config")]
+    classes: Vec<String>,
+    /// The word that will stand for it in prompts [<s>; of several <s>, <s2>, ...].
+    #[arg(long = "token", value_name = "WORD")]
+    tokens: Vec<String>,
     /// The adapter to write. States, the log and samples go to FILE.run beside it.
     #[arg(long, value_name = "FILE.safetensors", required_unless_present = "print_config")]
     out: Option<PathBuf>,
@@ -88,8 +90,6 @@ impl fmt::Display for Method {
 
 /// Where a run reads and writes.
 struct Places {
-    subject: PathBuf,
-    class: String,
     out: PathBuf,
     folder: PathBuf,
 }
@@ -128,17 +128,20 @@ impl Fit {
         }
         let places = self.places()?;
         let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
-        let subject = Subject::open(&places.subject, &places.class, &self.token, options)?;
+        let subjects = self.read_subjects(options)?;
         let device = self.common.open()?;
         let source = self.base.source()?;
         config.check_base(&source.config()?)?;
         let blocks_on_host = self.base.blocks_on_host;
         let base = source.load_with(LoadOptions { blocks_on_host, ..LoadOptions::default() }, &device)?;
-        let adapter = self.train(&base, &subject, &config, &places)?;
+        let adapter = self.train(&base, &subjects, &config, &places)?;
         adapter.save(&places.out, self.format, Precision::F32)?;
         let progress = self.common.progress();
-        let motion = config.motion.as_ref().map(|motion| format!(" {}", motion.token));
-        let phrase = format!("{}{}", subject.phrase(), motion.unwrap_or_default());
+        let phrase = |(index, subject): (usize, &Subject)| {
+            let motion = config.motion.as_ref().map(|motion| format!(" {}", motion.token_of(index)));
+            format!("{}{}", subject.phrase(), motion.unwrap_or_default())
+        };
+        let phrase = subjects.iter().enumerate().map(phrase).collect::<Vec<_>>().join(" and a ");
         progress.event(&json!({"event": "done", "path": places.out, "phrase": phrase}));
         progress.say(&format!(
             "wrote {0}; use it with: understudy generate {1} --adapter {0} --prompt \"a {phrase} ...\"",
@@ -148,10 +151,34 @@ impl Fit {
         Ok(())
     }
 
-    fn train(&self, base: &Base, subject: &Subject, config: &LoraConfig, places: &Places) -> Result<Adapter> {
+    /// The subjects, each with its class and its token.
+    fn read_subjects(&self, options: SubjectOptions) -> Result<Vec<Subject>> {
+        let count = self.subjects.len();
+        let given = [("--class", self.classes.len()), ("--token", self.tokens.len())];
+        let wrong = |(flag, found): &&(&str, usize)| *found != count && (*flag == "--class" || *found > 0);
+        if let Some((flag, found)) = given.iter().find(wrong) {
+            let reason = format!("{flag}: {found} given for {count} subjects; give one for each");
+            return Err(WrongUsage(reason).into());
+        }
+        let token = |index: usize| match self.tokens.get(index) {
+            Some(token) => token.clone(),
+            None => numbered(DEFAULT_TOKEN, index),
+        };
+        let named = self.subjects.iter().zip(&self.classes).enumerate();
+        named.map(|(index, (path, class))| Ok(Subject::open(path, class, &token(index), options)?)).collect()
+    }
+
+    fn train(
+        &self,
+        base: &Base,
+        subjects: &[Subject],
+        config: &LoraConfig,
+        places: &Places,
+    ) -> Result<Adapter> {
+        let Some((subject, others)) = subjects.split_first() else { bail!("--subject is needed") };
         let mut progress = self.common.progress();
         let name = self.base.name();
-        let job = Job { base, base_name: &name, subject, folder: &places.folder };
+        let job = Job { base, base_name: &name, subject, others, folder: &places.folder };
         let judge = self.judging.judge(subject, self.base.is_nano(), &base.device, self.common.json)?;
         let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
         let mut ready = Ok(());
@@ -160,7 +187,7 @@ impl Fit {
             if let FitEvent::Plan { plan, .. } = event {
                 ready = self
                     .check_memory(plan.memory, &progress)
-                    .and_then(|()| kept::keep(config, subject, &places.folder));
+                    .and_then(|()| kept::keep(config, subjects, &places.folder));
             }
             if ready.is_ok() { flow } else { ControlFlow::Break(()) }
         });
@@ -195,10 +222,8 @@ impl Fit {
 
     /// The paths, found usable.
     fn places(&self) -> Result<Places> {
-        // The parser sees to it that they are there unless the settings are only printed.
-        let (Some(subject), Some(class), Some(out)) = (&self.subject, &self.class, &self.out) else {
-            bail!("--subject, --class and --out are needed");
-        };
+        // The parser sees to it that it is there unless the settings are only printed.
+        let Some(out) = &self.out else { bail!("--out is needed") };
         if OutputFormat::from_path(out).ok() != Some(OutputFormat::Safetensors) {
             let reason = format!("--out {}: an adapter's name must end in .safetensors", out.display());
             return Err(WrongUsage(reason).into());
@@ -217,6 +242,6 @@ impl Fit {
             let note = format!("note: there is no run in {} to go on with; starting one", folder.display());
             self.common.progress().say(&note);
         }
-        Ok(Places { subject: subject.clone(), class: class.clone(), out: out.clone(), folder })
+        Ok(Places { out: out.clone(), folder })
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
+use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge, MotionJudge};
 use understudy_pipeline::Files;
 
 use crate::base::nano;
@@ -40,6 +40,14 @@ pub fn identity(path: Option<&Path>, device: &Device) -> Result<Box<dyn Embedder
         Some(path) => IdentityJudge::open(path, device).context("--identity")?,
         None => IdentityJudge::load(&nano()?, "judges/identity", device)?,
     }))
+}
+
+/// `nano`'s judge of motion.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn motion(device: &Device) -> Result<MotionJudge> {
+    Ok(MotionJudge::load(&nano()?, "judges/motion", device)?)
 }
 
 fn folder(flag: &str, path: &Path) -> Result<Files> {

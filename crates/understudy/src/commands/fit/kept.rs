@@ -6,20 +6,22 @@ use std::path::Path;
 use anyhow::{Result, anyhow, bail};
 use toml::{Table, Value};
 use understudy_engine::error::io_advice;
-use understudy_personalize::{LoraConfig, Subject};
+use understudy_personalize::{LoraConfig, Subject, numbered};
 
 /// Keeps the settings of the run in `folder`, or finds out that those of the run there were others.
 ///
 /// # Errors
 /// When they were; when the file cannot be written.
-pub fn keep(config: &LoraConfig, subject: &Subject, folder: &Path) -> Result<()> {
+pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path) -> Result<()> {
     let path = folder.join("settings.toml");
     let mut own: Table = config.to_toml()?.parse()?;
     // Samples are looked at and not learned from.
     own.remove("samples");
-    let words = [("class", &subject.class), ("token", &subject.token)];
-    let words = words.map(|(name, word)| (name.to_owned(), Value::String(word.clone())));
-    own.insert("subject".into(), Table::from_iter(words).into());
+    for (index, subject) in subjects.iter().enumerate() {
+        let words = [("class", &subject.class), ("token", &subject.token)];
+        let words = words.map(|(name, word)| (name.to_owned(), Value::String(word.clone())));
+        own.insert(numbered("subject", index), Table::from_iter(words).into());
+    }
     if let Ok(first) = std::fs::read_to_string(&path) {
         return unchanged(&own, &first.parse().unwrap_or_default(), folder);
     }

@@ -65,6 +65,9 @@ pub struct Settings {
     /// Steps between samples; 0 makes none.
     #[arg(long, value_name = "N")]
     sample_every: Option<i64>,
+    /// Any setting that --print-config shows, e.g. motion.stage.batch=2.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    sets: Vec<String>,
 }
 
 impl Settings {
@@ -137,6 +140,15 @@ impl Settings {
                 set(table, path, value)?;
             }
         }
+        for text in &self.sets {
+            let wrong = || WrongUsage(format!("--set {text}: write NAME=VALUE, as in --set lora.batch=2"));
+            let (path, value) = text.split_once('=').ok_or_else(wrong)?;
+            // What is no number, list or the like is a text.
+            let value =
+                format!("value = {value}").parse::<Table>().ok().and_then(|mut own| own.remove("value"));
+            let text = || Value::String(text[path.len() + 1..].to_owned());
+            set(table, path.trim(), value.unwrap_or_else(text))?;
+        }
         Ok(())
     }
 }
@@ -182,6 +194,19 @@ mod tests {
         assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
         assert_eq!(config.lora.learning_rate, 0.25);
         assert_eq!(config.token, LoraConfig::quick().token);
+    }
+
+    #[test]
+    fn any_setting_can_be_set_and_wins() {
+        let with = |text: &str| {
+            let settings = Settings { sets: vec![text.into()], rank: Some(4), ..Settings::default() };
+            settings.config(true, Method::Lora, false)
+        };
+        assert_eq!(with("prior.batch=3").unwrap().prior.batch, 3);
+        assert_eq!(with("rank=8").unwrap().rank, 8);
+        assert_eq!(with("basis=output").unwrap().basis, understudy_personalize::Basis::Output);
+        assert!(format!("{:#}", with("rank").unwrap_err()).contains("NAME=VALUE"));
+        assert!(format!("{:#}", with("prior.bach=3").unwrap_err()).contains("bach"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use clap::Args;
 use understudy_media::{ContactSheet, Image, Range, SheetRow, Video, WriteOptions};
-use understudy_personalize::{Adapter, Matches, Warp, WarpConfig, WarpJob};
+use understudy_personalize::{Adapter, Descriptor, Matches, Replaced, Warp, WarpConfig, WarpJob};
 use understudy_pipeline::{Base, Request, decode_video, latent_shape};
 
 use super::values;
@@ -43,6 +43,12 @@ pub struct Warping {
     /// How much of a value is replaced, from 0 to 1.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     warp_mix: f32,
+    /// What places are compared by: qk, qk-rotated (after the rotary embedding), hidden.
+    #[arg(long, value_name = "NAME", default_value = "qk", value_parser = descriptor)]
+    warp_by: Descriptor,
+    /// What is replaced: values, keys-values.
+    #[arg(long, value_name = "NAME", default_value = "values", value_parser = replaced)]
+    warp_what: Replaced,
     /// Write pictures of what was matched: the frames, the references' parts in their places, and where they were used.
     #[arg(long, value_name = "DIR")]
     show_matches: Option<PathBuf>,
@@ -60,6 +66,8 @@ impl Warping {
             cycle: self.warp_cycle,
             foreground: self.warp_foreground,
             mix: self.warp_mix,
+            descriptor: self.warp_by,
+            replaced: self.warp_what,
         }
     }
 
@@ -76,7 +84,8 @@ impl Warping {
 
     /// How many times as long a step takes beside the references, whose frames go through the denoiser as well.
     pub fn slowdown(&self, adapters: &[(Adapter, f32)], frames: usize, passes: usize) -> f32 {
-        let references: usize = adapters.iter().map(|(adapter, _)| adapter.references.len()).sum();
+        let references = adapters.iter().flat_map(|(adapter, _)| &adapter.references);
+        let references: usize = references.map(|own| own.latents.dims()[2]).sum();
         if self.no_warp { 1.0 } else { 1.0 + references as f32 / (frames * passes).max(1) as f32 }
     }
 
@@ -141,13 +150,30 @@ impl Warping {
         let references: Vec<Image> = adapters
             .iter()
             .flat_map(|(adapter, _)| &adapter.references)
-            .map(|own| Ok(images(decode_video(base, own.latents.clone(), None))?.remove(0)))
+            .map(|own| Ok(images(decode_video(base, own.latents.clone().narrow(2, 0, 1), None))?.remove(0)))
             .collect::<Result<_>>()?;
         for (index, matches) in warp.matches().iter().enumerate() {
             let frames = images(videos.clone().narrow(0, index, 1))?;
             sheet(&frames, &references, matches, &folder.join(format!("{}.png", index + 1)))?;
         }
         Ok(())
+    }
+}
+
+fn descriptor(text: &str) -> Result<Descriptor, String> {
+    match text {
+        "qk" => Ok(Descriptor::QueryKey),
+        "qk-rotated" => Ok(Descriptor::RotatedQueryKey),
+        "hidden" => Ok(Descriptor::Hidden),
+        _ => Err("use qk, qk-rotated or hidden".to_owned()),
+    }
+}
+
+fn replaced(text: &str) -> Result<Replaced, String> {
+    match text {
+        "values" => Ok(Replaced::Values),
+        "keys-values" => Ok(Replaced::KeysAndValues),
+        _ => Err("use values or keys-values".to_owned()),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Measures `nano` and its judges on the puppet world: the figures of docs/results.md.
 //!
 //! ```text
-//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora [--count N]
+//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches [--count N]
 //! ```
 //! Each prints one JSON object. All seeds are fixed.
+
+mod matches;
 
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor};
@@ -33,7 +35,8 @@ fn main() -> Result<()> {
         Some("retrieval") => measure.retrieval(count.unwrap_or(64))?,
         Some("frechet") => measure.frechet(count.unwrap_or(1024))?,
         Some("lora") => measure.lora(count.unwrap_or(10))?,
-        _ => bail!("name a measure: autoencoder, identity, retrieval, frechet or lora"),
+        Some("matches") => matches::matches(&measure.base, count.unwrap_or(26))?,
+        _ => bail!("name a measure: autoencoder, identity, retrieval, frechet, lora or matches"),
     };
     println!("{figures:#}");
     Ok(())
@@ -215,7 +218,8 @@ impl Measure {
         let config = LoraConfig { bf16_products: true, ..LoraConfig::quick() };
         let subject = Subject::from_pictures(&subject_pictures, class, DEFAULT_TOKEN, config.size)?;
         let folder = std::env::temp_dir().join(format!("understudy-measure-{}-{index}", std::process::id()));
-        let job = Job { base: &self.base, base_name: "nano", subject: &subject, folder: &folder };
+        let job =
+            Job { base: &self.base, base_name: "nano", subject: &subject, others: &[], folder: &folder };
         let adapter = lora::fit(&job, &config, &mut |_| std::ops::ControlFlow::Continue(()))?;
         std::fs::remove_dir_all(&folder)?;
 

@@ -1,0 +1,451 @@
+//! `evaluate --suite`: fits every method on every subject, generates every prompt, scores the videos, and says which
+//! claims hold.
+//!
+//! Everything is in `RESULTS.run` beside the table: `adapters/METHOD/SUBJECT.safetensors`,
+//! `videos/METHOD/GROUP/SUBJECT-PROMPT-SEED`, and what was asked for beside them. What is there already is not made again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, FromArgMatches};
+use serde_json::json;
+use understudy_evaluate::{
+    Clip, Evaluation, Learns, Method, Metric, PromptGroup, References, Row, Strip, Subjects, Suite, Table,
+    Unfinished, Verdict, filled, suite_page,
+};
+use understudy_personalize::DEFAULT_TOKEN;
+
+use super::Evaluate;
+use super::puppets;
+use crate::commands::fit::Fit;
+use crate::commands::generate::Generate;
+use crate::interrupt;
+use crate::progress::Progress;
+
+/// One who is fitted.
+pub struct Subject {
+    /// The name of its folder.
+    pub name: String,
+    /// Where its pictures, its clip and its words are.
+    pub folder: PathBuf,
+    /// What prompts may say of it.
+    pub words: BTreeMap<String, String>,
+}
+
+impl Subject {
+    /// The one in `folder`: its class is in `class.txt`, other words in `words.toml`.
+    ///
+    /// # Errors
+    /// When it says no class or its words cannot be read.
+    pub fn open(folder: PathBuf) -> Result<Self> {
+        let read = |name: &str| fs::read_to_string(folder.join(name));
+        let class =
+            read("class.txt").with_context(|| format!("{}: class.txt is missing", folder.display()))?;
+        let mut words: BTreeMap<String, String> = match read("words.toml") {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("{}: words.toml", folder.display()))?,
+            Err(_) => BTreeMap::new(),
+        };
+        words.insert("class".to_owned(), class.trim().to_owned());
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, folder, words })
+    }
+
+    fn class(&self) -> &str {
+        self.words.get("class").map_or("", String::as_str)
+    }
+
+    /// What a method learns from.
+    fn material(&self, learns: Learns) -> PathBuf {
+        self.folder.join(match learns {
+            Learns::Pictures => "pictures",
+            Learns::Clip => "clip.mp4",
+        })
+    }
+
+    /// `text` with its words, where `{}` is `called`.
+    fn prompt(&self, text: &str, called: String, more: &BTreeMap<String, String>) -> Result<String> {
+        let mut words = self.words.clone();
+        words.extend(more.clone());
+        words.insert(String::new(), called);
+        filled(text, &words).map_err(|reason| anyhow::anyhow!("subject {}: {reason}", self.name))
+    }
+}
+
+/// A suite that is run.
+struct Run<'a> {
+    asked: &'a Evaluate,
+    suite: Suite,
+    /// `RESULTS.run`.
+    folder: PathBuf,
+    subjects: Vec<Subject>,
+}
+
+/// Runs the suite at `path` as `asked`.
+///
+/// # Errors
+/// When the suite is faulty, a method cannot be fitted or used, or nothing could be scored.
+pub fn run(asked: &Evaluate, path: &Path, short: bool) -> Result<()> {
+    let text = fs::read_to_string(path).with_context(|| format!("--suite {}", path.display()))?;
+    let suite = Suite::parse(&text)
+        .map_err(|reason| anyhow::anyhow!("--suite {}: {reason}; correct it", path.display()))?;
+    let suite = if short { suite.shortened() } else { suite };
+    let mut name = asked.out.file_name().unwrap_or_default().to_os_string();
+    name.push(".run");
+    let folder = asked.out.with_file_name(name);
+    fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
+    let subjects = subjects(&suite.subjects, path, &folder)?;
+    let run = Run { asked, suite, folder, subjects };
+    let mut progress = asked.common.progress();
+    for method in &run.suite.methods {
+        run.fit(method)?;
+        for group in run.suite.prompts.iter().filter(|group| method.makes(&group.name)) {
+            run.generate(method, group)?;
+        }
+    }
+    let scores = run.scores(&mut progress)?;
+    run.tell(&scores, &progress)
+}
+
+fn subjects(stated: &Subjects, suite: &Path, folder: &Path) -> Result<Vec<Subject>> {
+    let folder = match stated {
+        Subjects::Folder(name) => suite.parent().unwrap_or(Path::new(".")).join(name),
+        Subjects::Puppets { first, count } => {
+            let folder = folder.join("subjects");
+            puppets::write(&folder, *first, *count)?;
+            folder
+        }
+    };
+    let entries = fs::read_dir(&folder).with_context(|| format!("subjects {}", folder.display()))?;
+    let mut folders: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    match folders.is_empty() {
+        true => bail!("subjects {}: there is no folder in it", folder.display()),
+        false => folders.into_iter().map(Subject::open).collect(),
+    }
+}
+
+/// Scores of one method's videos of one group of prompts.
+struct Scores {
+    method: usize,
+    group: usize,
+    rows: Vec<Row>,
+    clips: Vec<Clip>,
+}
+
+impl Run<'_> {
+    /// The folder below `part` of a method.
+    fn of(&self, part: &str, method: &str) -> PathBuf {
+        self.folder.join(part).join(method.replace(' ', "-"))
+    }
+
+    fn adapter(&self, method: &Method, subject: &Subject) -> Option<PathBuf> {
+        let owner = method.fit.as_ref().map(|_| &method.name).or(method.like.as_ref())?;
+        Some(self.of("adapters", owner).join(format!("{}.safetensors", subject.name)))
+    }
+
+    fn fit(&self, method: &Method) -> Result<()> {
+        let Some(own) = &method.fit else { return Ok(()) };
+        let folder = self.of("adapters", &method.name);
+        let stated = words(&format!("{} {own}", self.suite.fit));
+        keep(&folder, &stated)?;
+        for subject in &self.subjects {
+            let Some(out) = self.adapter(method, subject).filter(|out| !out.exists()) else { continue };
+            let mut words = stated.clone();
+            let material = subject.material(method.learns);
+            let mut add =
+                |flag: &str, value: &Path| words.extend([flag.to_owned(), value.display().to_string()]);
+            add("--subject", &material);
+            add("--class", Path::new(subject.class()));
+            add("--out", &out);
+            words.push("--resume".to_owned());
+            let fit: Fit = parsed("fit", &words)?;
+            fit.run().with_context(|| format!("fitting {} on {}", method.name, subject.name))?;
+            // What is only needed to go on.
+            let mut run = out.into_os_string();
+            run.push(".run");
+            let _ = fs::remove_dir_all(run);
+            stop_if_asked()?;
+        }
+        Ok(())
+    }
+
+    fn generate(&self, method: &Method, group: &PromptGroup) -> Result<()> {
+        let folder = self.of("videos", &method.name).join(&group.name);
+        let stated = words(&format!("{} {}", self.suite.generate, method.generate));
+        let asked: Vec<String> = method.words.iter().map(|(name, word)| format!("{name}={word}")).collect();
+        keep(&folder, &[stated.clone(), asked].concat())?;
+        for subject in &self.subjects {
+            for &seed in &self.suite.seeds {
+                self.generate_seed(method, group, (subject, seed), (&folder, &stated))?;
+                stop_if_asked()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The videos of all prompts of a group for one subject, from one seed on.
+    fn generate_seed(
+        &self,
+        method: &Method,
+        group: &PromptGroup,
+        (subject, seed): (&Subject, u64),
+        (folder, stated): (&Path, &[String]),
+    ) -> Result<()> {
+        let name = |prompt: usize| folder.join(format!("{}-{seed}-{}", subject.name, prompt + 1));
+        if (0..group.texts.len()).all(|prompt| name(prompt).with_extension("txt").exists()) {
+            return Ok(());
+        }
+        let adapter = self.adapter(method, subject);
+        let phrase = match &adapter {
+            Some(_) => format!("{DEFAULT_TOKEN} {}", subject.class()),
+            None => subject.class().to_owned(),
+        };
+        let making = folder.join(".making");
+        let _ = fs::remove_dir_all(&making);
+        fs::create_dir_all(&making)?;
+        let mut words = stated.to_vec();
+        for text in &group.texts {
+            words.extend(["--prompt".to_owned(), subject.prompt(text, phrase.clone(), &method.words)?]);
+        }
+        let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+        add("--seed", seed.to_string());
+        add("--out", making.join("v").display().to_string());
+        if let Some(path) = &adapter {
+            add("--adapter", path.display().to_string());
+        }
+        let generate: Generate = parsed("generate", &words)?;
+        generate.run().with_context(|| format!("generating {} of {}", method.name, subject.name))?;
+        for (index, text) in group.texts.iter().enumerate() {
+            let made = match group.texts.len() {
+                1 => making.join("v"),
+                _ => making.join(format!("v-{}", index + 1)),
+            };
+            let _ = fs::remove_dir_all(name(index));
+            fs::rename(made, name(index))?;
+            let scored = subject.prompt(text, subject.class().to_owned(), &BTreeMap::new())?;
+            fs::write(name(index).with_extension("txt"), scored)?;
+        }
+        Ok(fs::remove_dir_all(making)?)
+    }
+
+    fn scores(&self, progress: &mut Progress) -> Result<Vec<Scores>> {
+        let device = self.asked.common.open()?;
+        let references = match &self.suite.subjects {
+            Subjects::Puppets { .. } => References::open(&self.folder.join("references"))?,
+            Subjects::Folder(_) => References::open(&self.link_references()?)?,
+        };
+        let mut scores = Vec::new();
+        for (index, group) in self.suite.prompts.iter().enumerate() {
+            let metrics = group.metrics().map_err(anyhow::Error::msg)?;
+            let networks = self.asked.networks(&metrics, &device)?;
+            let mut evaluation = Evaluation::new(metrics, networks, Some(references.clone()))?;
+            let methods = self.suite.methods.iter().enumerate();
+            for (method, own) in methods.filter(|(_, method)| method.makes(&group.name)) {
+                let folder = self.of("videos", &own.name).join(&group.name);
+                let clips = self.wanted(Clip::list(&folder, self.asked.fps)?);
+                let kept = folder.join("scores.csv");
+                let mut unfinished =
+                    Unfinished::open(&kept, &format!("{} {:?}", self.asked.stated(), group.metrics))?;
+                let rows = self.asked.rows(&clips, &mut evaluation, &mut unfinished, progress)?;
+                scores.push(Scores { method, group: index, rows, clips });
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Those of `clips` that are of this run: a shorter one may find more.
+    fn wanted(&self, clips: Vec<Clip>) -> Vec<Clip> {
+        let prompts = self.suite.prompts.iter().map(|group| group.texts.len()).max().unwrap_or(0);
+        let ours = |clip: &Clip| {
+            let mut parts = clip.name.rsplitn(3, '-');
+            let (prompt, seed, subject) = (parts.next(), parts.next(), parts.next());
+            let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
+            number(prompt).is_some_and(|own| own <= prompts as u64)
+                && number(seed).is_some_and(|own| self.suite.seeds.contains(&own))
+                && subject.is_some_and(|own| self.subjects.iter().any(|subject| subject.name == own))
+        };
+        clips.into_iter().filter(ours).collect()
+    }
+
+    /// A folder with the pictures of every subject under its name.
+    fn link_references(&self) -> Result<PathBuf> {
+        let folder = self.folder.join("references");
+        for subject in &self.subjects {
+            let own = folder.join(&subject.name);
+            fs::create_dir_all(&own)?;
+            let Ok(pictures) = fs::read_dir(subject.folder.join("pictures")) else { continue };
+            for picture in pictures.flatten() {
+                fs::copy(picture.path(), own.join(picture.file_name()))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    fn tell(&self, scores: &[Scores], progress: &Progress) -> Result<()> {
+        let table = self.table(scores);
+        table.write_csv(&self.asked.out)?;
+        for own in scores {
+            let (method, group) = (&self.suite.methods[own.method].name, &self.suite.prompts[own.group]);
+            let part =
+                Table { metrics: group.metrics().map_err(anyhow::Error::msg)?, rows: own.rows.clone() };
+            let means = part.metrics.iter().enumerate().filter_map(|(index, metric)| {
+                let mean = part.mean(index)?;
+                progress.event(&json!({"event": "mean", "method": method, "group": group.name,
+                    "metric": metric.name(), "mean": mean.mean, "low": mean.low, "high": mean.high}));
+                Some(format!("{metric} {:.4} ({:.4} to {:.4})", mean.mean, mean.low, mean.high))
+            });
+            let means: Vec<String> = means.collect();
+            progress.say(&format!("{}: {method}: {}", group.name, means.join(", ")));
+            for row in own.rows.iter().filter(|row| !row.problems.is_empty()) {
+                progress.say(&format!("missing: {method}: {}: {}", row.name, row.problems.join("; ")));
+            }
+        }
+        let verdicts = self.verdicts(scores);
+        for (says, metric, verdict) in &verdicts {
+            let line = match verdict {
+                None => format!("not measured: {says}"),
+                Some(own) => {
+                    let state = if own.holds() { "holds" } else { "does not hold" };
+                    progress.event(
+                        &json!({"event": "claim", "says": says, "holds": own.holds(), "verdict": own}),
+                    );
+                    format!(
+                        "{state}: {says}: {metric} {:.4} and {:.4}, by {:+.4} (95 %: {:+.4} to {:+.4}; {:.1} standard errors)",
+                        own.left,
+                        own.right,
+                        own.margin,
+                        own.interval[0],
+                        own.interval[1],
+                        own.errors()
+                    )
+                }
+            };
+            progress.say(&line);
+        }
+        if let Some(path) = &self.asked.report {
+            let page = suite_page(&self.suite.title, &self.strips(scores), &verdicts)?;
+            understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?;
+        }
+        progress.say(&format!("wrote {}", self.asked.out.display()));
+        match table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
+            true => bail!("no video could be scored; {} says nothing", self.asked.out.display()),
+            false => Ok(()),
+        }
+    }
+
+    /// All rows, with a column for each metric of any group.
+    fn table(&self, scores: &[Scores]) -> Table {
+        let of = |group: usize| self.suite.prompts[group].metrics().unwrap_or_default();
+        let mut metrics: Vec<Metric> = Vec::new();
+        for metric in (0..self.suite.prompts.len()).flat_map(of) {
+            if !metrics.contains(&metric) {
+                metrics.push(metric);
+            }
+        }
+        let mut rows = Vec::new();
+        for own in scores {
+            let (method, group) = (&self.suite.methods[own.method].name, &self.suite.prompts[own.group].name);
+            let columns = of(own.group);
+            for row in &own.rows {
+                let value = |metric: &Metric| {
+                    let column = columns.iter().position(|own| own == metric)?;
+                    row.values[column]
+                };
+                rows.push(Row {
+                    name: format!("{method}/{group}/{}", row.name),
+                    values: metrics.iter().map(value).collect(),
+                    problems: row.problems.clone(),
+                });
+            }
+        }
+        Table { metrics, rows }
+    }
+
+    fn verdicts(&self, scores: &[Scores]) -> Vec<(String, String, Option<Verdict>)> {
+        let values = |method: &str, group: &str, metric: &str| -> BTreeMap<String, f64> {
+            let own = scores.iter().find(|own| {
+                self.suite.methods[own.method].name == method && self.suite.prompts[own.group].name == group
+            });
+            let Some(own) = own else { return BTreeMap::new() };
+            let metrics = self.suite.prompts[own.group].metrics().unwrap_or_default();
+            let Some(column) = metrics.iter().position(|own| own.name() == metric.replace('_', "-")) else {
+                return BTreeMap::new();
+            };
+            own.rows.iter().filter_map(|row| Some((row.name.clone(), row.values[column]?))).collect()
+        };
+        let claims = self.suite.claims.iter().map(|claim| {
+            let [left, right] =
+                [&claim.left, &claim.right].map(|method| values(method, &claim.group, &claim.metric));
+            let pairs: Vec<(usize, f64, f64)> = left
+                .iter()
+                .filter_map(|(name, value)| {
+                    let subject = name.rsplitn(3, '-').nth(2)?;
+                    let index = self.subjects.iter().position(|own| own.name == subject)?;
+                    Some((index, *value, *right.get(name)?))
+                })
+                .collect();
+            (claim.says.clone(), claim.metric.clone(), claim.verdict(&pairs))
+        });
+        claims.collect()
+    }
+
+    /// The videos of one name by all methods, side by side.
+    fn strips<'a>(&'a self, scores: &'a [Scores]) -> Vec<Strip<'a>> {
+        let strip = |own: &'a Scores| Strip {
+            method: &self.suite.methods[own.method].name,
+            group: &self.suite.prompts[own.group].name,
+            metrics: self.suite.prompts[own.group].metrics().unwrap_or_default(),
+            rows: &own.rows,
+            clips: &own.clips,
+        };
+        scores.iter().map(strip).collect()
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The arguments `words` of a command.
+fn parsed<C: Args + FromArgMatches>(name: &'static str, words: &[String]) -> Result<C> {
+    let command = C::augment_args(clap::Command::new(name).no_binary_name(true))
+        .mut_args(|argument| argument.allow_negative_numbers(true))
+        .args_override_self(true);
+    let fault = |error: clap::Error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        anyhow::anyhow!("the suite's arguments of {name}: {first}; correct them")
+    };
+    let matches = command.try_get_matches_from(words).map_err(fault)?;
+    C::from_arg_matches(&matches).map_err(fault)
+}
+
+/// Keeps in `folder` what its content is made with.
+///
+/// # Errors
+/// When it was made with something else.
+fn keep(folder: &Path, stated: &[String]) -> Result<()> {
+    let path = folder.join(".made-with");
+    let stated = stated.join("\n");
+    match fs::read_to_string(&path) {
+        Ok(found) if found == stated => Ok(()),
+        Ok(_) => bail!(
+            "{}: it was made with other arguments than the suite states now; remove it, or choose another --out",
+            folder.display()
+        ),
+        Err(_) => {
+            fs::create_dir_all(folder)?;
+            Ok(fs::write(path, stated)?)
+        }
+    }
+}
+
+fn stop_if_asked() -> Result<()> {
+    match interrupt::flow().is_break() {
+        true => bail!("stopped on request; the same command goes on from there"),
+        false => Ok(()),
+    }
+}
