@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
+use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, I3dJudge, IdentityJudge, VideoEmbedder};
 use understudy_pipeline::Files;
 
 use crate::base::nano;
@@ -40,6 +40,17 @@ pub fn identity(path: Option<&Path>, device: &Device) -> Result<Box<dyn Embedder
         Some(path) => IdentityJudge::open(path, device).context("--identity")?,
         None => IdentityJudge::load(&nano()?, "judges/identity", device)?,
     }))
+}
+
+/// The I3D of `--i3d`, which looks at the first `frames` frames; in the puppet world a CLIP stands for it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn video(path: Option<&Path>, frames: usize, device: &Device) -> Result<Box<dyn VideoEmbedder>> {
+    match path {
+        Some(path) => Ok(Box::new(I3dJudge::open(path, frames, device).context("--i3d")?)),
+        None => Ok(Box::new(clip(None, device)?)),
+    }
 }
 
 fn folder(flag: &str, path: &Path) -> Result<Files> {
