@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_evaluate::{Array, Face, FaceDetector, Network, Result, Scrfd, Values, Yolo};
-use understudy_media::Picture;
+use understudy_evaluate::{
+    Array, Face, FaceDetector, GroundedSam, Network, Result, Scrfd, Segmenter, Values, Yolo,
+};
+use understudy_media::{Image, Picture};
+use understudy_pipeline::Tokenizer;
 
 const SIDE: usize = 64;
 
@@ -84,6 +87,78 @@ fn another_network_is_no_face_detector() {
     assert!(message.contains("1 outputs"), "{message}");
     let message = Yolo::new(Nothing).faces(&picture).unwrap_err().to_string();
     assert!(message.contains("[]"), "{message}");
+}
+
+const WORDS: &str = r#"{"version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": {"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "[SEP]", "type_id": 0}}], "pair": [],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]},
+            "[SEP]": {"id": "[SEP]", "ids": [2], "tokens": ["[SEP]"]}}},
+    "model": {"type": "WordLevel", "unk_token": "[UNK]",
+        "vocab": {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, ".": 3, "cat": 4, "red": 5, "ball": 6, "[UNK]": 7}}}"#;
+
+/// The parts of a GroundingDINO and a SAM that find a cat on the left, and are not sure of the ball on the right.
+enum Part {
+    Detector,
+    Encoder,
+    Decoder,
+}
+
+impl Network for Part {
+    fn run(&self, inputs: Vec<Array>) -> Result<Vec<Array>> {
+        let input = |name: &str| inputs.iter().find(|input| input.name == name).unwrap();
+        let floats = |name: &str| match &input(name).values {
+            Values::Floats(values) => values.clone(),
+            Values::Integers(_) => panic!("{name}"),
+        };
+        Ok(match self {
+            Self::Detector => {
+                assert_eq!(input("pixel_values").shape, [1, 3, 800, 1200]);
+                // "cat . red ball." between the two special tokens.
+                assert_eq!(input("input_ids").values, Values::Integers(vec![1, 4, 3, 5, 6, 3, 2]));
+                let mut logits = vec![-9.0; 3 * 256];
+                [logits[1], logits[256 + 3], logits[256 + 4]] = [2.0, 1.0, 1.0];
+                let boxes = vec![0.25, 0.5, 0.5, 1.0, 0.75, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0];
+                vec![
+                    Array::floats("logits", &[1, 3, 256], logits),
+                    Array::floats("pred_boxes", &[1, 3, 4], boxes),
+                ]
+            }
+            Self::Encoder => {
+                assert_eq!(inputs[0].shape, [1, 3, 1024, 1024]);
+                vec![Array::floats("embedding", &[1, 1, 1, 1], vec![0.5])]
+            }
+            Self::Decoder => {
+                assert_eq!(floats("image_embeddings"), [0.5]);
+                assert_eq!(floats("point_labels"), [2.0, 3.0]);
+                let corners = floats("point_coords");
+                let left = corners[0] < 1.0;
+                if left {
+                    // Half of 1024 pixels for half of 60, and 683 for 40.
+                    assert!((corners[2] - 512.0).abs() < 1e-3 && (corners[3] - 683.0).abs() < 1e-3);
+                }
+                let logit = |at: usize| if at % 60 < 20 { 3.0 } else { -3.0 };
+                vec![
+                    Array::floats("masks", &[1, 1, 40, 60], (0..2400).map(logit).collect()),
+                    Array::floats("iou_predictions", &[1, 1], vec![if left { 0.95 } else { 0.85 }]),
+                ]
+            }
+        })
+    }
+}
+
+#[test]
+fn a_word_is_found_by_its_box_and_cut_out_by_its_mask() {
+    let words = Tokenizer::from_bytes(WORDS.as_bytes(), "x").unwrap();
+    let network = GroundedSam::new(Part::Detector, words, [Part::Encoder, Part::Decoder]);
+    let picture = Image::filled(60, 40, [9; 3]);
+    let found = network.segments(&picture, &["cat".to_owned(), "Red ball".to_owned()]).unwrap();
+    let cat = found[0].as_ref().unwrap();
+    assert_eq!(cat.bounds, [0, 0, 30, 40]);
+    let shown = |x: usize| cat.cut_out(&picture).pixel(5 + x, 7) == [9; 3];
+    assert!(shown(0) && shown(19) && !shown(20));
+    assert_eq!(found[1], None);
 }
 
 /// Where ONNX Runtime is installed: `ORT_DYLIB_PATH=... cargo test --features onnx -- --ignored`.

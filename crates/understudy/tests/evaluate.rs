@@ -278,6 +278,12 @@ fn wrong_requests_are_one_line() {
     assert!(run(&["--metrics", "detection-rate"]).fails(2).contains("--faces"));
     assert!(run(&["--metrics", "text-s"]).fails(2).contains("--annotations"));
     assert!(run(&["--faces", "landmarks"]).fails(2).contains("--identity"));
+    let arcface = format!("{GOLDEN}/../faces/backbone.pth");
+    if cfg!(not(feature = "onnx")) {
+        let faces =
+            ["--references", &videos, "--identity", &arcface, "--faces", "det.onnx", "--metrics", "identity"];
+        assert!(run(&faces).fails(1).contains("--features onnx"));
+    }
     assert!(run(&["--sam", "sam"]).fails(2).contains("--grounding-dino"));
     assert!(run(&["--metrics", "fvd"]).fails(2).contains("--references"));
     assert!(run(&["--metrics", "fvd", "--fvd-frames", "8"]).fails(2).contains("9"));
