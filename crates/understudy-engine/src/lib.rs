@@ -22,4 +22,5 @@ mod pickle;
 pub mod random;
 pub mod safetensors;
 pub mod stack;
+mod torchscript;
 pub mod weights;

@@ -5,11 +5,12 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 /// Modules a checkpoint has reason to name: tensors, their storages and types, and ordered dictionaries.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "torch",
     "torch._utils",
     "torch._tensor",
     "torch.storage",
+    "torch.jit._pickle",
     "torch.nn.parameter",
     "torch.serialization",
     "collections",
@@ -62,11 +63,33 @@ fn member(mut archive: zip::ZipArchive<BufReader<File>>) -> Result<Vec<u8>, Stri
     Err("there is no data.pkl in the archive".to_owned())
 }
 
+/// The module all classes of TorchScript's own code are in.
+const TORCHSCRIPT: &[u8] = b"c__torch__";
+const DICTIONARY: &[u8] = b"ccollections\nOrderedDict\n";
+
+/// The pickle of a TorchScript archive with an ordered dictionary in place of every module, so that its tensors have
+/// the names of a state dict. What cannot be understood is left as it is, for the reader to refuse.
+pub(crate) fn modules_as_dictionaries(bytes: &[u8]) -> Vec<u8> {
+    let mut walk = Walk::new(bytes);
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut from = 0;
+    while walk.operation().is_some() {
+        match &bytes[from..walk.at] {
+            class if class.starts_with(TORCHSCRIPT) => out.extend_from_slice(DICTIONARY),
+            // NEWOBJ of such a class: a call of the dictionary's.
+            [0x81] => out.push(b'R'),
+            other => out.extend_from_slice(other),
+        }
+        from = walk.at;
+    }
+    out.extend_from_slice(&bytes[from..]);
+    out
+}
+
 /// Every `(module, name)` that the pickles at the beginning of `bytes` import. It ends where they do, or where an
 /// operation is not known.
 fn imports(bytes: &[u8]) -> Vec<(String, String)> {
-    let mut walk =
-        Walk { bytes, at: 0, strings: Vec::new(), memo: Vec::new(), places: 0, stops: 0, found: Vec::new() };
+    let mut walk = Walk::new(bytes);
     while walk.operation().is_some() {}
     walk.found
 }
@@ -85,7 +108,11 @@ struct Walk<'a> {
     found: Vec<(String, String)>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, strings: Vec::new(), memo: Vec::new(), places: 0, stops: 0, found: Vec::new() }
+    }
+
     fn take(&mut self, count: usize) -> Option<&[u8]> {
         let taken = self.bytes.get(self.at..self.at.checked_add(count)?)?;
         self.at += count;

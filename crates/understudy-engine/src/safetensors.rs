@@ -23,6 +23,7 @@ use crate::encoding::Encoding;
 use crate::error::WeightError;
 use crate::gguf;
 use crate::pickle;
+use crate::torchscript;
 use crate::weights::{Init, WeightSource};
 
 enum Storage {
@@ -184,16 +185,20 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Adds the tensors of a file that `torch.save` wrote. Only tensors are read of it: nothing in it is run.
+    /// Adds the tensors of a file that `torch.save` or `torch.jit.save` wrote. Only tensors are read of it, and of
+    /// TorchScript the numbers its classes declare final, as metadata: nothing in it is run.
     fn add_pytorch(&mut self, path: &Path) -> Result<(), WeightError> {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
-        pickle::check_imports(path).map_err(malformed)?;
-        let reader = PytorchReader::new(path)
+        let torchscript = torchscript::rewritten(path).map_err(malformed)?;
+        let readable = torchscript.as_ref().map_or(path, |rewritten| rewritten.file.path());
+        pickle::check_imports(readable).map_err(malformed)?;
+        let reader = PytorchReader::new(readable)
             .map_err(|error| malformed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))?;
         for (name, tensor) in reader.into_tensors() {
             let (encoding, shape) = (tensor.dtype().into(), tensor.shape().to_vec());
             self.insert(name, Entry::new(Place::Pytorch(tensor), encoding, shape)).map_err(malformed)?;
         }
+        self.metadata.extend(torchscript.map(|rewritten| rewritten.constants).unwrap_or_default());
         Ok(())
     }
 

@@ -60,6 +60,12 @@ pub enum Error {
         /// What is wrong with them and what is needed.
         reason: String,
     },
+    /// A network in a file cannot be run, or is not what it should be.
+    #[error("{reason}")]
+    Network {
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// A metric that does not exist.
     #[error("metric {name:?} is not known; those there are: {known}")]
     UnknownMetric {

@@ -7,9 +7,15 @@ use serde::{Deserialize, Serialize};
 use understudy_media::{Image, Video};
 
 use crate::error::{Error, Result};
+use crate::features::VideoEmbedder;
 use crate::flow::FlowJudge;
-use crate::metrics::{Metric, Needs, consecutive_cosine, consistency, mean_cosine, temporal_flickering};
+use crate::fvd::{FVD, Fvd};
+use crate::identity::{FacePolicy, Faces, Seen, detection_rate, similarities, without_faces};
+use crate::metrics::{
+    Metric, Needs, consecutive_cosine, consistency, mean_cosine, mean_squared_error, temporal_flickering,
+};
 use crate::motion::{MotionJudge, TrueMotion};
+use crate::msrvtt::{Benchmark, Generated};
 use crate::networks::{ClipJudge, Embedder};
 use crate::videos::{Clip, References};
 
@@ -24,10 +30,16 @@ pub struct Networks {
     pub dino: Option<Box<dyn Embedder>>,
     /// For faces and characters.
     pub identity: Option<Box<dyn Embedder>>,
+    /// Where the faces are that the identity encoder is to look at; the whole picture without it.
+    pub faces: Option<Faces>,
+    /// What a benchmark annotates of its samples.
+    pub benchmark: Option<Benchmark>,
     /// For what moves.
     pub flow: Option<FlowJudge>,
     /// For how characters move.
     pub motion: Option<MotionJudge>,
+    /// For whole clips, whose distributions FVD compares; features are taken whenever it is there.
+    pub video: Option<Box<dyn VideoEmbedder>>,
 }
 
 /// What was found of one video.
@@ -39,6 +51,25 @@ pub struct Row {
     pub values: Vec<Option<f64>>,
     /// What is missing, if anything.
     pub problems: Vec<String>,
+    /// What is to be known beside the scores, e.g. which frames no face was found in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What the clip looks like as a whole; nothing where no set is compared with another, or the clip is too short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<f32>,
+}
+
+impl Row {
+    /// A row of so many values, of which none is known.
+    pub fn new(name: &str, metrics: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            values: vec![None; metrics],
+            problems: Vec::new(),
+            notes: Vec::new(),
+            features: Vec::new(),
+        }
+    }
 }
 
 /// Scores videos by some metrics.
@@ -46,6 +77,8 @@ pub struct Evaluation {
     metrics: Vec<Metric>,
     networks: Networks,
     references: Option<References>,
+    /// How many frames of a video are looked at, from the first on.
+    limit: Option<usize>,
     /// Embeddings of references by their folder.
     known: HashMap<PathBuf, Embedded>,
 }
@@ -64,6 +97,8 @@ struct Embedded {
     clip: Rows,
     dino: Rows,
     identity: Rows,
+    /// The faces in each picture, where they are looked for and can be found.
+    faces: Option<Vec<Vec<Seen>>>,
 }
 
 impl Evaluation {
@@ -80,13 +115,20 @@ impl Evaluation {
                 (needs.identity && networks.identity.is_none(), "an identity encoder"),
                 (needs.flow && networks.flow.is_none(), "a RAFT"),
                 (needs.motion && networks.motion.is_none(), "a judge of motion"),
-                (needs.references && references.is_none(), "references"),
+                (needs.annotations && networks.benchmark.is_none(), "annotations"),
+                (needs.faces && networks.faces.is_none(), "faces"),
+                (needs.compares() && references.is_none(), "references"),
             ];
             if let Some((_, what)) = missing.into_iter().find(|(missing, _)| *missing) {
                 return Err(Error::Needs { metric: metric.name(), what });
             }
         }
-        Ok(Self { metrics, networks, references, known: HashMap::new() })
+        Ok(Self { metrics, networks, references, limit: None, known: HashMap::new() })
+    }
+
+    /// The same looking only at the first `frames` of every video.
+    pub fn with_limit(self, frames: Option<usize>) -> Self {
+        Self { limit: frames, ..self }
     }
 
     /// The scores of `clip`. What is missing of it, or cannot be scored, is said in the row.
@@ -94,15 +136,9 @@ impl Evaluation {
     /// # Errors
     /// When a network gives values that are not finite.
     pub fn row(&mut self, clip: &Clip) -> Result<Row> {
-        let mut row =
-            Row { name: clip.name.clone(), values: vec![None; self.metrics.len()], problems: Vec::new() };
-        let Video { frames, fps } = match clip.video() {
-            Ok(video) => video,
-            Err(error) => {
-                row.problems.push(error.to_string());
-                return Ok(row);
-            }
-        };
+        let mut row = Row::new(&clip.name, self.metrics.len());
+        let Some(Video { frames, fps }) = self.read(clip, &mut row) else { return Ok(row) };
+        self.look(&frames, &mut row)?;
         let references = match self.references_of(&clip.name) {
             Ok(references) => references,
             Err(error) => {
@@ -110,13 +146,20 @@ impl Evaluation {
                 None
             }
         };
-        let seen = match self.embed(&frames, false) {
+        let mut seen = match self.embed(&frames, false) {
             Ok(seen) => seen,
             Err(error) => {
                 row.problems.push(of_the_video(error)?);
                 return Ok(row);
             }
         };
+        match self.faces(clip, &frames) {
+            Ok(faces) => seen.faces = faces,
+            Err(error) => row.problems.push(format!("faces: {}", of_the_video(error)?)),
+        }
+        row.notes.extend(seen.faces.as_deref().and_then(|faces| without_faces(faces, "frames")));
+        let faces = references.as_ref().and_then(|seen| seen.faces.as_deref());
+        row.notes.extend(faces.and_then(|faces| without_faces(faces, "references")));
         for (index, metric) in self.metrics.iter().enumerate() {
             let about = About { clip, frames: &frames, fps, seen: &seen };
             let score = self.score(*metric, &about, references.as_ref());
@@ -128,9 +171,49 @@ impl Evaluation {
         Ok(row)
     }
 
+    /// What `clip` looks like as a whole, for FVD; without scores.
+    ///
+    /// # Errors
+    /// When a network gives values that are not finite.
+    pub fn features(&self, clip: &Clip) -> Result<Row> {
+        let mut row = Row::new(&clip.name, 0);
+        if let Some(video) = self.read(clip, &mut row) {
+            self.look(&video.frames, &mut row)?;
+        }
+        Ok(row)
+    }
+
+    fn look(&self, frames: &[Image], row: &mut Row) -> Result<()> {
+        let Some(network) = &self.networks.video else { return Ok(()) };
+        match frames.len() < network.frames() {
+            true => row.problems.push(format!(
+                "{FVD}: it has {} frames and {} are needed",
+                frames.len(),
+                network.frames()
+            )),
+            false => row.features = network.features(frames)?,
+        }
+        Ok(())
+    }
+
+    /// What it judges with.
+    pub fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
+    /// How far the clips of `rows` are from those of `references`, both with features.
+    ///
+    /// # Errors
+    /// When there is no network for it, or fewer than two clips on a side.
+    pub fn fvd(&self, rows: &[Row], references: &[Row]) -> Result<Fvd> {
+        let network = self.networks.video.as_deref();
+        let network = network.ok_or(Error::Needs { metric: FVD, what: "an I3D" })?;
+        Fvd::of(rows, references, network)
+    }
+
     /// Where the references of the video `name` are, if any metric looks at them.
     pub fn references_for(&self, name: &str) -> Option<PathBuf> {
-        let references = self.references.as_ref().filter(|_| self.needs(|needs| needs.references));
+        let references = self.references.as_ref().filter(|_| self.needs(Needs::compares));
         references.map(|references| references.of(name))
     }
 
@@ -138,12 +221,25 @@ impl Evaluation {
         self.metrics.iter().any(|metric| of(metric.needs()))
     }
 
-    /// `pictures` as the networks see them, of which those are asked that some metric needs.
+    /// The faces in the frames of a clip, if any metric looks at them.
+    fn faces(&self, clip: &Clip, frames: &[Image]) -> Result<Option<Vec<Vec<Seen>>>> {
+        let Networks { faces: Some(faces), identity: Some(network), .. } = &self.networks else {
+            return Ok(None);
+        };
+        match (&clip.path, self.needs(|needs| needs.identity && !needs.annotations)) {
+            (Some(path), true) => faces.in_frames(path, frames, network.as_ref()).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// `pictures` as the networks see them, of which those are asked that some metric needs; faces apart.
     fn embed(&self, pictures: &[Image], references: bool) -> Result<Embedded> {
         let asked = |of: fn(Needs) -> bool| {
-            self.needs(|needs| of(needs) && !needs.vbench && (!references || needs.references))
+            self.needs(|needs| {
+                of(needs) && !needs.vbench && !needs.annotations && (!references || needs.references)
+            })
         };
-        let Networks { clip, dino, identity, .. } = &self.networks;
+        let Networks { clip, dino, identity, faces, .. } = &self.networks;
         let mut seen = Embedded::default();
         if let (Some(network), true) = (clip, asked(|needs| needs.clip)) {
             seen.clip = network.embed(pictures)?;
@@ -151,7 +247,8 @@ impl Evaluation {
         if let (Some(network), true) = (dino, asked(|needs| needs.dino)) {
             seen.dino = network.embed(pictures)?;
         }
-        if let (Some(network), true) = (identity, asked(|needs| needs.identity)) {
+        let whole = faces.is_none() && asked(|needs| needs.identity);
+        if let (Some(network), true) = (identity, whole) {
             seen.identity = network.embed(pictures)?;
         }
         Ok(seen)
@@ -164,7 +261,11 @@ impl Evaluation {
         let Some(references) = &self.references else { return Ok(None) };
         let folder = references.of(name);
         if !self.known.contains_key(&folder) {
-            let seen = self.embed(&References::read(&folder)?, true)?;
+            let pictures = References::read(&folder)?;
+            let mut seen = self.embed(&pictures, true)?;
+            if let Networks { faces: Some(faces), identity: Some(network), .. } = &self.networks {
+                seen.faces = Some(faces.in_references(&folder, &pictures, network.as_ref())?);
+            }
             self.known.insert(folder.clone(), seen);
         }
         Ok(self.known.get(&folder).cloned())
@@ -194,7 +295,14 @@ impl Evaluation {
             },
             Metric::ClipI => Some(mean_cosine(&seen.clip, &pictures.clip)),
             Metric::DinoI => Some(mean_cosine(&seen.dino, &pictures.dino)),
-            Metric::Identity => Some(mean_cosine(&seen.identity, &pictures.identity)),
+            Metric::Identity => match &self.networks.faces {
+                None => Some(mean_cosine(&seen.identity, &pictures.identity)),
+                Some(faces) => return Ok(alike(faces.policy, seen, pictures)),
+            },
+            Metric::DetectionRate => match &seen.faces {
+                Some(faces) => detection_rate(faces),
+                None => return Ok(Err(NO_FACES.to_owned())),
+            },
             Metric::TCons => consecutive_cosine(&seen.clip),
             Metric::TemporalFlickering => temporal_flickering(frames),
             Metric::SubjectConsistency => match &self.networks.dino {
@@ -205,6 +313,15 @@ impl Evaluation {
                 Some(network) => consistency(&network.embed_for_vbench(frames)?),
                 None => None,
             },
+            Metric::TextS | Metric::VidS | Metric::SubjS | Metric::FaceS | Metric::DyncD => {
+                let Some(benchmark) = &self.networks.benchmark else {
+                    return Err(Error::Needs { metric: metric.name(), what: "annotations" });
+                };
+                let path = clip.path.as_deref().unwrap_or(Path::new(""));
+                let clip = Generated { name: &clip.name, path, frames, fps };
+                return benchmark.score(metric, &clip, &self.networks);
+            }
+            Metric::Mse => return self.against_reference(clip, frames),
             Metric::DynamicDegree => {
                 let moves = self.networks.flow.as_ref().map(|network| network.is_dynamic(frames, fps));
                 moves.transpose()?.map(|moves| f64::from(u8::from(moves)))
@@ -218,6 +335,35 @@ impl Evaluation {
         };
         Ok(value.filter(|value| value.is_finite()).ok_or_else(|| "it has no finite value".to_owned()))
     }
+}
+
+impl Evaluation {
+    /// How far the frames of a clip are from those of its reference.
+    fn against_reference(&self, clip: &Clip, frames: &[Image]) -> Result<Result<f64, String>> {
+        let Some(references) = &self.references else {
+            return Ok(Err("there are no references".to_owned()));
+        };
+        let reference = References::read(&references.video_of(&clip.name))?;
+        Ok(mean_squared_error(frames, &reference)?
+            .ok_or_else(|| format!("it has {} frames and its reference {}", frames.len(), reference.len())))
+    }
+
+    /// The video of `clip`; if it cannot be read, the row says why.
+    fn read(&self, clip: &Clip, row: &mut Row) -> Option<Video> {
+        let mut video = clip.video().map_err(|error| row.problems.push(error.to_string())).ok()?;
+        video.frames.truncate(self.limit.unwrap_or(usize::MAX));
+        Some(video)
+    }
+}
+
+const NO_FACES: &str = "where its faces are is not known";
+
+/// How much the faces of a video are alike to those of its references.
+fn alike(policy: FacePolicy, seen: &Embedded, references: &Embedded) -> Result<f64, String> {
+    let Some(faces) = &seen.faces else { return Err(NO_FACES.to_owned()) };
+    let found = similarities(faces, references.faces.as_deref().unwrap_or_default());
+    let found = found.ok_or("there is no face in the references")?;
+    policy.score(&found).ok_or_else(|| "no frame has a face that counts".to_owned())
 }
 
 /// What an error says, if it is one of the video's or its prompt's or references', and no fault of a network.

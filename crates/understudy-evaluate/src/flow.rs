@@ -85,13 +85,24 @@ impl FlowJudge {
     /// As [`FlowJudge::flow`].
     pub fn is_dynamic(&self, frames: &[Image], rate: f64) -> Result<bool> {
         let every = ((rate / RATE).round_ties_even() as usize).max(1);
+        Ok(self.is_dynamic_every(frames, every)?.unwrap_or(false))
+    }
+
+    /// The same looking at every so many frames; `None` for 0.
+    ///
+    /// # Errors
+    /// As [`FlowJudge::flow`].
+    pub fn is_dynamic_every(&self, frames: &[Image], every: usize) -> Result<Option<bool>> {
+        if every == 0 {
+            return Ok(None);
+        }
         let seen: Vec<&Image> = frames.iter().step_by(every).collect();
-        let Some(first) = seen.first() else { return Ok(false) };
+        let Some(first) = seen.first() else { return Ok(Some(false)) };
         let mut speeds = Vec::new();
         for pair in seen.windows(2) {
             speeds.push(self.speed(pair[0], pair[1])?);
         }
-        Ok(moves(&speeds, seen.len(), first.height.min(first.width)))
+        Ok(Some(moves(&speeds, seen.len(), first.height.min(first.width))))
     }
 }
 

@@ -4,6 +4,15 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use crate::error::{Error, Result, at_least, equal};
 
+/// What a sum of squares is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Covariance {
+    /// By one less than there are vectors: what estimates the covariance of the distribution they come from.
+    Unbiased,
+    /// By how many vectors there are, as StyleGAN-V does.
+    Biased,
+}
+
 /// The squared Frechet distance between the normal distributions fitted to two sets of feature vectors:
 /// `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)`, with unbiased covariances (Dowson and Landau 1982;
 /// as FID and FVD use it).
@@ -15,7 +24,15 @@ use crate::error::{Error, Result, at_least, equal};
 /// # Errors
 /// When a set has fewer than two vectors, their lengths differ, or a value is not finite.
 pub fn frechet_distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<f64> {
-    let ((mean_a, covariance_a), (mean_b, covariance_b)) = (moments(a)?, moments(b)?);
+    frechet_distance_with(a, b, Covariance::Unbiased)
+}
+
+/// The same with either covariance.
+///
+/// # Errors
+/// As [`frechet_distance`].
+pub fn frechet_distance_with(a: &[Vec<f32>], b: &[Vec<f32>], kind: Covariance) -> Result<f64> {
+    let ((mean_a, covariance_a), (mean_b, covariance_b)) = (moments(a, kind)?, moments(b, kind)?);
     equal(mean_a.len(), mean_b.len(), "lengths of feature vectors")?;
     let root = square_root(covariance_a.clone());
     let product = symmetric(&root * &covariance_b * &root);
@@ -25,8 +42,8 @@ pub fn frechet_distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<f64> {
     Ok(distance.max(0.0))
 }
 
-/// The mean and the unbiased covariance of the rows.
-fn moments(rows: &[Vec<f32>]) -> Result<(DVector<f64>, DMatrix<f64>)> {
+/// The mean and the covariance of the rows.
+fn moments(rows: &[Vec<f32>], kind: Covariance) -> Result<(DVector<f64>, DMatrix<f64>)> {
     at_least(2, rows.len(), "feature vectors")?;
     let dim = rows[0].len();
     for row in rows {
@@ -40,7 +57,11 @@ fn moments(rows: &[Vec<f32>]) -> Result<(DVector<f64>, DMatrix<f64>)> {
     for mut row in matrix.row_iter_mut() {
         row -= &mean;
     }
-    let covariance = matrix.tr_mul(&matrix) / (rows.len() - 1) as f64;
+    let count = match kind {
+        Covariance::Unbiased => rows.len() - 1,
+        Covariance::Biased => rows.len(),
+    };
+    let covariance = matrix.tr_mul(&matrix) / count as f64;
     Ok((mean.transpose(), covariance))
 }
 
@@ -114,7 +135,8 @@ mod tests {
             values.chunks(2).map(|v| vec![v[0] + mix[0] * v[1], mix[1] * v[0] + v[1]]).collect()
         };
         let (a, b) = (sample(1, [0.8, 0.1]), sample(2, [-0.3, 0.6]));
-        let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(&a).unwrap(), moments(&b).unwrap());
+        let ((mean_a, cov_a), (mean_b, cov_b)) =
+            [&a, &b].map(|rows| moments(rows, Covariance::Unbiased).unwrap()).into();
         let product = &cov_a * &cov_b;
         let root = (product.trace() + 2.0 * product.determinant().sqrt()).sqrt();
         let expected = (mean_a - mean_b).norm_squared() + cov_a.trace() + cov_b.trace() - 2.0 * root;

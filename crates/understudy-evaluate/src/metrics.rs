@@ -22,6 +22,8 @@ pub enum Metric {
     TCons,
     /// Mean cosine of the identity embeddings of frames and references, over all pairs.
     Identity,
+    /// The share of frames in which a face was found.
+    DetectionRate,
     /// VBench's temporal flickering: how little consecutive frames differ, 1 for a picture that stands still.
     TemporalFlickering,
     /// VBench's subject consistency, by DINO.
@@ -32,6 +34,19 @@ pub enum Metric {
     DynamicDegree,
     /// How far the postures of the character are from those of its true motion, in parts of standing still: of puppets.
     MotionError,
+    /// Mean squared difference of the frames and those of the reference video, pixels in [0, 1]: Set-and-Sequence's
+    /// measure of how much of a clip comes back.
+    Mse,
+    /// MSRVTT-Personalization's Text-S: CLIP's cosine of the middle of each frame and the annotated caption.
+    TextS,
+    /// Its Vid-S: the same of frames and those of the real clip, over all pairs.
+    VidS,
+    /// Its Subj-S: DINO's cosine of the subjects found in frames and those annotated; 0 where one is not found.
+    SubjS,
+    /// Its Face-S: the identity encoder's cosine of the faces found in frames and that annotated; 0 where none is found.
+    FaceS,
+    /// Its Dync-D: dynamic degree.
+    DyncD,
 }
 
 /// What a metric looks at.
@@ -47,29 +62,49 @@ pub struct Needs {
     pub flow: bool,
     /// A judge of motion, and the true motion of the subject.
     pub motion: bool,
+    /// Faces that were found in the frames.
+    pub faces: bool,
     /// Frames prepared as VBench does, which other metrics do not look at.
     pub vbench: bool,
     /// The prompt of each video.
     pub prompt: bool,
     /// Pictures of the subject.
     pub references: bool,
+    /// Annotations of a benchmark, for which frames are prepared apart.
+    pub annotations: bool,
+    /// A video to compare with, frame by frame.
+    pub reference_video: bool,
     /// So many frames at least.
     pub frames: usize,
 }
 
+impl Needs {
+    /// Whether it looks at references of any kind.
+    pub fn compares(self) -> bool {
+        self.references || self.reference_video
+    }
+}
+
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 17] = [
         Self::ClipT,
         Self::ClipI,
         Self::DinoI,
         Self::TCons,
         Self::Identity,
+        Self::DetectionRate,
         Self::TemporalFlickering,
         Self::SubjectConsistency,
         Self::BackgroundConsistency,
         Self::DynamicDegree,
         Self::MotionError,
+        Self::Mse,
+        Self::TextS,
+        Self::VidS,
+        Self::SubjS,
+        Self::FaceS,
+        Self::DyncD,
     ];
 
     /// As the command line names it.
@@ -80,11 +115,18 @@ impl Metric {
             Self::DinoI => "dino-i",
             Self::TCons => "t-cons",
             Self::Identity => "identity",
+            Self::DetectionRate => "detection-rate",
             Self::TemporalFlickering => "temporal-flickering",
             Self::SubjectConsistency => "subject-consistency",
             Self::BackgroundConsistency => "background-consistency",
             Self::DynamicDegree => "dynamic-degree",
             Self::MotionError => "motion-error",
+            Self::Mse => "mse",
+            Self::TextS => "text-s",
+            Self::VidS => "vid-s",
+            Self::SubjS => "subj-s",
+            Self::FaceS => "face-s",
+            Self::DyncD => "dync-d",
         }
     }
 
@@ -101,9 +143,12 @@ impl Metric {
             identity: false,
             flow: false,
             motion: false,
+            faces: false,
             vbench: false,
             prompt: false,
             references: false,
+            annotations: false,
+            reference_video: false,
             frames: 1,
         };
         match self {
@@ -112,11 +157,17 @@ impl Metric {
             Self::DinoI => Needs { dino: true, references: true, ..nothing },
             Self::TCons => Needs { clip: true, frames: 2, ..nothing },
             Self::Identity => Needs { identity: true, references: true, ..nothing },
+            Self::DetectionRate => Needs { identity: true, faces: true, ..nothing },
             Self::TemporalFlickering => Needs { frames: 2, ..nothing },
             Self::SubjectConsistency => Needs { dino: true, vbench: true, frames: 2, ..nothing },
             Self::BackgroundConsistency => Needs { clip: true, vbench: true, frames: 2, ..nothing },
             Self::DynamicDegree => Needs { flow: true, ..nothing },
             Self::MotionError => Needs { motion: true, references: true, ..nothing },
+            Self::TextS | Self::VidS => Needs { clip: true, annotations: true, ..nothing },
+            Self::SubjS => Needs { dino: true, annotations: true, ..nothing },
+            Self::FaceS => Needs { identity: true, annotations: true, ..nothing },
+            Self::DyncD => Needs { flow: true, annotations: true, ..nothing },
+            Self::Mse => Needs { reference_video: true, ..nothing },
         }
     }
 }
@@ -169,6 +220,31 @@ pub fn temporal_flickering(frames: &[Image]) -> Option<f64> {
     Some((255.0 - total / pairs as f64) / 255.0)
 }
 
+/// The mean squared difference of frames and those of the same number of a reference, of any size: pixels in [0, 1];
+/// `None` if the reference has fewer.
+///
+/// # Errors
+/// When a frame of the reference cannot be resized.
+pub fn mean_squared_error(frames: &[Image], reference: &[Image]) -> Result<Option<f64>, Error> {
+    let Some(reference) = reference.get(..frames.len()).filter(|frames| !frames.is_empty()) else {
+        return Ok(None);
+    };
+    let one = |(frame, reference): (&Image, &Image)| -> Result<f64, Error> {
+        let size = [frame.height, frame.width];
+        let reference = match [reference.height, reference.width] == size {
+            true => reference.clone(),
+            // As the frames of a clip are cut for a base to learn them.
+            false => reference.cover_crop(size)?,
+        };
+        let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
+        let total: f64 = frame.rgb.iter().zip(&reference.rgb).map(square).sum();
+        Ok(total / (255.0 * 255.0) / frame.rgb.len().max(1) as f64)
+    };
+    let pairs: Vec<(&Image, &Image)> = frames.iter().zip(reference).collect();
+    let errors: Vec<f64> = pairs.into_par_iter().map(one).collect::<Result<_, _>>()?;
+    Ok(Some(errors.iter().sum::<f64>() / frames.len() as f64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +274,18 @@ mod tests {
         let flicker = temporal_flickering(&[dark.clone(), bright, dark.clone()]).unwrap();
         assert!((flicker - 0.8).abs() < 1e-12);
         assert_eq!(temporal_flickering(&[dark]), None);
+    }
+
+    #[test]
+    fn what_comes_back_exactly_has_no_error() {
+        let [dark, bright] = [Image::filled(4, 3, [0; 3]), Image::filled(4, 3, [51; 3])];
+        let [one, two] = [&[dark.clone(), bright.clone()][..], &[dark.clone(), dark.clone(), bright][..]];
+        assert_eq!(mean_squared_error(one, one).unwrap(), Some(0.0));
+        // A fifth of the range in one of two frames.
+        let error = mean_squared_error(one, two).unwrap().unwrap();
+        assert!((error - 0.02).abs() < 1e-12);
+        assert_eq!(mean_squared_error(two, one).unwrap(), None);
+        let large = [Image::filled(80, 60, [51; 3]), Image::filled(80, 60, [51; 3])];
+        assert!((mean_squared_error(one, &large).unwrap().unwrap() - 0.02).abs() < 1e-12);
     }
 }

@@ -38,6 +38,15 @@ pub trait Embedder: Send + Sync {
     fn embed_for_vbench(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
         self.embed(pictures)
     }
+
+    /// The same of square pictures, which are only resized and normalized, as MSRVTT-Personalization does it for
+    /// published networks.
+    ///
+    /// # Errors
+    /// As [`Embedder::embed`].
+    fn embed_squares(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        self.embed(pictures)
+    }
 }
 
 /// A CLIP with its tokenizer.
@@ -123,6 +132,12 @@ impl Embedder for ClipJudge {
         };
         self.embed_from(&Input::VBench(vbench), pictures)
     }
+
+    fn embed_squares(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        let Input::Published(_) = self.input else { return self.embed(pictures) };
+        let side = self.network.config().vision_config.image_size;
+        self.embed_from(&Input::Published(Preprocess::squares(side, [CLIP_MEAN, CLIP_STD])), pictures)
+    }
 }
 
 impl ClipJudge {
@@ -186,6 +201,12 @@ impl Embedder for DinoJudge {
             normalize: [IMAGENET_MEAN, IMAGENET_STD],
         };
         self.embed_from(&Input::VBench(vbench), EXCESS, pictures)
+    }
+
+    fn embed_squares(&self, pictures: &[Image]) -> Result<Vec<Vec<f32>>> {
+        let side = self.network.config().image_size.min(224);
+        let squares = Preprocess::squares(side, [IMAGENET_MEAN, IMAGENET_STD]);
+        self.embed_from(&Input::Published(squares), 0.0, pictures)
     }
 }
 

@@ -127,6 +127,16 @@ impl Preprocess {
         })
     }
 
+    /// Pictures resized to squares of `side` whatever their aspect, bicubic, and normalized by mean and deviation.
+    pub(crate) fn squares(side: usize, normalize: [[f64; 3]; 2]) -> Self {
+        Self {
+            resize: Some((Resize::To([side; 2]), Pillow::Bicubic)),
+            crop: None,
+            scale: Some(default_factor()),
+            normalize: Some(normalize),
+        }
+    }
+
     /// A picture as planes `(3, height, width)`, and their height and width.
     ///
     /// # Errors

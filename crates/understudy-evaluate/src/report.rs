@@ -8,6 +8,8 @@ use understudy_media::{Video, WriteOptions};
 
 use crate::error::Result;
 use crate::evaluation::Row;
+use crate::fvd::Fvd;
+use crate::identity::FacePolicy;
 use crate::statistics::Interval;
 use crate::table::Table;
 use crate::videos::Clip;
@@ -30,6 +32,10 @@ pub struct Scored<'a> {
     pub table: &'a Table,
     /// The videos.
     pub clips: &'a [Clip],
+    /// How far they are from real ones as a set, if that was asked for.
+    pub fvd: Option<&'a Fvd>,
+    /// How faces were summed up, if they were looked at.
+    pub faces: Option<FacePolicy>,
 }
 
 /// The page of `own` scores under `title`; with others beside them, the videos of one name side by side.
@@ -43,6 +49,14 @@ pub fn html(own: Scored, other: Option<Scored>, title: &str) -> Result<String> {
         escaped(title)
     );
     page.push_str(&means(table, other.map(|other| other.table)));
+    if let Some(policy) = own.faces {
+        let _ = write!(page, "<p>identity is by {}</p>", policy.describe());
+    }
+    for (whose, scored) in [("", Some(own)), (" of the others", other)] {
+        if let Some(fvd) = scored.and_then(|scored| scored.fvd) {
+            let _ = write!(page, "<p>{}{whose}: {}</p>", escaped(&fvd.name), escaped(&fvd.to_string()));
+        }
+    }
     let faulty: Vec<&Row> = table.rows.iter().filter(|row| !row.problems.is_empty()).collect();
     if !faulty.is_empty() {
         let _ = write!(
@@ -54,6 +68,14 @@ pub fn html(own: Scored, other: Option<Scored>, title: &str) -> Result<String> {
         for row in faulty {
             let problems = row.problems.join("; ");
             let _ = write!(page, "<li class=\"problem\">{}: {}</li>", escaped(&row.name), escaped(&problems));
+        }
+        page.push_str("</ul>");
+    }
+    let noted: Vec<&Row> = table.rows.iter().filter(|row| !row.notes.is_empty()).collect();
+    if !noted.is_empty() {
+        page.push_str("<h2>Notes</h2><ul>");
+        for row in noted {
+            let _ = write!(page, "<li>{}: {}</li>", escaped(&row.name), escaped(&row.notes.join("; ")));
         }
         page.push_str("</ul>");
     }
@@ -198,16 +220,20 @@ mod tests {
             fps: 8.0,
         };
         let row = |name: &str, value: Option<f64>, problems: &[&str]| Row {
-            name: name.into(),
             values: vec![value, None],
             problems: problems.iter().map(|&problem| problem.into()).collect(),
+            ..Row::new(name, 2)
         };
         let table = Table {
             metrics: vec![Metric::ClipT, Metric::TCons],
-            rows: vec![row("a", Some(0.25), &[]), row("b<1>", None, &["there is a prompt and no video"])],
+            rows: vec![
+                Row { notes: vec!["no face in 1 of 4 frames: 2".into()], ..row("a", Some(0.25), &[]) },
+                row("b<1>", None, &["there is a prompt and no video"]),
+            ],
         };
         let clips = [clip("a", Some(path)), clip("b<1>", None)];
-        let own = Scored { table: &table, clips: &clips };
+        let fvd = Fvd { name: "fvd-styleganv-16f".into(), distance: 151.26, videos: 8, references: 300 };
+        let own = Scored { table: &table, clips: &clips, fvd: Some(&fvd), faces: Some(FacePolicy::Default) };
         let page = html(own, None, "Scores & more").unwrap();
         for part in [
             "Scores &amp; more",
@@ -216,6 +242,9 @@ mod tests {
             "b&lt;1&gt;: there is a prompt and no video",
             "0.2500",
             "no video has it",
+            "fvd-styleganv-16f: 151.2600 (8 videos, 300 references; not comparable",
+            "identity is by face_default",
+            "<li>a: no face in 1 of 4 frames: 2</li>",
             "<svg",
         ] {
             assert!(page.contains(part), "{part}");

@@ -141,9 +141,13 @@ impl Unfinished {
     }
 }
 
-/// What a row of `clip` depends on: its files, its prompt, and the references in a folder.
+/// What a row of `clip` depends on: its files, what was found in its frames, its prompt, and the references in a folder.
 fn stamped(clip: &Clip, references: Option<&Path>) -> Option<String> {
-    let files = [stamp(clip.path.as_deref()?), references.map(stamp).unwrap_or_default()];
+    let path = clip.path.as_deref()?;
+    let found = ["faces.json", "faces.csv", "masks"].map(|kind| format!("{}.{kind}", clip.name));
+    let beside = found.map(|name| path.with_file_name(name)).into_iter().filter(|path| path.exists());
+    let mut files = vec![stamp(path), references.map(stamp).unwrap_or_default()];
+    files.extend(beside.map(|path| stamp(&path)));
     Some(format!("{}|{:?}|{}", files.join("|"), clip.prompt, clip.fps))
 }
 
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
 
     fn row(name: &str, value: Option<f64>) -> Row {
-        Row { name: name.to_owned(), values: vec![value], problems: Vec::new() }
+        Row { values: vec![value], ..Row::new(name, 1) }
     }
 
     #[test]

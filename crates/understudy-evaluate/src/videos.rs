@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// Extensions of video files.
 const VIDEOS: [&str; 5] = ["mp4", "m4v", "mov", "gif", "webp"];
 
+/// What a folder of masks of a video is called after its name.
+pub(crate) const MASKS: &str = ".masks";
+
 /// A video to be judged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clip {
@@ -90,7 +93,11 @@ enum Found {
 
 impl Found {
     fn at(path: &Path) -> Option<Self> {
-        if path.file_name()?.to_string_lossy().starts_with('.') {
+        let name = path.file_name()?.to_string_lossy();
+        if name.starts_with('.') {
+            return None;
+        }
+        if path.is_dir() && name.ends_with(MASKS) {
             return None;
         }
         if path.is_dir() {
@@ -115,40 +122,102 @@ fn read_prompt(path: &Path) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).trim_start_matches('\u{feff}').trim().to_owned())
 }
 
-/// Pictures of the subjects.
+/// Pictures or videos of the subjects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct References {
-    folder: PathBuf,
+    path: PathBuf,
 }
 
 impl References {
-    /// Those in `folder`: `NAME/` for the video `NAME`, `SUBJECT/` for all `SUBJECT-...`, or pictures for all.
+    /// Those at `path`: in a folder `NAME/` or `NAME.mp4` (or another kind) for the video `NAME`, `SUBJECT/` or
+    /// `SUBJECT.mp4` for all `SUBJECT-...`, or pictures for all; or one video or picture for all.
     ///
     /// # Errors
-    /// When there is no such folder.
-    pub fn open(folder: &Path) -> Result<Self> {
-        match folder.is_dir() {
-            true => Ok(Self { folder: folder.to_owned() }),
+    /// When there is nothing there.
+    pub fn open(path: &Path) -> Result<Self> {
+        match path.exists() {
+            true => Ok(Self { path: path.to_owned() }),
             false => Err(Error::Videos {
-                path: folder.display().to_string(),
-                reason: "there is no such folder of references".to_owned(),
+                path: path.display().to_string(),
+                reason: "there is no such folder or file of references".to_owned(),
             }),
         }
     }
 
     /// Where those of the video `name` are.
     pub fn of(&self, name: &str) -> PathBuf {
-        let ends = name.match_indices('-').map(|(at, _)| at).rev();
-        let own = [name.len()].into_iter().chain(ends).map(|end| self.folder.join(&name[..end]));
-        own.into_iter().find(|own| own.is_dir()).unwrap_or_else(|| self.folder.clone())
+        let ends = name.match_indices('-').map(|(at, _)| at).rev().filter(|at| *at > 0);
+        let own = [name.len()].into_iter().chain(ends).find_map(|end| self.named(&name[..end]));
+        own.unwrap_or_else(|| self.path.clone())
     }
 
-    /// The pictures in `folder`.
+    /// Where the video is that the video `name` is compared with frame by frame: where a subject has pictures and a video,
+    /// the video.
+    pub fn video_of(&self, name: &str) -> PathBuf {
+        let found = self.of(name);
+        let beside = found.file_name().and_then(|name| self.video(&name.to_string_lossy()));
+        beside.filter(|_| found != self.path).unwrap_or(found)
+    }
+
+    /// The folder or the video called `name`.
+    fn named(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.path.join(name);
+        if folder.is_dir() { Some(folder) } else { self.video(name) }
+    }
+
+    fn video(&self, name: &str) -> Option<PathBuf> {
+        let named = |extension: &&str| self.path.join(format!("{name}.{extension}"));
+        VIDEOS.iter().map(|extension| named(&extension)).find(|file| file.is_file())
+    }
+
+    /// The pictures in a folder in order of name, or the frames of a video.
     ///
     /// # Errors
     /// When there is none, or one cannot be read.
-    pub fn read(folder: &Path) -> Result<Vec<Image>> {
-        let items = SubjectFolder::open(folder)?.items;
+    pub fn read(path: &Path) -> Result<Vec<Image>> {
+        if is_video(path) {
+            return Ok(Video::read(path)?.frames);
+        }
+        let items = SubjectFolder::open(path)?.items;
         items.iter().map(|item| Ok(item.load()?.image)).collect()
+    }
+
+    /// The files of the pictures that [`References::read`] finds; `None` for a video.
+    ///
+    /// # Errors
+    /// When there is none, or one cannot be read.
+    pub fn files(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+        match is_video(path) {
+            true => Ok(None),
+            false => Ok(Some(SubjectFolder::open(path)?.items.into_iter().map(|item| item.path).collect())),
+        }
+    }
+}
+
+/// Whether `path` is called like a file of a video.
+fn is_video(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    path.is_file() && extension.is_some_and(|extension| VIDEOS.contains(&extension.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use understudy_media::WriteOptions;
+
+    #[test]
+    fn references_are_a_folder_or_a_video_of_ones_own_or_for_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let frames: Vec<Image> = (1..4).map(|at| Image::filled(32, 16, [60 * at, 0, 0])).collect();
+        let clip = folder.path().join("b.webp");
+        Video::new(frames, 8.0).unwrap().write(&clip, &WriteOptions::default()).unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        let references = References::open(folder.path()).unwrap();
+        assert_eq!(references.of("a"), folder.path().join("a"));
+        assert_eq!(references.of("b"), clip);
+        assert_eq!(references.of("c"), folder.path());
+        assert_eq!(References::read(&clip).unwrap().len(), 3);
+        assert_eq!(References::open(&clip).unwrap().of("c"), clip);
+        assert!(References::open(&folder.path().join("x")).is_err());
     }
 }

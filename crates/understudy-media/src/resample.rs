@@ -5,10 +5,12 @@
 
 mod opencv;
 mod pillow;
+mod warp;
 
 pub use opencv::OpenCv;
 pub use pillow::Pillow;
 pub use understudy_kernels::resample::Torch;
+pub use warp::warp_affine;
 
 use crate::{Error, Image, Result};
 

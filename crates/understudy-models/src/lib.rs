@@ -2,6 +2,7 @@
 //! JSON and built from any [`Weights`](understudy_engine::weights::Weights).
 
 pub mod clip;
+pub mod i3d;
 pub mod iresnet;
 pub mod layers;
 pub mod raft;

@@ -115,7 +115,9 @@ impl Tokenizer {
         let mut inner = read.map_err(fault)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| fault(error.to_string()))?;
-        let padding = ["<pad>", clip_vocabulary::END].iter().find_map(|token| inner.token_to_id(token));
+        // T5's, CLIP's and BERT's.
+        let padding =
+            ["<pad>", clip_vocabulary::END, "[PAD]"].iter().find_map(|token| inner.token_to_id(token));
         let padding = padding.ok_or_else(|| fault("it has no token <pad>".to_owned()))?;
         Ok(Self { inner, padding })
     }

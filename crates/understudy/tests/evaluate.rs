@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::understudy;
+use understudy_media::Image;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden/evaluate");
 
@@ -148,6 +149,122 @@ fn two_folders_are_compared_pair_by_pair() {
     assert_eq!(page.matches("data:image/webp").count(), 8);
 }
 
+/// A folder of clips of so many frames, each a grey of its own.
+fn clips(folder: &Path, lengths: &[usize], bright: u8) {
+    for (index, length) in lengths.iter().enumerate() {
+        let clip = folder.join(format!("{index}"));
+        fs::create_dir_all(&clip).unwrap();
+        for frame in 0..*length {
+            let grey = bright + 20 * index as u8 + frame as u8;
+            let picture = Image::filled(32, 24, [grey, 90, grey / 2]);
+            picture.write_png(clip.join(format!("{frame:02}.png"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn sets_of_videos_are_compared_as_sets_and_frame_by_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    clips(&at.join("made"), &[16, 16, 9], 10);
+    clips(&at.join("real"), &[16, 17, 4, 16], 60);
+    let i3d = format!("{GOLDEN}/../i3d/i3d_torchscript.pt");
+    let flags = ["--videos", "made", "--references", "real", "--against", "real", "--out", "x.csv"];
+    let more = ["--metrics", "mse,fvd", "--i3d", &i3d, "--report", "x.html"];
+    let run = understudy(at, &[&["evaluate"], &flags[..], &more].concat());
+    run.succeeds();
+    for part in [
+        "fvd-styleganv-16f  ",
+        "(2 videos, 3 references; not comparable",
+        "fvd-styleganv-16f of --against  0.0000 (3 videos, 3 references",
+        "missing: 2: fvd: it has 9 frames and 16 are needed; mse: it has 9 frames and its reference 4",
+        "missing: reference 2: fvd: it has 4 frames",
+    ] {
+        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+    }
+    assert!(
+        fs::read_to_string(at.join("x.html")).unwrap().contains("fvd-styleganv-16f of the others: 0.0000")
+    );
+    let own = cells(&at.join("x.csv"));
+    assert_eq!(own.len(), 3);
+    // 50 of 255 in red and 25 in blue.
+    let expected = (50.0_f64.powi(2) + 25.0_f64.powi(2)) / 3.0 / 255.0_f64.powi(2);
+    let value = own[&("0".to_owned(), "mse".to_owned())].unwrap();
+    assert!((value - expected).abs() < 1e-9, "{value} {expected}");
+    // Without an I3D the small CLIP stands in; a single picture is a set of none.
+    let nano = ["--metrics", "fvd"];
+    let run = understudy(at, &[&["evaluate"], &flags[..], &nano].concat());
+    run.succeeds();
+    assert!(run.stderr.contains("frechet-clip  ") && run.stderr.contains("(3 videos, 4 references"));
+}
+
+#[test]
+fn faces_are_turned_upright_and_missing_ones_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = format!("{GOLDEN}/../faces");
+    let text = fs::read_to_string(format!("{golden}/case.json")).unwrap();
+    let case: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for policy in ["default", "opens2v"] {
+        let [videos, references, network] =
+            ["videos", "references", "backbone.pth"].map(|name| format!("{golden}/{name}"));
+        let run = understudy(
+            folder.path(),
+            &[
+                &["evaluate", "--videos", &videos, "--references", &references, "--identity", &network][..],
+                &["--faces", "landmarks", "--face-policy", policy, "--out", "x.csv", "--metrics"],
+                &["identity,detection-rate"],
+            ]
+            .concat(),
+        );
+        run.succeeds();
+        assert!(run.stderr.contains("note: a: no face in 1 of 4 frames: 1"), "{}", run.stderr);
+        assert!(run.stderr.contains(&format!("identity is by face_{policy}")), "{}", run.stderr);
+        assert!(run.stderr.contains("missing: b: faces:"), "{}", run.stderr);
+        let own = cells(&folder.path().join("x.csv"));
+        let value = |column: &str| own[&("a".to_owned(), column.to_owned())].unwrap();
+        let expected = case[policy].as_f64().unwrap();
+        assert!((value("identity") - expected).abs() < 1e-4, "{} {expected}", value("identity"));
+        assert_eq!(value("detection_rate"), 0.75);
+        assert_eq!(own[&("b".to_owned(), "identity".to_owned())], None);
+    }
+}
+
+#[test]
+fn samples_of_msrvtt_personalization_score_as_in_python() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(format!("{GOLDEN}/../msrvtt/case.json")).unwrap();
+    let case: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let [videos, annotations] = ["videos", "annotations"].map(|name| format!("{GOLDEN}/../msrvtt/{name}"));
+    let [clip, dino] = ["clip", "dino"].map(|name| format!("{GOLDEN}/{name}"));
+    let arcface = format!("{GOLDEN}/../faces/backbone.pth");
+    for (mode, samples) in [("subject", &["a"][..]), ("face", &["a", "b"])] {
+        let run = understudy(
+            folder.path(),
+            &[
+                &["evaluate", "--videos", &videos, "--annotations", &annotations, "--mode", mode][..],
+                &["--clip", &clip, "--dino", &dino, "--identity", &arcface, "--out", "x.csv"],
+                &["--metrics", "text-s,vid-s,subj-s,face-s"],
+            ]
+            .concat(),
+        );
+        run.succeeds();
+        let own = cells(&folder.path().join("x.csv"));
+        // Folders of masks are no videos.
+        assert_eq!(own.len(), 8);
+        for ((name, column), found) in own {
+            match samples.contains(&name.as_str()) {
+                true => {
+                    let (found, expected) = (found.unwrap(), case[&name][&column].as_f64().unwrap());
+                    assert!((found - expected).abs() < 1e-4, "{name} {column}: {found} {expected}");
+                }
+                false => assert_eq!(found, None),
+            }
+        }
+        let other = "missing: b: text-s: it is no sample of this mode";
+        assert_eq!(run.stderr.contains(other), mode == "subject", "{}", run.stderr);
+    }
+}
+
 #[test]
 fn wrong_requests_are_one_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -158,6 +275,18 @@ fn wrong_requests_are_one_line() {
     assert!(run(&["--metrics", "beauty"]).fails(2).contains("clip-t"));
     assert!(run(&["--metrics", "clip-t,clip-t"]).fails(2).contains("twice"));
     assert!(run(&["--metrics", "clip-i"]).fails(2).contains("--references"));
+    assert!(run(&["--metrics", "detection-rate"]).fails(2).contains("--faces"));
+    assert!(run(&["--metrics", "text-s"]).fails(2).contains("--annotations"));
+    assert!(run(&["--faces", "landmarks"]).fails(2).contains("--identity"));
+    let arcface = format!("{GOLDEN}/../faces/backbone.pth");
+    if cfg!(not(feature = "onnx")) {
+        let faces =
+            ["--references", &videos, "--identity", &arcface, "--faces", "det.onnx", "--metrics", "identity"];
+        assert!(run(&faces).fails(1).contains("--features onnx"));
+    }
+    assert!(run(&["--sam", "sam"]).fails(2).contains("--grounding-dino"));
+    assert!(run(&["--metrics", "fvd"]).fails(2).contains("--references"));
+    assert!(run(&["--metrics", "fvd", "--fvd-frames", "8"]).fails(2).contains("9"));
     assert!(run(&["--clip", "nowhere"]).fails(1).contains("--clip nowhere"));
     assert!(run(&["--references", "nowhere"]).fails(1).contains("nowhere"));
     assert!(run(&["--clip", &format!("{GOLDEN}/dino")]).fails(1).contains("config.json"));

@@ -11,11 +11,12 @@ use burn::tensor::Device;
 use clap::Args;
 use serde_json::json;
 use understudy_evaluate::{
-    Clip, Evaluation, FlowJudge, Interval, Metric, Needs, Networks, References, Scored, Table, Unfinished,
+    Annotations, Benchmark, Clip, Evaluation, FVD, FacePolicy, Faces, FlowJudge, Fvd, Interval, Metric, Mode,
+    Needs, Networks, References, Row, Scored, Table, Unfinished,
 };
 
 use super::generate::sampling::frame_rate;
-use super::{Common, judges};
+use super::{Common, detectors, judges};
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
@@ -36,8 +37,9 @@ pub struct Evaluate {
     /// Other videos of the same names, to compare with: how much the first score higher, pair by pair.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
-    /// Pictures of the subjects: in DIR/NAME for the video NAME, or in DIR for all.
-    #[arg(long, value_name = "DIR")]
+    /// Pictures or videos of the subjects: DIR/NAME or DIR/NAME.mp4 for the video NAME, or pictures in DIR, or one file,
+    /// for all. For fvd, a folder of real videos.
+    #[arg(long, value_name = "DIR|FILE")]
     references: Option<PathBuf>,
     /// A CLIP as a Hugging Face folder [nano's].
     #[arg(long, value_name = "DIR")]
@@ -48,14 +50,53 @@ pub struct Evaluate {
     /// An identity encoder: an ArcFace IResNet's file, or a folder as `pretrain` writes it [nano's].
     #[arg(long, value_name = "FILE|DIR")]
     identity: Option<PathBuf>,
+    /// Look at faces, found and turned upright, instead of whole pictures: `landmarks` for those in NAME.faces.json or
+    /// NAME.faces.csv beside every video and reference picture, or an SCRFD (insightface's det_10g.onnx; where the program
+    /// is built with ONNX Runtime). Needs --identity.
+    #[arg(long, value_name = "landmarks|FILE")]
+    faces: Option<String>,
+    /// What is made of frames with no face or several: `default` counts none as 0 and takes the one most alike, `opens2v`
+    /// leaves out frames with none and takes the largest.
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = ["default", "opens2v"])]
+    face_policy: String,
     /// A RAFT: the original release's raft-things.pth.
     #[arg(long, value_name = "FILE")]
     raft: Option<PathBuf>,
+    /// The I3D of fvd: StyleGAN-V's i3d_torchscript.pt or VideoGPT's i3d_pretrained_400.pt [nano's CLIP, whose distances
+    /// are no FVD].
+    #[arg(long, value_name = "FILE")]
+    i3d: Option<PathBuf>,
+    /// Frames of every video that --i3d looks at, from the first on; videos that have fewer are named.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(9..=1024))]
+    fvd_frames: u16,
+    /// MSRVTT-Personalization's annotations, for text-s, vid-s, subj-s, face-s and dync-d: DIR/NAME.vid_info.json, and
+    /// in DIR/NAME its frames and the pictures of its words. Masks of what the words name are read from
+    /// NAME.masks/WORD.FRAME.png beside each video, boxes of faces from NAME.faces.json.
+    #[arg(long, value_name = "DIR")]
+    annotations: Option<PathBuf>,
+    /// Which samples of --annotations count: those with exactly one subject, or with one that has a face.
+    #[arg(long, value_name = "NAME", default_value = "subject", value_parser = ["subject", "face"])]
+    mode: String,
+    /// Find the faces of face-s by a YOLO in ONNX instead of reading their boxes.
+    #[arg(long, value_name = "FILE")]
+    yolo: Option<PathBuf>,
+    /// Find the subjects of subj-s by a GroundingDINO (model.onnx as Hugging Face exports it, tokenizer.json) instead of
+    /// reading their masks.
+    #[arg(long, value_name = "DIR", requires = "sam")]
+    grounding_dino: Option<PathBuf>,
+    /// The SAM that cuts out what --grounding-dino finds: encoder.onnx, and decoder.onnx as the original release exports it.
+    #[arg(long, value_name = "DIR", requires = "grounding_dino")]
+    sam: Option<PathBuf>,
+    /// Look at the first N frames of every video only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    frames: Option<u32>,
     /// Frames a second of videos that are folders of frames.
     #[arg(long, value_name = "X", default_value_t = 8.0, value_parser = frame_rate)]
     fps: f64,
-    /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, temporal-flickering,
-    /// subject-consistency, background-consistency, dynamic-degree.
+    /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces),
+    /// temporal-flickering, subject-consistency, background-consistency, dynamic-degree, mse (against the reference
+    /// video), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
+    /// no column of the table.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,
     /// Where to write the table, a row a video.
@@ -68,6 +109,27 @@ pub struct Evaluate {
     common: Common,
 }
 
+/// A folder of videos and what was found of it.
+struct Set {
+    clips: Vec<Clip>,
+    table: Table,
+    fvd: Option<Fvd>,
+}
+
+impl Set {
+    fn scored(&self, faces: Option<FacePolicy>) -> Scored<'_> {
+        Scored { table: &self.table, clips: &self.clips, fvd: self.fvd.as_ref(), faces }
+    }
+}
+
+/// What scoring works with.
+struct Work {
+    metrics: Vec<Metric>,
+    evaluation: Evaluation,
+    unfinished: Unfinished,
+    progress: Progress,
+}
+
 impl Evaluate {
     /// Scores the videos.
     pub fn run(self) -> Result<()> {
@@ -76,44 +138,51 @@ impl Evaluate {
         if let Some(path) = &self.suite {
             return suite::run(&self, path, self.short);
         }
-        let metrics = self.metrics()?;
-        let clips = Clip::list(self.videos(), self.fps).with_context(|| "--videos".to_owned())?;
-        let references = self
-            .references
-            .as_deref()
-            .map(References::open)
-            .transpose()
-            .with_context(|| "--references".to_owned())?;
-        let mut progress = self.common.progress();
-        let networks = self.networks(&metrics, &self.common.open()?)?;
-        let mut evaluation = Evaluation::new(metrics.clone(), networks, references)?;
-        let mut unfinished = Unfinished::open(&self.out, &self.stated())?;
-        let rows = self.rows(&clips, &mut evaluation, &mut unfinished, &mut progress)?;
-        let table = Table { metrics: metrics.clone(), rows };
-        let others = match &self.against {
-            Some(folder) => {
-                let clips = Clip::list(folder, self.fps).with_context(|| "--against".to_owned())?;
-                let rows = self.rows(&clips, &mut evaluation, &mut unfinished, &mut progress)?;
-                Some((Table { metrics, rows }, clips))
-            }
-            None => None,
+        let (metrics, fvd) = self.metrics()?;
+        let list = |flag: &str, folder: &Path| Clip::list(folder, self.fps).with_context(|| flag.to_owned());
+        let clips = list("--videos", self.videos())?;
+        let others = self.against.as_deref().map(|folder| list("--against", folder)).transpose()?;
+        let references = self.references.as_deref();
+        let real = references.filter(|_| fvd).map(|folder| list("--references", folder)).transpose()?;
+        let references = references.map(References::open).transpose().context("--references")?;
+        let progress = self.common.progress();
+        let networks = self.networks(&metrics, fvd, &self.common.open()?)?;
+        let mut work = Work {
+            evaluation: Evaluation::new(metrics.clone(), networks, references)?
+                .with_limit(self.frames.map(|frames| frames as usize)),
+            unfinished: Unfinished::open(&self.out, &self.stated())?,
+            metrics,
+            progress,
         };
-        table.write_csv(&self.out)?;
-        unfinished.finish();
-        let own = Scored { table: &table, clips: &clips };
-        let others = others.as_ref().map(|(table, clips)| Scored { table, clips });
-        self.write_report(own, others)?;
-        tell(&table, &progress);
-        if let Some(others) = others {
-            tell_gains(&table, others.table, &progress);
+        let mut own = work.set(clips)?;
+        let mut others = others.map(|clips| work.set(clips)).transpose()?;
+        let real = real.map(|clips| work.rows(&clips, false)).transpose()?;
+        own.table.write_csv(&self.out)?;
+        let Work { evaluation, unfinished, progress, .. } = work;
+        if let Some(real) = &real {
+            own.fvd = Some(evaluation.fvd(&own.table.rows, real).context(FVD)?);
+            if let Some(others) = &mut others {
+                others.fvd = Some(evaluation.fvd(&others.table.rows, real).context("fvd of --against")?);
+            }
         }
-        if table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
+        unfinished.finish();
+        let policy = evaluation.networks().faces.as_ref().map(|faces| faces.policy);
+        self.write_report(own.scored(policy), others.as_ref().map(|set| set.scored(policy)))?;
+        tell(&own.table, &progress);
+        tell_distances(&own, others.as_ref(), real.as_deref().unwrap_or_default(), &progress);
+        if let Some(policy) = policy.map(FacePolicy::describe) {
+            progress.event(&json!({"event": "policy", "metric": "identity", "policy": policy}));
+            progress.say(&format!("identity is by {policy}"));
+        }
+        if let Some(others) = others {
+            tell_gains(&own.table, &others.table, &progress);
+        }
+        let videos = own.table.rows.len();
+        if own.fvd.is_none() && own.table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
             bail!("no video could be scored; {} says nothing", self.out.display());
         }
         let seconds = started.elapsed().as_secs_f64();
-        progress.event(
-            &json!({"event": "done", "path": self.out, "videos": table.rows.len(), "seconds": seconds}),
-        );
+        progress.event(&json!({"event": "done", "path": self.out, "videos": videos, "seconds": seconds}));
         progress.say(&format!("wrote {} in {seconds:.1} s", self.out.display()));
         Ok(())
     }
@@ -131,27 +200,47 @@ impl Evaluate {
         Ok(understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?)
     }
 
-    fn metrics(&self) -> Result<Vec<Metric>> {
+    /// The metrics asked for, and whether FVD is among them.
+    fn metrics(&self) -> Result<(Vec<Metric>, bool)> {
         let wrong = |reason: String| WrongUsage(format!("--metrics: {reason}"));
         let mut metrics: Vec<Metric> = Vec::new();
+        let mut fvd = false;
         for name in self.metrics.split(',') {
-            let metric =
-                name.parse().map_err(|error: understudy_evaluate::Error| wrong(error.to_string()))?;
-            if metrics.contains(&metric) {
-                return Err(wrong(format!("{metric} stands twice")).into());
+            let twice = if name.trim() == FVD {
+                std::mem::replace(&mut fvd, true)
+            } else {
+                let metric =
+                    name.parse().map_err(|error: understudy_evaluate::Error| wrong(error.to_string()))?;
+                let twice = metrics.contains(&metric);
+                metrics.push(metric);
+                twice
+            };
+            if twice {
+                return Err(wrong(format!("{name} stands twice")).into());
             }
-            metrics.push(metric);
         }
-        let lacks = |metric: &&Metric| {
-            let needs = metric.needs();
-            (needs.references && self.references.is_none()) || (needs.flow && self.raft.is_none())
-        };
-        match metrics.iter().find(lacks) {
-            Some(metric) if metric.needs().flow => {
-                Err(wrong(format!("{metric} follows what moves; give --raft")).into())
+        if self.faces.is_some() && self.identity.is_none() {
+            let reason =
+                "--faces: nano's identity encoder looks at whole pictures; give an ArcFace with --identity";
+            return Err(WrongUsage(reason.to_owned()).into());
+        }
+        if let (Some(metric), None) = (metrics.iter().find(|metric| metric.needs().faces), &self.faces) {
+            return Err(wrong(format!("{metric} looks at faces; give --faces")).into());
+        }
+        let annotated = metrics.iter().find(|metric| metric.needs().annotations);
+        if let (Some(metric), None) = (annotated, &self.annotations) {
+            return Err(wrong(format!("{metric} is a benchmark's; give --annotations")).into());
+        }
+        let flow = |metric: &&Metric| metric.needs().flow && self.raft.is_none();
+        if let Some(metric) = metrics.iter().find(flow) {
+            return Err(wrong(format!("{metric} follows what moves; give --raft")).into());
+        }
+        let compares = metrics.iter().find(|metric| metric.needs().compares()).map(|metric| metric.name());
+        match (compares.or(fvd.then_some(FVD)), &self.references) {
+            (Some(name), None) => {
+                Err(wrong(format!("{name} compares with pictures or videos; give --references")).into())
             }
-            Some(metric) => Err(wrong(format!("{metric} compares with pictures; give --references")).into()),
-            None => Ok(metrics),
+            _ => Ok((metrics, fvd)),
         }
     }
 
@@ -164,7 +253,7 @@ impl Evaluate {
     }
 
     /// The networks that `metrics` need: those given, or `nano`'s.
-    fn networks(&self, metrics: &[Metric], device: &Device) -> Result<Networks> {
+    fn networks(&self, metrics: &[Metric], fvd: bool, device: &Device) -> Result<Networks> {
         let needed = |of: fn(Needs) -> bool| metrics.iter().any(|metric| of(metric.needs()));
         let mut networks = Networks::default();
         if needed(|needs| needs.clip) {
@@ -175,6 +264,16 @@ impl Evaluate {
         }
         if needed(|needs| needs.identity) {
             networks.identity = Some(judges::identity(self.identity.as_deref(), device)?);
+            networks.faces = self.faces()?;
+        }
+        if let Some(folder) = &self.annotations {
+            let mode = if self.mode == "face" { Mode::Face } else { Mode::Subject };
+            let both = self.grounding_dino.as_deref().zip(self.sam.as_deref());
+            networks.benchmark = Some(Benchmark {
+                annotations: Annotations::open(folder, mode).context("--annotations")?,
+                subjects: detectors::subjects(both.map(|(dino, sam)| [dino, sam]))?,
+                faces: detectors::face_boxes(self.yolo.as_deref())?,
+            });
         }
         if needed(|needs| needs.motion) {
             networks.motion = Some(judges::motion(device)?);
@@ -182,7 +281,20 @@ impl Evaluate {
         if let (Some(path), true) = (&self.raft, needed(|needs| needs.flow)) {
             networks.flow = Some(FlowJudge::open(path, device).context("--raft")?);
         }
+        if fvd {
+            networks.video = Some(judges::video(self.i3d.as_deref(), self.fvd_frames.into(), device)?);
+        }
         Ok(networks)
+    }
+
+    /// Where faces come from, if they are looked at.
+    fn faces(&self) -> Result<Option<Faces>> {
+        let Some(finder) = self.faces.as_deref() else { return Ok(None) };
+        let policy = match self.face_policy.as_str() {
+            "opens2v" => FacePolicy::OpenS2V,
+            _ => FacePolicy::Default,
+        };
+        Ok(Some(Faces { finder: detectors::faces(finder)?, policy }))
     }
 
     /// What rows depend on beside the videos.
@@ -195,39 +307,47 @@ impl Evaluate {
             env!("CARGO_PKG_VERSION"),
             (
                 &self.metrics,
-                [&self.references, &self.clip, &self.dino, &self.identity, &self.raft].map(named),
+                [&self.yolo, &self.grounding_dino, &self.sam].map(named),
+                [&self.references, &self.clip, &self.dino, &self.identity, &self.raft, &self.i3d].map(named),
+                (&self.faces, &self.face_policy, named(&self.annotations), &self.mode, self.frames),
+                self.fvd_frames,
                 self.fps
             )
         )
     }
+}
 
-    /// A row for each video; those of an evaluation that was stopped are kept.
-    fn rows(
-        &self,
-        clips: &[Clip],
-        evaluation: &mut Evaluation,
-        unfinished: &mut Unfinished,
-        progress: &mut Progress,
-    ) -> Result<Vec<understudy_evaluate::Row>> {
+impl Work {
+    /// The scores of `clips`.
+    fn set(&mut self, clips: Vec<Clip>) -> Result<Set> {
+        let rows = self.rows(&clips, true)?;
+        Ok(Set { table: Table { metrics: self.metrics.clone(), rows }, clips, fvd: None })
+    }
+
+    /// A row for each video, with scores or only with what FVD compares; those of an evaluation that was stopped are
+    /// kept.
+    fn rows(&mut self, clips: &[Clip], scores: bool) -> Result<Vec<Row>> {
+        let Self { evaluation, unfinished, progress, .. } = self;
         let mut rows = Vec::with_capacity(clips.len());
         for (index, clip) in clips.iter().enumerate() {
-            let folder = evaluation.references_for(&clip.name);
+            let folder = evaluation.references_for(&clip.name).filter(|_| scores);
             let row = match unfinished.row(clip, folder.as_deref()) {
                 Some(row) => row,
                 None => {
-                    let row = evaluation.row(clip)?;
+                    let row = if scores { evaluation.row(clip)? } else { evaluation.features(clip)? };
                     unfinished.add(clip, folder.as_deref(), &row)?;
                     row
                 }
             };
             progress.event(
-                &json!({"event": "row", "name": row.name, "values": row.values, "problems": row.problems}),
+                &json!({"event": "row", "name": row.name, "values": row.values, "problems": row.problems, "notes": row.notes}),
             );
-            progress.step("video", index as u64 + 1, clips.len() as u64, &row.name);
+            let what = if scores { "video" } else { "reference" };
+            progress.step(what, index as u64 + 1, clips.len() as u64, &row.name);
             rows.push(row);
             if interrupt::flow().is_break() && index + 1 < clips.len() {
                 bail!(
-                    "stopped on request after {} of {} videos; the same command goes on from there",
+                    "stopped on request after {} of {} {what}s; the same command goes on from there",
                     index + 1,
                     clips.len()
                 );
@@ -284,5 +404,23 @@ fn tell(table: &Table, progress: &Progress) {
     }
     for row in table.rows.iter().filter(|row| !row.problems.is_empty()) {
         progress.say(&format!("missing: {}: {}", row.name, row.problems.join("; ")));
+    }
+    for row in table.rows.iter().filter(|row| !row.notes.is_empty()) {
+        progress.say(&format!("note: {}: {}", row.name, row.notes.join("; ")));
+    }
+}
+
+/// Says how far each set is from the real videos, and which of those could not be looked at.
+fn tell_distances(own: &Set, others: Option<&Set>, real: &[Row], progress: &Progress) {
+    for (whose, set) in [("", Some(own)), (" of --against", others)] {
+        let Some(fvd) = set.and_then(|set| set.fvd.as_ref()) else { continue };
+        progress.event(&json!({
+            "event": "fvd", "name": fvd.name, "distance": fvd.distance, "videos": fvd.videos,
+            "references": fvd.references, "comparable": fvd.is_comparable(), "against": !whose.is_empty(),
+        }));
+        progress.say(&format!("{}{whose}  {fvd}", fvd.name));
+    }
+    for row in real.iter().filter(|row| !row.problems.is_empty()) {
+        progress.say(&format!("missing: reference {}: {}", row.name, row.problems.join("; ")));
     }
 }

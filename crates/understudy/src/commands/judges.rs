@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use understudy_evaluate::{ClipJudge, DinoJudge, Embedder, IdentityJudge, MotionJudge};
+use understudy_evaluate::{
+    ClipJudge, DinoJudge, Embedder, I3dJudge, IdentityJudge, MotionJudge, VideoEmbedder,
+};
 use understudy_pipeline::Files;
 
 use crate::base::nano;
@@ -48,6 +50,17 @@ pub fn identity(path: Option<&Path>, device: &Device) -> Result<Box<dyn Embedder
 /// When it cannot be read.
 pub fn motion(device: &Device) -> Result<MotionJudge> {
     Ok(MotionJudge::load(&nano()?, "judges/motion", device)?)
+}
+
+/// The I3D of `--i3d`, which looks at the first `frames` frames; in the puppet world a CLIP stands for it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn video(path: Option<&Path>, frames: usize, device: &Device) -> Result<Box<dyn VideoEmbedder>> {
+    match path {
+        Some(path) => Ok(Box::new(I3dJudge::open(path, frames, device).context("--i3d")?)),
+        None => Ok(Box::new(clip(None, device)?)),
+    }
 }
 
 fn folder(flag: &str, path: &Path) -> Result<Files> {

@@ -2,6 +2,7 @@
 
 mod convert;
 mod demo;
+mod detectors;
 mod evaluate;
 mod fit;
 mod generate;

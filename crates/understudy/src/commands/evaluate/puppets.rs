@@ -43,7 +43,10 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
     let clip = images(&World::new(Size::new(FRAMES, SIDE, SIDE))?.render(&scenario).frames)?;
     let large = WriteOptions { upscale: 4, ..WriteOptions::default() };
     Video::new(clip.clone(), 8.0)?.write(own.join("clip.mp4"), &large)?;
-    Video::new(clip, 8.0)?.write(references.join("clip.webp"), &WriteOptions::default())?;
+    Video::new(clip, 8.0)?.write(
+        references.with_extension("webp"),
+        &WriteOptions { webp_quality: 100.0, ..WriteOptions::default() },
+    )?;
     let photo = World::new(Size::new(1, SIDE, SIDE))?;
     for seed in 0..PICTURES + REFERENCES {
         let picture = images(&photo.render(&Scenario::portrait(identity, seed)).frames)?;

@@ -17,8 +17,8 @@ use understudy_evaluate::{
 };
 use understudy_personalize::DEFAULT_TOKEN;
 
-use super::Evaluate;
 use super::puppets;
+use super::{Evaluate, Work};
 use crate::commands::fit::Fit;
 use crate::commands::generate::Generate;
 use crate::interrupt;
@@ -97,14 +97,14 @@ pub fn run(asked: &Evaluate, path: &Path, short: bool) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     let subjects = subjects(&suite.subjects, path, &folder)?;
     let run = Run { asked, suite, folder, subjects };
-    let mut progress = asked.common.progress();
+    let progress = asked.common.progress();
     for method in &run.suite.methods {
         run.fit(method)?;
         for group in run.suite.prompts.iter().filter(|group| method.makes(&group.name)) {
             run.generate(method, group)?;
         }
     }
-    let scores = run.scores(&mut progress)?;
+    let scores = run.scores()?;
     run.tell(&scores, &progress)
 }
 
@@ -231,7 +231,7 @@ impl Run<'_> {
         Ok(fs::remove_dir_all(making)?)
     }
 
-    fn scores(&self, progress: &mut Progress) -> Result<Vec<Scores>> {
+    fn scores(&self) -> Result<Vec<Scores>> {
         let device = self.asked.common.open()?;
         let references = match &self.suite.subjects {
             Subjects::Puppets { .. } => References::open(&self.folder.join("references"))?,
@@ -240,16 +240,24 @@ impl Run<'_> {
         let mut scores = Vec::new();
         for (index, group) in self.suite.prompts.iter().enumerate() {
             let metrics = group.metrics().map_err(anyhow::Error::msg)?;
-            let networks = self.asked.networks(&metrics, &device)?;
-            let mut evaluation = Evaluation::new(metrics, networks, Some(references.clone()))?;
+            let networks = self.asked.networks(&metrics, false, &device)?;
+            let mut evaluation = Some(Evaluation::new(metrics.clone(), networks, Some(references.clone()))?);
             let methods = self.suite.methods.iter().enumerate();
             for (method, own) in methods.filter(|(_, method)| method.makes(&group.name)) {
                 let folder = self.of("videos", &own.name).join(&group.name);
                 let clips = self.wanted(Clip::list(&folder, self.asked.fps)?);
                 let kept = folder.join("scores.csv");
-                let mut unfinished =
+                let unfinished =
                     Unfinished::open(&kept, &format!("{} {:?}", self.asked.stated(), group.metrics))?;
-                let rows = self.asked.rows(&clips, &mut evaluation, &mut unfinished, progress)?;
+                let Some(own) = evaluation.take() else { continue };
+                let mut work = Work {
+                    metrics: metrics.clone(),
+                    evaluation: own,
+                    unfinished,
+                    progress: self.asked.common.progress(),
+                };
+                let rows = work.rows(&clips, true)?;
+                evaluation = Some(work.evaluation);
                 scores.push(Scores { method, group: index, rows, clips });
             }
         }
@@ -276,6 +284,10 @@ impl Run<'_> {
         for subject in &self.subjects {
             let own = folder.join(&subject.name);
             fs::create_dir_all(&own)?;
+            let clip = subject.folder.join("clip.mp4");
+            if clip.is_file() {
+                fs::copy(clip, own.with_extension("mp4"))?;
+            }
             let Ok(pictures) = fs::read_dir(subject.folder.join("pictures")) else { continue };
             for picture in pictures.flatten() {
                 fs::copy(picture.path(), own.join(picture.file_name()))?;
@@ -354,11 +366,9 @@ impl Run<'_> {
                     let column = columns.iter().position(|own| own == metric)?;
                     row.values[column]
                 };
-                rows.push(Row {
-                    name: format!("{method}/{group}/{}", row.name),
-                    values: metrics.iter().map(value).collect(),
-                    problems: row.problems.clone(),
-                });
+                let name = format!("{method}/{group}/{}", row.name);
+                let values = metrics.iter().map(value).collect();
+                rows.push(Row { values, problems: row.problems.clone(), ..Row::new(&name, 0) });
             }
         }
         Table { metrics, rows }
