@@ -167,7 +167,7 @@ impl References {
 
     fn video(&self, name: &str) -> Option<PathBuf> {
         let named = |extension: &&str| self.path.join(format!("{name}.{extension}"));
-        VIDEOS.iter().map(|extension| named(&extension)).find(|file| file.is_file())
+        VIDEOS.iter().map(named).find(|file| file.is_file())
     }
 
     /// The pictures in a folder in order of name, or the frames of a video.
