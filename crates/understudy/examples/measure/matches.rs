@@ -32,16 +32,23 @@ struct Case {
     video_parts: Vec<u8>,
 }
 
-/// Shares of right matches by descriptor, block and noise level.
+/// What is compared.
+const DESCRIPTORS: [(&str, Descriptor); 3] = [
+    ("queries and keys", Descriptor::QueryKey),
+    ("the same, rotated", Descriptor::RotatedQueryKey),
+    ("hidden states", Descriptor::Hidden),
+];
+
+/// Shares of right matches by descriptor, block and noise level; and by how much queries and keys at their best block are
+/// better than each of the others at its own, over characters.
 pub fn matches(base: &Base, count: u64) -> Result<Value> {
     let cases = (0..count).map(|index| Case::new(base, index)).collect::<Result<Vec<_>>>()?;
     let mut found = Vec::new();
-    for (name, descriptor) in [
-        ("queries and keys", Descriptor::QueryKey),
-        ("the same, rotated", Descriptor::RotatedQueryKey),
-        ("hidden states", Descriptor::Hidden),
-    ] {
+    let mut best: Vec<Vec<f64>> = Vec::new();
+    for (name, descriptor) in DESCRIPTORS {
+        let mut highest = Vec::new();
         for block in 1..base.transformer.depth() {
+            let mut means = vec![0.0; cases.len()];
             for sigma in SIGMAS {
                 let config = WarpConfig {
                     match_block: block,
@@ -52,14 +59,25 @@ pub fn matches(base: &Base, count: u64) -> Result<Value> {
                 };
                 let shares = cases.iter().map(|case| case.share(base, config, sigma));
                 let shares = shares.collect::<Result<Vec<f64>>>()?;
+                means.iter_mut().zip(&shares).for_each(|(mean, share)| *mean += share / SIGMAS.len() as f64);
                 let share = bootstrap(&shares, 0.95, 0)?;
                 eprintln!("{name}, block {block}, noise {sigma}: {:.3}", share.mean);
                 found.push(json!({"by": name, "block": block, "noise": sigma, "right": share}));
             }
+            if means.iter().sum::<f64>() > highest.iter().sum::<f64>() {
+                highest = means;
+            }
         }
+        best.push(highest);
     }
+    let gain = |other: &Vec<f64>| {
+        let gains: Vec<f64> = best[0].iter().zip(other).map(|(own, other)| own - other).collect();
+        bootstrap(&gains, 0.95, 0)
+    };
+    let gains = best[1..].iter().map(gain).collect::<Result<Vec<_>, _>>()?;
     let chance = cases.iter().map(Case::chance).collect::<Vec<_>>();
-    Ok(json!({"matches": found, "chance": bootstrap(&chance, 0.95, 0)?, "characters": count}))
+    Ok(json!({"matches": found, "chance": bootstrap(&chance, 0.95, 0)?, "characters": count,
+        "gain_over_rotated": gains[0], "gain_over_hidden_states": gains[1]}))
 }
 
 impl Case {

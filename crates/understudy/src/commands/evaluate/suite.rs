@@ -95,7 +95,10 @@ pub fn run(asked: &Evaluate, path: &Path, short: bool) -> Result<()> {
     name.push(".run");
     let folder = asked.out.with_file_name(name);
     fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
-    let subjects = subjects(&suite.subjects, path, &folder)?;
+    let mut subjects = subjects(&suite.subjects, path, &folder)?;
+    if short {
+        subjects.truncate(suite.short.subjects.max(1));
+    }
     let run = Run { asked, suite, folder, subjects };
     let progress = asked.common.progress();
     for method in &run.suite.methods {
@@ -160,12 +163,12 @@ impl Run<'_> {
             add("--subject", &material);
             add("--class", Path::new(subject.class()));
             add("--out", &out);
-            words.push("--resume".to_owned());
+            let mut run = out.into_os_string();
+            run.push(".run");
+            words.extend(Path::new(&run).exists().then(|| "--resume".to_owned()));
             let fit: Fit = parsed("fit", &words)?;
             fit.run().with_context(|| format!("fitting {} on {}", method.name, subject.name))?;
             // What is only needed to go on.
-            let mut run = out.into_os_string();
-            run.push(".run");
             let _ = fs::remove_dir_all(run);
             stop_if_asked()?;
         }
@@ -195,7 +198,13 @@ impl Run<'_> {
         (folder, stated): (&Path, &[String]),
     ) -> Result<()> {
         let name = |prompt: usize| folder.join(format!("{}-{seed}-{}", subject.name, prompt + 1));
-        if (0..group.texts.len()).all(|prompt| name(prompt).with_extension("txt").exists()) {
+        let scored =
+            group.texts.iter().map(|text| subject.prompt(text, subject.class().to_owned(), &BTreeMap::new()));
+        let scored = scored.collect::<Result<Vec<_>>>()?;
+        let made = |(prompt, text): (usize, &String)| {
+            fs::read_to_string(name(prompt).with_extension("txt")).is_ok_and(|found| found == *text)
+        };
+        if scored.iter().enumerate().all(made) {
             return Ok(());
         }
         let adapter = self.adapter(method, subject);
@@ -218,15 +227,14 @@ impl Run<'_> {
         }
         let generate: Generate = parsed("generate", &words)?;
         generate.run().with_context(|| format!("generating {} of {}", method.name, subject.name))?;
-        for (index, text) in group.texts.iter().enumerate() {
+        for (index, text) in scored.iter().enumerate() {
             let made = match group.texts.len() {
                 1 => making.join("v"),
                 _ => making.join(format!("v-{}", index + 1)),
             };
             let _ = fs::remove_dir_all(name(index));
             fs::rename(made, name(index))?;
-            let scored = subject.prompt(text, subject.class().to_owned(), &BTreeMap::new())?;
-            fs::write(name(index).with_extension("txt"), scored)?;
+            fs::write(name(index).with_extension("txt"), text)?;
         }
         Ok(fs::remove_dir_all(making)?)
     }
