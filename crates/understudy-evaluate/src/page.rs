@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::error::Result;
 use crate::evaluation::Row;
 use crate::metrics::Metric;
-use crate::report::{STYLE, escaped, plot, thumbnail};
+use crate::report::{escaped, head, plot, thumbnail};
 use crate::suite::Verdict;
 use crate::table::Table;
 use crate::videos::Clip;
@@ -42,10 +42,7 @@ pub fn suite_page(
     strips: &[Strip],
     claims: &[(String, String, Option<Verdict>)],
 ) -> Result<String> {
-    let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
-        escaped(title)
-    );
+    let mut page = head(title);
     page.push_str(&claims_table(claims));
     page.push_str(&means(strips));
     let mut shown = 0;

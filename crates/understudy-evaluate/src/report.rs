@@ -18,7 +18,7 @@ use crate::videos::Clip;
 const SIDE: usize = 128;
 /// Size of a plot, pixels.
 const PLOT: [f64; 2] = [420.0, 34.0];
-pub(crate) const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
+const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
     table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}\
     .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:1em}\
     .clip{border:1px solid #ddd;border-radius:6px;padding:.8em}.pair{display:flex;gap:.4em}.pair img{flex:1;min-width:0;image-rendering:pixelated}\
@@ -44,10 +44,7 @@ pub struct Scored<'a> {
 /// When a thumbnail cannot be made; a video that cannot be read has none.
 pub fn html(own: Scored, other: Option<Scored>, title: &str) -> Result<String> {
     let table = own.table;
-    let mut page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
-        escaped(title)
-    );
+    let mut page = head(title);
     page.push_str(&means(table, other.map(|other| other.table)));
     if let Some(policy) = own.faces {
         let _ = write!(page, "<p>identity is by {}</p>", policy.describe());
@@ -85,6 +82,14 @@ pub fn html(own: Scored, other: Option<Scored>, title: &str) -> Result<String> {
     }
     page.push_str("</div></html>\n");
     Ok(page)
+}
+
+/// The beginning of a page.
+pub(crate) fn head(title: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
+        escaped(title)
+    )
 }
 
 /// A line a metric: its mean with the interval, every video's value, and what it gains over others.

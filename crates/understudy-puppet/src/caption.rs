@@ -86,6 +86,26 @@ fn places(scene: Scene) -> [&'static str; 2] {
     }
 }
 
+impl Scene {
+    /// Where it is, in one plain wording, for prompts that are written and not drawn.
+    pub const fn phrase(self) -> &'static str {
+        match self {
+            Self::Beach => "on the beach",
+            Self::Forest => "in the forest",
+            Self::City => "in the city",
+            Self::Space => "in space",
+            Self::Snow => "in the snow",
+            Self::Sea => "at sea",
+            Self::Desert => "in the desert",
+            Self::Room => "in a room",
+            Self::Meadow => "in a meadow",
+            Self::Stage => "on a stage",
+            Self::Mountain => "in front of mountains",
+            Self::Street => "in front of houses",
+        }
+    }
+}
+
 fn lights(light: Light) -> [&'static str; 2] {
     match light {
         Light::Day => ["by day", "in daylight"],

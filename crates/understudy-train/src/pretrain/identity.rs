@@ -78,12 +78,24 @@ impl IdentityEncoder {
         weights.finish()?;
         Ok((network, centres))
     }
+}
 
-    fn pixels(&self, device: &Device, pixels: Vec<f32>) -> Tensor<4> {
-        let side = self.recipe.model.size;
-        let count = pixels.len() / (3 * side * side);
-        Tensor::from_data(TensorData::new(pixels, [count, 3, side, side]), device)
-    }
+/// Planar frames of `side * side` pixels as one batch `(frames, 3, side, side)`.
+pub(crate) fn batch_of(pixels: Vec<f32>, side: usize, device: &Device) -> Tensor<4> {
+    let count = pixels.len() / (3 * side * side);
+    Tensor::from_data(TensorData::new(pixels, [count, 3, side, side]), device)
+}
+
+/// RGB bytes of one frame as planes in [-1, 1].
+pub(crate) fn planes(rgb: &[u8]) -> Vec<f32> {
+    (0..3).flat_map(|c| rgb.iter().skip(c).step_by(3).map(|&p| f32::from(p) / 127.5 - 1.0)).collect()
+}
+
+/// Adds normal noise to `pixels`, of a deviation drawn up to `most`.
+pub(crate) fn add_noise(pixels: &mut [f32], most: f32, random: &mut Random) {
+    let amount = most * random.uniform() as f32;
+    let normals = random.normals(pixels.len());
+    pixels.iter_mut().zip(normals).for_each(|(pixel, normal)| *pixel += amount * normal);
 }
 
 /// The running statistics of `parameters`, a tenth of a step's in them.
@@ -104,8 +116,7 @@ pub(crate) fn updated_statistics(parameters: &Parameters, step: BatchStatistics)
 /// action, scene, light, style and place.
 pub fn picture(world: &World, identity: Identity, seed: u64) -> Vec<f32> {
     let scenario = Scenario::performance(identity, Motion::from_index(Split::Train, seed), seed);
-    let frames = world.render(&scenario).frames;
-    (0..3).flat_map(|c| frames.iter().skip(c).step_by(3).map(|&p| f32::from(p) / 127.5 - 1.0)).collect()
+    planes(&world.render(&scenario).frames)
 }
 
 impl Objective for IdentityEncoder {
@@ -129,11 +140,7 @@ impl Objective for IdentityEncoder {
         let render = |&(label, seed, noise): &(u64, u64, u64)| {
             let identity = Identity::from_index(Split::Train, self.recipe.first + 2 * label);
             let mut pixels = picture(&self.world, identity, seed);
-            let mut random = Random::new(noise, 0);
-            let amount = self.recipe.noise * random.uniform() as f32;
-            for (pixel, normal) in pixels.iter_mut().zip(random.normals(3 * self.recipe.model.size.pow(2))) {
-                *pixel += amount * normal;
-            }
+            add_noise(&mut pixels, self.recipe.noise, &mut Random::new(noise, 0));
             pixels
         };
         let pixels: Vec<Vec<f32>> = drawn.par_iter().map(render).collect();
@@ -149,7 +156,8 @@ impl Objective for IdentityEncoder {
         let (network, centres) = self.build(&Weights::new(&leaves, &device))?;
         let count = batch.labels.len();
         let labels = Tensor::<1, Int>::from_data(TensorData::new(batch.labels, [count]), &device);
-        let (embeddings, statistics) = network.forward_train(self.pixels(&device, batch.pixels));
+        let (embeddings, statistics) =
+            network.forward_train(batch_of(batch.pixels, self.recipe.model.size, &device));
         let grown = (step as f32 / self.recipe.margin_warmup.max(1) as f32).min(1.0);
         let margin = self.recipe.margin * grown;
         let cosines = normalize_rows(embeddings.clone().without_autodiff())
@@ -202,11 +210,8 @@ pub fn verification_accuracy(
 ) -> Result<f64, TrainError> {
     let side = network.config().size;
     let world = World::new(Size::new(1, side, side)).map_err(|error| TrainError::Other(error.to_string()))?;
-    let embed = |pictures: Vec<Vec<f32>>| {
-        let count = pictures.len();
-        let pixels = Tensor::from_data(TensorData::new(pictures.concat(), [count, 3, side, side]), device);
-        normalize_rows(network.forward(pixels))
-    };
+    let embed =
+        |pictures: Vec<Vec<f32>>| normalize_rows(network.forward(batch_of(pictures.concat(), side, device)));
     let mut scored = Vec::new();
     for start in (0..pairs).step_by(50) {
         let range = start..(start + 50).min(pairs);

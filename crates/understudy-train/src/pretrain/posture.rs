@@ -15,7 +15,7 @@ use understudy_puppet::{Identity, Motion, POSTURE, Posture, Scenario, Size, Spli
 use crate::error::TrainError;
 use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::export::append_score;
-use crate::pretrain::identity::updated_statistics;
+use crate::pretrain::identity::{add_noise, batch_of, planes, updated_statistics};
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -81,17 +81,7 @@ impl PostureReader {
         };
         let scenario = Scenario::performance(identity, motion, random.next_u64() >> 20);
         let frame = random.below(FRAMES as u64) as usize;
-        let pixels = self.world.render_frame(&scenario, frame);
-        let planar = (0..3)
-            .flat_map(|c| pixels.iter().skip(c).step_by(3).map(|&p| f32::from(p) / 127.5 - 1.0))
-            .collect();
-        (planar, scenario.actors[0].posture(frame, FRAMES))
-    }
-
-    fn tensor(&self, device: &Device, pixels: Vec<f32>) -> Tensor<4> {
-        let side = self.recipe.model.size;
-        let count = pixels.len() / (3 * side * side);
-        Tensor::from_data(TensorData::new(pixels, [count, 3, side, side]), device)
+        (planes(&self.world.render_frame(&scenario, frame)), scenario.actors[0].posture(frame, FRAMES))
     }
 }
 
@@ -103,7 +93,7 @@ impl PostureReader {
         let made: Vec<(Vec<f32>, Posture)> =
             (0..frames).into_par_iter().map(|seed| self.frame(Split::HeldOut, seed)).collect();
         let (pixels, truth): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        let read = host::values(network.forward(self.tensor(&device, pixels.concat())));
+        let read = host::values(network.forward(batch_of(pixels.concat(), self.recipe.model.size, &device)));
         let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / frames as f64;
         let number = |index: usize| {
             let column = || truth.iter().map(move |own| f64::from(own[index]));
@@ -172,10 +162,7 @@ impl Objective for PostureReader {
             for _ in 0..random.below(self.recipe.blur + 1) {
                 pixels = blurred(&pixels, side);
             }
-            let amount = self.recipe.noise * random.uniform() as f32;
-            for (pixel, normal) in pixels.iter_mut().zip(random.normals(3 * side * side)) {
-                *pixel += amount * normal;
-            }
+            add_noise(&mut pixels, self.recipe.noise, &mut random);
             (pixels, posture)
         };
         let made: Vec<(Vec<f32>, Posture)> = seeds.par_iter().map(make).collect();
@@ -189,7 +176,8 @@ impl Objective for PostureReader {
         let network = self.build(&Weights::new(&leaves, &device))?;
         let count = batch.postures.len() / POSTURE;
         let truth = Tensor::<2>::from_data(TensorData::new(batch.postures, [count, POSTURE]), &device);
-        let (read, statistics) = network.forward_train(self.tensor(&device, batch.pixels));
+        let (read, statistics) =
+            network.forward_train(batch_of(batch.pixels, self.recipe.model.size, &device));
         let loss = (read - truth).square().mean();
         let mut gradients = NamedGradients::new();
         leaves.collect(&mut loss.backward(), &mut gradients);

@@ -230,7 +230,7 @@ impl Measure {
             let prompt = |number: usize| {
                 let scene = Scene::ALL[number % Scene::ALL.len()];
                 let action = Action::ALL[number % Action::ALL.len()];
-                format!("a {who} {} {}", verb(action), place(scene))
+                format!("a {who} {} {}", verb(action), scene.phrase())
             };
             (0..PROMPTS).map(prompt).collect()
         };
@@ -272,21 +272,5 @@ fn verb(action: Action) -> &'static str {
         Action::Spin => "spins around",
         Action::Nod => "nods",
         _ => "dances",
-    }
-}
-
-/// A place of the world's captions.
-fn place(scene: Scene) -> &'static str {
-    match scene {
-        Scene::Beach => "on the beach",
-        Scene::Forest => "in the forest",
-        Scene::City => "in the city",
-        Scene::Space => "in space",
-        Scene::Snow => "in the snow",
-        Scene::Sea => "at sea",
-        Scene::Desert => "in the desert",
-        Scene::Room => "in a room",
-        Scene::Meadow => "in a meadow",
-        _ => "on a stage",
     }
 }

@@ -95,7 +95,7 @@ pub struct Evaluate {
     fps: f64,
     /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces),
     /// temporal-flickering, subject-consistency, background-consistency, dynamic-degree, mse (against the reference
-    /// video), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
+    /// video), motion-error (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
     /// no column of the table.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,

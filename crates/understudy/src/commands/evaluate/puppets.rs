@@ -57,9 +57,9 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
         Video::new(picture, 1.0)?.write(path, &WriteOptions::default())?;
     }
     fs::write(references.join("motion.json"), truth(&scenario).to_string())?;
-    fs::write(own.join("clip.txt"), format!("a {} {}", identity.noun(), place(scene)))?;
+    fs::write(own.join("clip.txt"), format!("a {} {}", identity.noun(), scene.phrase()))?;
     fs::write(own.join("class.txt"), identity.noun())?;
-    let words = [("action", verb(motion.action)), ("motion", verb(motion.action)), ("place", place(scene))];
+    let words = [("action", verb(motion.action)), ("motion", verb(motion.action)), ("place", scene.phrase())];
     let words: BTreeMap<&str, &str> = words.into_iter().collect();
     Ok(fs::write(own.join("words.toml"), toml::to_string(&words)?)?)
 }
@@ -93,23 +93,5 @@ fn verb(action: Action) -> &'static str {
         Action::Nod => "nods",
         Action::Sit => "sits down",
         _ => "dances",
-    }
-}
-
-/// A place of the world's captions.
-fn place(scene: Scene) -> &'static str {
-    match scene {
-        Scene::Beach => "on the beach",
-        Scene::Forest => "in the forest",
-        Scene::City => "in the city",
-        Scene::Space => "in space",
-        Scene::Snow => "in the snow",
-        Scene::Sea => "at sea",
-        Scene::Desert => "in the desert",
-        Scene::Room => "in a room",
-        Scene::Meadow => "in a meadow",
-        Scene::Stage => "on a stage",
-        Scene::Mountain => "in front of mountains",
-        Scene::Street => "in front of houses",
     }
 }

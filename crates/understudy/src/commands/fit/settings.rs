@@ -142,12 +142,11 @@ impl Settings {
         }
         for text in &self.sets {
             let wrong = || WrongUsage(format!("--set {text}: write NAME=VALUE, as in --set lora.batch=2"));
-            let (path, value) = text.split_once('=').ok_or_else(wrong)?;
+            let (path, said) = text.split_once('=').ok_or_else(wrong)?;
             // What is no number, list or the like is a text.
             let value =
-                format!("value = {value}").parse::<Table>().ok().and_then(|mut own| own.remove("value"));
-            let text = || Value::String(text[path.len() + 1..].to_owned());
-            set(table, path.trim(), value.unwrap_or_else(text))?;
+                format!("value = {said}").parse::<Table>().ok().and_then(|mut own| own.remove("value"));
+            set(table, path.trim(), value.unwrap_or_else(|| Value::String(said.to_owned())))?;
         }
         Ok(())
     }
