@@ -51,6 +51,15 @@ def liven(model, seed):
     return model.eval()
 
 
+def liven_statistics(model, gen, least=0.5):
+    """Give every batch norm running statistics that differ: means N(0, 0.2), variances from `least` up to one more."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=gen))
+        elif name.endswith("running_var"):
+            buffer.copy_(least + torch.rand(buffer.shape, generator=gen))
+
+
 def gradients(model):
     """`grad.<parameter>` for every trained parameter."""
     return {f"grad.{name}": p.grad for name, p in model.named_parameters() if p.requires_grad}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from skimage.transform import SimilarityTransform
 
-from common import fresh, generator, liven, randn, save_case
+from common import fresh, generator, liven, liven_statistics, randn, save_case
 from iresnet import IResNet
 
 PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
@@ -56,11 +56,7 @@ def encoder():
     gen = generator(2201)
     with torch.no_grad():
         model.features.weight.fill_(1)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.2 * randn(gen, *buffer.shape))
-            elif name.endswith("running_var"):
-                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=gen))
+        liven_statistics(model, gen)
         for name, p in model.named_parameters():
             if "prelu" in name:
                 p.copy_(0.25 + 0.1 * randn(gen, *p.shape))

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import linalg
 from torch import nn
 
-from common import fresh, generator, liven, save_case
+from common import fresh, generator, liven, liven_statistics, save_case
 from resample import source
 
 STEM = [6, 5, 8]
@@ -116,12 +116,8 @@ class I3D(nn.Module):
 def live(model, seed):
     liven(model, seed)
     gen = generator(seed + 1)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=gen))
-        elif name.endswith("running_var"):
-            # Some so small that the norm's epsilon counts.
-            buffer.copy_(0.02 + torch.rand(buffer.shape, generator=gen))
+    # Some so small that the norm's epsilon counts.
+    liven_statistics(model, gen, least=0.02)
     return model.eval()
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from common import fresh, generator, gradients, liven, randn, save_case
+from common import fresh, generator, gradients, liven, liven_statistics, randn, save_case
 
 
 class IBasicBlock(nn.Module):
@@ -75,11 +75,7 @@ def iresnet():
         gen = generator(1110 + seed)
         with torch.no_grad():
             model.features.weight.fill_(1)
-            for key, buffer in model.named_buffers():
-                if key.endswith("running_mean"):
-                    buffer.copy_(0.2 * randn(gen, *buffer.shape))
-                elif key.endswith("running_var"):
-                    buffer.copy_(0.5 + torch.rand(buffer.shape, generator=gen))
+            liven_statistics(model, gen)
             for key, p in model.named_parameters():
                 if "prelu" in key:
                     p.copy_(0.25 + 0.1 * randn(gen, *p.shape))

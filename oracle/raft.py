@@ -5,7 +5,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models.optical_flow import raft as published
 
-from common import fresh, liven, save_case
+from common import fresh, liven, liven_statistics, save_case
 from resample import source
 
 # Original and torchvision's names.
@@ -53,11 +53,7 @@ def network():
     )
     liven(model, 2000)
     gen = torch.Generator().manual_seed(2001)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=gen))
-        elif name.endswith("running_var"):
-            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=gen))
+    liven_statistics(model, gen)
     return model.eval()
 
 
