@@ -17,6 +17,7 @@ use crate::metrics::{
 use crate::motion::{MotionJudge, TrueMotion};
 use crate::msrvtt::{Benchmark, Generated};
 use crate::networks::{ClipJudge, Embedder};
+use crate::smoothness::SmoothnessJudge;
 use crate::videos::{Clip, References};
 
 type Rows = Vec<Vec<f32>>;
@@ -36,6 +37,8 @@ pub struct Networks {
     pub benchmark: Option<Benchmark>,
     /// For what moves.
     pub flow: Option<FlowJudge>,
+    /// For the frames between others.
+    pub smoothness: Option<SmoothnessJudge>,
     /// For how characters move.
     pub motion: Option<MotionJudge>,
     /// For whole clips, whose distributions FVD compares; features are taken whenever it is there.
@@ -114,6 +117,7 @@ impl Evaluation {
                 (needs.dino && networks.dino.is_none(), "a DINO"),
                 (needs.identity && networks.identity.is_none(), "an identity encoder"),
                 (needs.flow && networks.flow.is_none(), "a RAFT"),
+                (needs.middles && networks.smoothness.is_none(), "an AMT"),
                 (needs.motion && networks.motion.is_none(), "a judge of motion"),
                 (needs.annotations && networks.benchmark.is_none(), "annotations"),
                 (needs.faces && networks.faces.is_none(), "faces"),
@@ -326,6 +330,10 @@ impl Evaluation {
                 let moves = self.networks.flow.as_ref().map(|network| network.is_dynamic(frames, fps));
                 moves.transpose()?.map(|moves| f64::from(u8::from(moves)))
             }
+            Metric::MotionSmoothness => match &self.networks.smoothness {
+                Some(network) => network.smoothness(frames)?,
+                None => None,
+            },
             Metric::MotionError => match (&self.networks.motion, &self.references) {
                 (Some(network), Some(references)) => {
                     network.error(&TrueMotion::read(&references.of(&clip.name))?, frames)?

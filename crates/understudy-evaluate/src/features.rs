@@ -5,14 +5,13 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::host;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::Weights;
 use understudy_kernels::resample::Torch;
 use understudy_media::Image;
 use understudy_models::i3d::{FEWEST, I3d, I3dConfig, SIDE, Windows, published_name};
 
 use crate::error::{Error, Result};
 use crate::frechet::Covariance;
-use crate::networks::ClipJudge;
+use crate::networks::{ClipJudge, built, config_of};
 
 /// What the norms of each port add to a variance, where the file does not say.
 const KINETICS_EPS: f32 = 1e-3;
@@ -76,12 +75,8 @@ impl I3dJudge {
             false => (Port::VideoGpt, VIDEOGPT_EPS, Windows::Same),
         };
         let checkpoint = checkpoint.renamed(published_name)?;
-        let infos = checkpoint.infos();
-        let shape = |name: &str| infos.iter().find(|info| info.name == name).map(|info| info.shape.clone());
-        let config = I3dConfig::of_shapes(shape, eps, windows).map_err(fault)?;
-        let weights = Weights::new(&checkpoint, device);
-        let network = I3d::new(&weights, &config);
-        weights.finish()?;
+        let config = config_of(path, &checkpoint, |shape| I3dConfig::of_shapes(shape, eps, windows))?;
+        let network = built(&checkpoint, device, |weights| I3d::new(weights, &config))?;
         Ok(Self { network, port, frames, device: device.clone() })
     }
 

@@ -5,11 +5,11 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::host;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::Weights;
 use understudy_media::{Image, Range};
 use understudy_models::raft::{Raft, RaftConfig, SMALLEST};
 
 use crate::error::{Error, Result};
+use crate::networks::{built, config_of};
 
 /// What VBench refines a flow by.
 const UPDATES: usize = 20;
@@ -32,13 +32,8 @@ impl FlowJudge {
     /// When it cannot be read or is none.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(path, device)?.part("module.");
-        let infos = checkpoint.infos();
-        let shape = |name: &str| infos.iter().find(|info| info.name == name).map(|info| info.shape.clone());
-        let fault = |reason: String| Error::Config { file: path.display().to_string(), reason };
-        let config = RaftConfig::of_shapes(shape).map_err(fault)?;
-        let weights = Weights::new(&checkpoint, device);
-        let network = Raft::new(&weights, &config);
-        weights.finish()?;
+        let config = config_of(path, &checkpoint, |shape| RaftConfig::of_shapes(shape))?;
+        let network = built(&checkpoint, device, |weights| Raft::new(weights, &config))?;
         Ok(Self { network, device: device.clone() })
     }
 
@@ -115,7 +110,7 @@ pub fn moves(speeds: &[f64], frames: usize, side: usize) -> bool {
 }
 
 /// Planes of size `from` in the middle of larger ones, their edges repeated; where it is uneven there is more after.
-fn repeated_edges(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
+pub(crate) fn repeated_edges(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     let source = |at: usize, axis: usize| {
         let before = (to[axis] - from[axis]) / 2;
         at.saturating_sub(before).min(from[axis] - 1)

@@ -32,6 +32,8 @@ pub enum Metric {
     BackgroundConsistency,
     /// VBench's dynamic degree, by RAFT: 1 if enough of a video moves, 0 if not.
     DynamicDegree,
+    /// VBench's motion smoothness, by AMT: how near frames are to what is expected between their neighbours.
+    MotionSmoothness,
     /// How far the postures of the character are from those of its true motion, in parts of standing still: of puppets.
     MotionError,
     /// Mean squared difference of the frames and those of the reference video, pixels in [0, 1]: Set-and-Sequence's
@@ -60,6 +62,8 @@ pub struct Needs {
     pub identity: bool,
     /// A RAFT.
     pub flow: bool,
+    /// An AMT.
+    pub middles: bool,
     /// A judge of motion, and the true motion of the subject.
     pub motion: bool,
     /// Faces that were found in the frames.
@@ -87,7 +91,7 @@ impl Needs {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ClipT,
         Self::ClipI,
         Self::DinoI,
@@ -98,6 +102,7 @@ impl Metric {
         Self::SubjectConsistency,
         Self::BackgroundConsistency,
         Self::DynamicDegree,
+        Self::MotionSmoothness,
         Self::MotionError,
         Self::Mse,
         Self::TextS,
@@ -120,6 +125,7 @@ impl Metric {
             Self::SubjectConsistency => "subject-consistency",
             Self::BackgroundConsistency => "background-consistency",
             Self::DynamicDegree => "dynamic-degree",
+            Self::MotionSmoothness => "motion-smoothness",
             Self::MotionError => "motion-error",
             Self::Mse => "mse",
             Self::TextS => "text-s",
@@ -142,6 +148,7 @@ impl Metric {
             dino: false,
             identity: false,
             flow: false,
+            middles: false,
             motion: false,
             faces: false,
             vbench: false,
@@ -162,6 +169,7 @@ impl Metric {
             Self::SubjectConsistency => Needs { dino: true, vbench: true, frames: 2, ..nothing },
             Self::BackgroundConsistency => Needs { clip: true, vbench: true, frames: 2, ..nothing },
             Self::DynamicDegree => Needs { flow: true, ..nothing },
+            Self::MotionSmoothness => Needs { middles: true, frames: 3, ..nothing },
             Self::MotionError => Needs { motion: true, references: true, ..nothing },
             Self::TextS | Self::VidS => Needs { clip: true, annotations: true, ..nothing },
             Self::SubjS => Needs { dino: true, annotations: true, ..nothing },

@@ -255,10 +255,7 @@ impl IdentityJudge {
             return Self::load(&Files::folder(path), "", device);
         }
         let checkpoint = Checkpoint::open(path, device)?;
-        let infos = checkpoint.infos();
-        let shape = |name: &str| infos.iter().find(|info| info.name == name).map(|info| info.shape.clone());
-        let fault = |reason: String| Error::Config { file: path.display().to_string(), reason };
-        let config = IResNetConfig::of_shapes(shape).map_err(fault)?;
+        let config = config_of(path, &checkpoint, |shape| IResNetConfig::of_shapes(shape))?;
         let network = built(&checkpoint, device, |weights| IResNet::new(weights, &config))?;
         Ok(Self { input: Input::Stretched(config.size), network, device: device.clone() })
     }
@@ -274,6 +271,18 @@ pub(crate) fn config<C: DeserializeOwned>(files: &Files, folder: &str) -> Result
     let path = below(folder, CONFIG);
     serde_json::from_value(Value::Object(files.object(&path)?))
         .map_err(|error| Error::Config { file: files.name(&path), reason: error.to_string() })
+}
+
+/// The configuration of the network in `checkpoint`, which was read from `path`, where the shapes of its tensors alone say
+/// what it is: `of_shapes` gets the extents of a tensor, if there is one.
+pub(crate) fn config_of<C>(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    of_shapes: impl FnOnce(&dyn Fn(&str) -> Option<Vec<usize>>) -> Result<C, String>,
+) -> Result<C> {
+    let infos = checkpoint.infos();
+    let shape = |name: &str| infos.iter().find(|info| info.name == name).map(|info| info.shape.clone());
+    of_shapes(&shape).map_err(|reason| Error::Config { file: path.display().to_string(), reason })
 }
 
 fn processor(files: &Files, folder: &str) -> Result<Option<Input>> {
@@ -295,7 +304,12 @@ pub(crate) fn network<N>(
     built(&files.checkpoint(&file, device)?, device, build)
 }
 
-fn built<N>(source: &impl WeightSource, device: &Device, build: impl FnOnce(&Weights) -> N) -> Result<N> {
+/// Builds a network from `source`, all of which it must take.
+pub(crate) fn built<N>(
+    source: &impl WeightSource,
+    device: &Device,
+    build: impl FnOnce(&Weights) -> N,
+) -> Result<N> {
     let weights = Weights::new(source, device);
     let network = build(&weights);
     weights.finish()?;

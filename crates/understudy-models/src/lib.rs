@@ -1,7 +1,9 @@
 //! One file per published network, in the order of its reference implementation, configured by its published
 //! JSON and built from any [`Weights`](understudy_engine::weights::Weights).
 
+pub mod amt;
 pub mod clip;
+mod correlation;
 pub mod i3d;
 pub mod iresnet;
 pub mod layers;

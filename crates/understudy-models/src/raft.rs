@@ -3,22 +3,18 @@
 //! Layout and names are those of the original release's large network, `raft-things.pth` (Teed and Deng, "RAFT:
 //! Recurrent All-Pairs Field Transforms for Optical Flow", 2020).
 
+use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid, softmax, tanh};
-use burn::tensor::{Device, Tensor, TensorData};
-use understudy_engine::host;
 use understudy_engine::ops::Conv3dOptions;
 use understudy_engine::weights::{Init, Weights};
 
+use crate::correlation::{FACTOR, Pyramid, around};
 use crate::layers::Conv;
 
-/// Levels of the correlation pyramid.
-const LEVELS: usize = 4;
+pub use crate::correlation::SMALLEST;
+
 /// How far around a pixel correlations are looked up.
 const RADIUS: usize = 4;
-/// The flow is found at an eighth of the size.
-const FACTOR: usize = 8;
-/// The smallest side: the coarsest level of the pyramid must have two pixels.
-pub const SMALLEST: usize = FACTOR << LEVELS;
 const EPS: f32 = 1e-5;
 
 /// The widths of a RAFT, told from its tensors.
@@ -81,7 +77,7 @@ impl RaftConfig {
 
 /// A normalization of an encoder.
 #[derive(Clone, Debug)]
-enum Norm {
+pub(crate) enum Norm {
     /// Every picture's channels by themselves.
     Instance,
     /// By statistics of training: a gain and an offset a channel.
@@ -100,7 +96,7 @@ impl Norm {
         Self::Batch(Box::new([gain, offset]))
     }
 
-    fn forward(&self, x: Tensor<5>) -> Tensor<5> {
+    pub(crate) fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         match self {
             Self::Batch(both) => {
                 let [gain, offset] = both.as_ref();
@@ -119,7 +115,7 @@ impl Norm {
 }
 
 /// A convolution that keeps the size, but for its stride.
-fn convolution(weights: &Weights, channels: [usize; 2], kernel: usize, stride: usize) -> Conv {
+pub(crate) fn convolution(weights: &Weights, channels: [usize; 2], kernel: usize, stride: usize) -> Conv {
     rectangular(weights, channels, [kernel; 2], stride)
 }
 
@@ -246,7 +242,6 @@ impl Raft {
         let update = weights.at("update_block");
         let [encoder, gru] = [update.at("encoder"), update.at("gru")];
         let [c1, c2, f1, f2, out] = config.motion;
-        let around = LEVELS * (2 * RADIUS + 1) * (2 * RADIUS + 1);
         let hidden = config.hidden;
         // The context, the motion's features, and the flow.
         let inputs = config.context[4] - hidden + out + 2;
@@ -258,7 +253,7 @@ impl Raft {
             features: Encoder::new(&weights.at("fnet"), config.features, false),
             context: Encoder::new(&weights.at("cnet"), config.context, true),
             correlations: [
-                conv(encoder.at("convc1"), [around, c1], 1),
+                conv(encoder.at("convc1"), [around(RADIUS), c1], 1),
                 conv(encoder.at("convc2"), [c1, c2], 3),
             ],
             flows: [conv(encoder.at("convf1"), [2, f1], 7), conv(encoder.at("convf2"), [f1, f2], 3)],
@@ -284,7 +279,7 @@ impl Raft {
         let device = from.device();
         let both = Tensor::cat(vec![from.clone(), to], 0).unsqueeze_dim(2);
         let features = self.features.forward(both);
-        let pyramid = Pyramid::new(features, pairs);
+        let pyramid = Pyramid::new(features, RADIUS);
         let context = self.context.forward(from.unsqueeze_dim(2));
         let rest = context.dims()[1] - self.hidden;
         let mut state = tanh(context.clone().narrow(1, 0, self.hidden));
@@ -311,85 +306,6 @@ impl Raft {
             Tensor::cat(vec![twice(&self.correlations, correlations), twice(&self.flows, flow.clone())], 1);
         Tensor::cat(vec![relu(self.motion.forward(both)), flow.clone()], 1)
     }
-}
-
-/// Every pixel's correlation with every other, at falling sizes.
-struct Pyramid {
-    /// Pixels of the picture that is left.
-    size: [usize; 2],
-    pairs: usize,
-    /// For each level its size, and `(pairs, pixels, rows, columns)` values.
-    levels: Vec<([usize; 2], Vec<f32>)>,
-}
-
-impl Pyramid {
-    /// Of `features (2 pairs, channels, 1, rows, columns)`, those that are left first.
-    fn new(features: Tensor<5>, pairs: usize) -> Self {
-        let [_, channels, _, rows, columns] = features.dims();
-        let pixels = rows * columns;
-        let flat = features.reshape([2 * pairs, channels, pixels]);
-        let (from, to) = (flat.clone().narrow(0, 0, pairs), flat.narrow(0, pairs, pairs));
-        let all = from.swap_dims(1, 2).matmul(to) / (channels as f32).sqrt();
-        let mut levels = vec![([rows, columns], host::values(all))];
-        while let (true, Some((size, values))) = (levels.len() < LEVELS, levels.last()) {
-            levels.push(halved(*size, values));
-        }
-        Self { size: [rows, columns], pairs, levels }
-    }
-
-    /// The correlations around where `flow (pairs, 2, 1, rows, columns)` leads, `(pairs, levels * 81, 1, rows,
-    /// columns)`. In a window rows come slower than columns in the name only: the first offset is the column's.
-    fn around(&self, flow: &Tensor<5>, device: &Device) -> Tensor<5> {
-        const SIDE: usize = 2 * RADIUS + 1;
-        let [rows, columns] = self.size;
-        let pixels = rows * columns;
-        let flow = host::values(flow.clone());
-        let channels = LEVELS * SIDE * SIDE;
-        let mut out = vec![0.0; self.pairs * channels * pixels];
-        for (at, place) in (0..self.pairs * pixels).map(|at| (at, at % pixels)) {
-            let pair = at / pixels;
-            let moved = |axis: usize| flow[(pair * 2 + axis) * pixels + place];
-            let (x, y) = ((place % columns) as f32 + moved(0), (place / columns) as f32 + moved(1));
-            for (level, (size, values)) in self.levels.iter().enumerate() {
-                let map = &values[at * size[0] * size[1]..][..size[0] * size[1]];
-                let scale = (1 << level) as f32;
-                for offset in 0..SIDE * SIDE {
-                    let shift = |index: usize| index as f32 - RADIUS as f32;
-                    let (column, row) = (x / scale + shift(offset / SIDE), y / scale + shift(offset % SIDE));
-                    let channel = level * SIDE * SIDE + offset;
-                    out[(pair * channels + channel) * pixels + place] = bilinear(map, *size, [row, column]);
-                }
-            }
-        }
-        Tensor::from_data(TensorData::new(out, [self.pairs, channels, 1, rows, columns]), device)
-    }
-}
-
-/// Maps of `size` at half of it, each value the mean of four; an odd last row or column is left out.
-fn halved([rows, columns]: [usize; 2], values: &[f32]) -> ([usize; 2], Vec<f32>) {
-    let half = [rows / 2, columns / 2];
-    let mut out = Vec::with_capacity(values.len() / 4);
-    for map in values.chunks_exact((rows * columns).max(1)) {
-        for row in 0..half[0] {
-            for column in 0..half[1] {
-                let at = 2 * row * columns + 2 * column;
-                out.push((map[at] + map[at + 1] + map[at + columns] + map[at + columns + 1]) / 4.0);
-            }
-        }
-    }
-    (half, out)
-}
-
-/// The value of a map between its pixels; zero beyond them.
-fn bilinear(map: &[f32], [rows, columns]: [usize; 2], [row, column]: [f32; 2]) -> f32 {
-    let (top, left) = (row.floor(), column.floor());
-    let (down, right) = (row - top, column - left);
-    let value = |row: f32, column: f32| {
-        let inside = row >= 0.0 && column >= 0.0 && row < rows as f32 && column < columns as f32;
-        if inside { map[row as usize * columns + column as usize] } else { 0.0 }
-    };
-    (1.0 - down) * ((1.0 - right) * value(top, left) + right * value(top, left + 1.0))
-        + down * ((1.0 - right) * value(top + 1.0, left) + right * value(top + 1.0, left + 1.0))
 }
 
 /// `flow (pairs, 2, 1, rows, columns)` at eight times the size: every fine pixel is a mixture of the nine coarse ones

@@ -389,6 +389,12 @@ impl LoraConfig {
         }
     }
 
+    /// The same settings with those of the motion stage as published: what the looks depend on.
+    pub(crate) fn looks(&self) -> Self {
+        let published = Self::standard().sequence().motion;
+        Self { motion: self.motion.as_ref().and(published), ..self.clone() }
+    }
+
     /// The same settings for V-Warper's first stage: attention alone, and the pictures kept.
     pub fn warper(self) -> Self {
         Self { references: true, targets: Targets::Attention, ..self }

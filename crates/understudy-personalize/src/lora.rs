@@ -57,10 +57,25 @@ pub(crate) struct Setup<'a> {
     pub(crate) still_prior: TrainingSet,
     pub(crate) shift: f64,
     pub(crate) checkpointing: bool,
-    /// Tells runs apart; a state of another one is refused.
-    pub(crate) key: String,
+    pub(crate) keys: Keys,
     /// Who evaluates the last stage.
     pub(crate) judge: Option<&'a dyn Judge>,
+}
+
+/// What tells runs apart; a state of another one is refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    /// Of all that the looks are learned from: other settings of the motion leave them as they are.
+    looks: String,
+    /// Of everything.
+    whole: String,
+}
+
+impl Keys {
+    /// That of the states of `stage`.
+    fn of(&self, stage: &str) -> &str {
+        if stage == MOTION { &self.whole } else { &self.looks }
+    }
 }
 
 impl Setup<'_> {
@@ -136,9 +151,10 @@ pub fn fit_judged(job: &Job, config: &LoraConfig, judge: Option<&dyn Judge>, emi
     })?;
     let starts = job.subjects().map(|own| RowStart::of_class(job.base, &own.class, config.token_norm));
     let starts = starts.collect::<Result<Vec<_>>>()?;
-    let key = Fingerprint::new(job, config, &starts)?.finish();
-    refuse_other_runs(job.folder, &key)?;
-    let setup = prepare(job, config, key, use_checkpointing(config, planned.tokens), emit)?;
+    let key = |config| Ok::<_, Error>(Fingerprint::new(job, config, &starts)?.finish());
+    let keys = Keys { looks: key(&config.looks())?, whole: key(config)? };
+    refuse_other_runs(job.folder, &keys)?;
+    let setup = prepare(job, config, keys, use_checkpointing(config, planned.tokens), emit)?;
     let setup = Setup { judge: judge.filter(|_| config.samples.evaluate_every > 0), ..setup };
 
     let looks = match config.token.steps {
@@ -166,12 +182,14 @@ pub fn fit_judged(job: &Job, config: &LoraConfig, judge: Option<&dyn Judge>, emi
     Ok(setup.best(MOTION)?.unwrap_or_else(|| objective.adapter(&state.ema)))
 }
 
-/// That the states in `folder`, if any, are of the run `key`: found out before their caches are written over.
-fn refuse_other_runs(folder: &Path, key: &str) -> Result<()> {
+/// That the states in `folder`, if any, are of the run `keys` are of: found out before their caches are written over.
+fn refuse_other_runs(folder: &Path, keys: &Keys) -> Result<()> {
     for stage in [TOKEN, LORA, MOTION] {
         let path = folder.join(stage).join(STATE);
         match State::owner(&path)? {
-            Some(found) if !found.ends_with(key) => return Err(TrainError::OtherRun { path, found }.into()),
+            Some(found) if !found.ends_with(keys.of(stage)) => {
+                return Err(TrainError::OtherRun { path, found }.into());
+            }
             _ => {}
         }
     }
@@ -182,7 +200,7 @@ fn refuse_other_runs(folder: &Path, key: &str) -> Result<()> {
 fn prepare<'a>(
     job: &Job<'a>,
     config: &'a LoraConfig,
-    key: String,
+    keys: Keys,
     checkpointing: bool,
     emit: Emit,
 ) -> Result<Setup<'a>> {
@@ -194,13 +212,13 @@ fn prepare<'a>(
     let encoded = &mut |done, total| tell("pictures encoded", done, total);
     let inputs = job.subjects().map(|own| inputs(job.base, own, config)).collect::<Result<Vec<_>>>()?;
     let inputs = inputs.into_iter().flatten().collect();
-    let samples = TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?;
+    let samples = TrainingSet::encode(job.base, inputs, config, (&cache, &keys.looks), encoded)?;
     let clips = match &config.motion {
         Some(motion) => {
             let cache = job.folder.join("clips.safetensors");
             let encoded = &mut |done, total| tell("clips encoded", done, total);
             let inputs = moving_inputs(job, config, motion)?;
-            TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?
+            TrainingSet::encode(job.base, inputs, config, (&cache, &keys.whole), encoded)?
         }
         None => TrainingSet::default(),
     };
@@ -209,14 +227,14 @@ fn prepare<'a>(
             let cache = job.folder.join("stitched.safetensors");
             let encoded = &mut |done, total| tell("stitched clips encoded", done, total);
             let inputs = stitched_inputs(job, config, motion)?;
-            TrainingSet::encode(job.base, inputs, config, (&cache, &key), encoded)?
+            TrainingSet::encode(job.base, inputs, config, (&cache, &keys.whole), encoded)?
         }
         _ => TrainingSet::default(),
     };
     let prior = match config.prior.weight > 0.0 {
         true => {
             let cache = job.folder.join("prior.safetensors");
-            prior_samples(job, config, (&cache, &key), &mut |done, total| {
+            prior_samples(job, config, (&cache, &keys.looks), &mut |done, total| {
                 tell("steps of prior samples", done, total)
             })?
         }
@@ -234,7 +252,7 @@ fn prepare<'a>(
         still_prior,
         shift,
         checkpointing,
-        key,
+        keys,
         judge: None,
     })
 }

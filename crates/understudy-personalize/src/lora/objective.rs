@@ -275,7 +275,7 @@ impl understudy_train::Objective for Objective<'_> {
     type Batch = Vec<Part>;
 
     fn name(&self) -> String {
-        format!("lora {} {}", self.trained.name(), self.setup.key)
+        format!("lora {} {}", self.trained.name(), self.setup.keys.of(self.trained.name()))
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 use understudy_evaluate::{
     Annotations, Benchmark, Clip, Evaluation, FVD, FacePolicy, Faces, FlowJudge, Fvd, Interval, Metric, Mode,
-    Needs, Networks, References, Row, Scored, Table, Unfinished,
+    Needs, Networks, References, Row, Scored, SmoothnessJudge, Table, Unfinished,
 };
 
 use super::generate::sampling::frame_rate;
@@ -62,6 +62,9 @@ pub struct Evaluate {
     /// A RAFT: the original release's raft-things.pth.
     #[arg(long, value_name = "FILE")]
     raft: Option<PathBuf>,
+    /// An AMT, for motion-smoothness: the original release's amt-s.pth.
+    #[arg(long, value_name = "FILE")]
+    amt: Option<PathBuf>,
     /// The I3D of fvd: StyleGAN-V's i3d_torchscript.pt or VideoGPT's i3d_pretrained_400.pt [nano's CLIP, whose distances
     /// are no FVD].
     #[arg(long, value_name = "FILE")]
@@ -94,8 +97,8 @@ pub struct Evaluate {
     #[arg(long, value_name = "X", default_value_t = 8.0, value_parser = frame_rate)]
     fps: f64,
     /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces),
-    /// temporal-flickering, subject-consistency, background-consistency, dynamic-degree, mse (against the reference
-    /// video), motion-error (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
+    /// temporal-flickering, subject-consistency, background-consistency, dynamic-degree,
+    /// motion-smoothness, mse (against the reference video), motion-error (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
     /// no column of the table.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,
@@ -235,6 +238,10 @@ impl Evaluate {
         if let Some(metric) = metrics.iter().find(flow) {
             return Err(wrong(format!("{metric} follows what moves; give --raft")).into());
         }
+        let middles = |metric: &&Metric| metric.needs().middles && self.amt.is_none();
+        if let Some(metric) = metrics.iter().find(middles) {
+            return Err(wrong(format!("{metric} makes the frames between others; give --amt")).into());
+        }
         let compares = metrics.iter().find(|metric| metric.needs().compares()).map(|metric| metric.name());
         match (compares.or(fvd.then_some(FVD)), &self.references) {
             (Some(name), None) => {
@@ -281,6 +288,9 @@ impl Evaluate {
         if let (Some(path), true) = (&self.raft, needed(|needs| needs.flow)) {
             networks.flow = Some(FlowJudge::open(path, device).context("--raft")?);
         }
+        if let (Some(path), true) = (&self.amt, needed(|needs| needs.middles)) {
+            networks.smoothness = Some(SmoothnessJudge::open(path, device).context("--amt")?);
+        }
         if fvd {
             networks.video = Some(judges::video(self.i3d.as_deref(), self.fvd_frames.into(), device)?);
         }
@@ -308,7 +318,8 @@ impl Evaluate {
             (
                 &self.metrics,
                 [&self.yolo, &self.grounding_dino, &self.sam].map(named),
-                [&self.references, &self.clip, &self.dino, &self.identity, &self.raft, &self.i3d].map(named),
+                [&self.references, &self.clip, &self.dino, &self.identity, &self.raft, &self.amt, &self.i3d]
+                    .map(named),
                 (&self.faces, &self.face_policy, named(&self.annotations), &self.mode, self.frames),
                 self.fvd_frames,
                 self.fps
