@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Alphabetical but for those that read the checkpoints of others.
 FAMILIES = [
-    "clip", "detectors", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
+    "amt", "clip", "detectors", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
     "lora_steps", "lora_exchange",
 ]
 LIMIT = 16 * 1024 * 1024

@@ -14,7 +14,7 @@ use understudy_pipeline::{Base, encode_video};
 use crate::config::{Augmentation, LoraConfig, Motion};
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::prompts::{neutral_prompts, personal_caption};
+use crate::prompts::{Telling, neutral_prompts, personal_caption};
 use crate::subject::{Subject, SubjectPicture};
 use crate::warp::Reference;
 
@@ -123,7 +123,8 @@ impl TrainingSet {
         }
         let mut samples = Self::default();
         for (input, latents) in inputs.into_iter().zip(latents) {
-            let weights = input.mask.map(|mask| loss_weights(&mask, &latents, config.background));
+            let known = !input.masks.is_empty();
+            let weights = known.then(|| loss_weights(&input.masks, &latents, config.background));
             samples.push(Sample { latents, weights, prompts: input.prompts });
         }
         Ok(samples)
@@ -135,7 +136,8 @@ pub(crate) struct Input {
     planar: Vec<f32>,
     /// Frames, height, width.
     shape: [usize; 3],
-    mask: Option<Mask>,
+    /// Where the subject is: in all frames, in every frame, or, without any, nobody knows.
+    masks: Vec<Mask>,
     prompts: Vec<String>,
 }
 
@@ -154,11 +156,11 @@ impl Input {
 /// When a picture cannot be cut to the training size.
 pub(crate) fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Result<Vec<Input>> {
     let frames = match &config.motion {
-        Some(_) => subject.clips.iter().flat_map(|clip| &clip.frames).map(SubjectPicture::from).collect(),
+        Some(_) => subject.frames(),
         None => Vec::new(),
     };
-    let phrase = subject.phrase();
-    let prompts = subject.clip_prompts(&phrase, neutral_prompts(&base.tokenizer, &phrase));
+    let telling = if config.motion.is_some() { Telling::Still } else { Telling::Moving };
+    let prompts = subject.clip_prompts(&base.tokenizer, telling);
     let mut inputs = pictures(base, subject, &subject.pictures, config)?;
     let mut frames = pictures(base, subject, &frames, config)?;
     frames.iter_mut().for_each(|frame| frame.prompts = prompts.clone());
@@ -180,9 +182,9 @@ pub(crate) fn references(job: &Job, config: &LoraConfig) -> Result<Vec<Reference
         let frames = if config.augmentation.held > 0 { config.augmentation.held_frames } else { 1 };
         let shape = [frames, config.size[0], config.size[1]];
         let planar = held_still(&image.to_planar(Range::Signed), frames);
-        let input = Input { planar, shape, mask: None, prompts: Vec::new() };
+        let input = Input { planar, shape, masks: Vec::new(), prompts: Vec::new() };
         let latents = encode_video(job.base, input.video(job.base))?;
-        let mask = mask.map(|mask| values(loss_weights(&mask, &latents.clone().narrow(2, 0, 1), 0.0)));
+        let mask = mask.map(|mask| values(loss_weights(&[mask], &latents.clone().narrow(2, 0, 1), 0.0)));
         Ok(Reference { latents, mask })
     };
     job.subject.pictures.iter().map(reference).collect()
@@ -195,11 +197,10 @@ pub(crate) fn references(job: &Job, config: &LoraConfig) -> Result<Vec<Reference
 pub(crate) fn moving_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for (index, subject) in job.subjects().enumerate() {
-        let phrase = subject.phrase();
-        let moving = format!("{phrase} {}", motion.token_of(index));
-        let prompts =
-            |phrase: &str| subject.clip_prompts(phrase, neutral_prompts(&job.base.tokenizer, phrase));
-        inputs.extend(clips(subject, &motion.mixed(&prompts(&phrase), &prompts(&moving)), config)?);
+        let token = motion.token_of(index);
+        let prompts = |telling| subject.clip_prompts(&job.base.tokenizer, telling);
+        let mixed = motion.mixed(&prompts(Telling::Still), &prompts(Telling::Named(&token)));
+        inputs.extend(clips(subject, &mixed, config)?);
     }
     Ok(inputs)
 }
@@ -236,7 +237,7 @@ pub(crate) fn stitched_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -
                 inputs.push(Input {
                     planar: video.to_planar(Range::Signed),
                     shape,
-                    mask: None,
+                    masks: Vec::new(),
                     prompts: prompts.clone(),
                 });
             }
@@ -261,12 +262,13 @@ fn side_by_side(left: &Video, right: &Video, [height, width]: [usize; 2]) -> Res
 
 fn clips(subject: &Subject, prompts: &[String], config: &LoraConfig) -> Result<Vec<Input>> {
     let [height, width] = config.size;
-    let input = |clip: &Video| -> Result<Input> {
+    let input = |(index, clip): (usize, &Video)| -> Result<Input> {
         let shape = [clip.frames.len(), height, width];
         let planar = clip.cover_crop(config.size)?.to_planar(Range::Signed);
-        Ok(Input { planar, shape, mask: None, prompts: prompts.to_vec() })
+        let masks = subject.clip_masks.get(index).cloned().unwrap_or_default();
+        Ok(Input { planar, shape, masks, prompts: prompts.to_vec() })
     };
-    subject.clips.iter().map(input).collect()
+    subject.clips.iter().enumerate().map(input).collect()
 }
 
 fn pictures(
@@ -291,7 +293,8 @@ fn pictures(
             for frames in [1].into_iter().chain(held) {
                 let planar = held_still(&image.to_planar(Range::Signed), frames);
                 let shape = [frames, height, width];
-                inputs.push(Input { planar, shape, mask: mask.clone(), prompts: prompts.clone() });
+                let masks = mask.clone().into_iter().collect();
+                inputs.push(Input { planar, shape, masks, prompts: prompts.clone() });
             }
         }
     }
@@ -346,19 +349,31 @@ fn mirrored(picture: &Picture) -> Picture {
     Picture { image, mask }
 }
 
-/// 1 where the mask is, `background` where it is not, averaged over the pixels of each latent place.
-fn loss_weights(mask: &Mask, latents: &Tensor<5>, background: f32) -> Tensor<5> {
+/// 1 where the mask is, `background` where it is not, averaged over the pixels of each latent place: those of the frames it
+/// stands for, where every frame has a mask.
+fn loss_weights(masks: &[Mask], latents: &Tensor<5>, background: f32) -> Tensor<5> {
     let [_, _, frames, rows, columns] = latents.dims();
-    let [tall, wide] = [mask.height / rows, mask.width / columns];
-    let mut weights = Vec::with_capacity(frames * rows * columns);
-    for place in 0..rows * columns {
+    let inside = |mask: &Mask, place: usize| {
+        let [tall, wide] = [mask.height / rows, mask.width / columns];
         let [top, left] = [place / columns * tall, place % columns * wide];
         let line = |y: usize| &mask.alpha[(top + y) * mask.width + left..][..wide];
         let sum: u64 = (0..tall).flat_map(line).map(|&alpha| u64::from(alpha)).sum();
-        let inside = sum as f32 / (255 * tall * wide) as f32;
-        weights.push(background + (1.0 - background) * inside);
+        sum as f32 / (255 * tall * wide) as f32
+    };
+    // The first latent frame stands for the first frame, the others for as many each.
+    let each = (masks.len() - 1) / (frames - 1).max(1);
+    let shown = |frame: usize| match (masks.len(), frame) {
+        (1, _) | (_, 0) => &masks[..1],
+        _ => &masks[1 + (frame - 1) * each..][..each.max(1)],
+    };
+    let mut weights = Vec::with_capacity(frames * rows * columns);
+    for frame in 0..frames {
+        let shown = shown(frame);
+        for place in 0..rows * columns {
+            let inside = shown.iter().map(|mask| inside(mask, place)).sum::<f32>() / shown.len() as f32;
+            weights.push(background + (1.0 - background) * inside);
+        }
     }
-    let weights = weights.repeat(frames);
     Tensor::from_data(TensorData::new(weights, [1, 1, frames, rows, columns]), &latents.device())
 }
 
@@ -412,6 +427,18 @@ mod tests {
     }
 
     #[test]
+    fn the_loss_counts_where_the_mask_is_in_the_frames_of_its_place() {
+        let mask = |left: u8| Mask { width: 2, height: 1, alpha: vec![left, 0] };
+        let latents = Tensor::zeros([1, 4, 2, 1, 2], &Device::flex());
+        let close = |found: Vec<f32>, expected: [f32; 4]| {
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        };
+        let moving = [mask(255), mask(0), mask(0), mask(255), mask(255)];
+        close(values(loss_weights(&moving, &latents, 0.2)), [1.0, 0.2, 0.6, 0.2]);
+        close(values(loss_weights(&[mask(255)], &latents, 0.0)), [1.0, 0.0, 1.0, 0.0]);
+    }
+
+    #[test]
     fn two_clips_are_shown_side_by_side() {
         let clip = |color: u8| Video::new(vec![Image::filled(8, 8, [color; 3]); 3], 8.0).unwrap();
         let both = side_by_side(&clip(10), &clip(200), [8, 8]).unwrap();
@@ -433,7 +460,7 @@ mod tests {
         let alpha = [[255, 255, 0, 0], [255, 255, 0, 255]].concat();
         let mask = Mask { width: 4, height: 2, alpha };
         let latents = Tensor::<5>::zeros([1, 3, 2, 1, 2], &Device::flex());
-        let weights: Vec<f32> = loss_weights(&mask, &latents, 0.2).into_data().try_into_vec().unwrap();
+        let weights: Vec<f32> = loss_weights(&[mask], &latents, 0.2).into_data().try_into_vec().unwrap();
         assert_eq!(weights, [1.0, 0.4, 1.0, 0.4]);
     }
 

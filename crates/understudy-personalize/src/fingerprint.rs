@@ -50,6 +50,9 @@ impl Fingerprint {
         if !subject.clip_captions.is_empty() {
             self.add(subject.clip_captions.join("\n").as_bytes());
         }
+        for mask in subject.clip_masks.iter().flatten() {
+            self.add(&mask.alpha);
+        }
         for frame in subject.clips.iter().flat_map(|clip| &clip.frames) {
             self.add(&frame.rgb);
         }

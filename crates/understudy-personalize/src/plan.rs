@@ -9,7 +9,7 @@ use crate::clips::check_clips;
 use crate::config::{LoraConfig, Motion, Stage};
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
-use crate::prompts::{neutral_prompts, personal_caption};
+use crate::prompts::{Telling, neutral_prompts, personal_caption};
 use crate::subject::Subject;
 
 /// From this many tokens in a batch on, blocks are replayed in the backward pass unless it is set.
@@ -190,12 +190,10 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
     let limit = job.base.config.max_sequence_length;
     for (index, subject) in job.subjects().enumerate() {
         let phrase = subject.phrase();
-        let moving = config.motion.as_ref().map(|own| format!("{phrase} {}", own.token_of(index)));
-        let mut prompts = Vec::new();
-        for phrase in [&phrase].into_iter().chain(&moving) {
-            prompts.extend(neutral_prompts(&job.base.tokenizer, phrase));
-            prompts.extend(subject.clip_prompts(phrase, Vec::new()));
-        }
+        let motion = config.motion.as_ref().map(|own| own.token_of(index));
+        let telling = motion.as_deref().map_or(Telling::Moving, Telling::Named);
+        let mut prompts = neutral_prompts(&job.base.tokenizer, &phrase);
+        prompts.extend(subject.clip_prompts(&job.base.tokenizer, telling));
         if config.samples.every > 0 {
             prompts.extend(config.samples.prompts.iter().map(|prompt| prompt.replace("{}", &phrase)));
         }

@@ -57,6 +57,47 @@ fn filled(templates: &[&str], tokenizer: &Tokenizer, phrase: &str) -> Vec<String
     if prompts.is_empty() { vec![phrase.to_owned()] } else { prompts }
 }
 
+/// How much of what a clip's subject does its caption tells. What it does is in square brackets: "a bear [walks to the left]
+/// in a room".
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Telling<'a> {
+    /// Nothing: "a bear in a room".
+    Still,
+    /// In the caption's words: "a bear walks to the left in a room".
+    Moving,
+    /// The same after the token of this very motion: "a bear <m> walks to the left in a room". Where nothing is in brackets,
+    /// the token follows the subject's phrase.
+    Named(&'a str),
+}
+
+impl Telling<'_> {
+    /// `caption` where it calls the `class` `phrase`.
+    pub(crate) fn of(self, caption: &str, class: &str, phrase: &str) -> String {
+        let parts = caption.split_once('[').and_then(|(before, rest)| {
+            let (action, after) = rest.split_once(']')?;
+            Some((before, action, after))
+        });
+        let Some((before, action, after)) = parts else {
+            return personal_caption(caption, class, &self.after(phrase));
+        };
+        let told = match self {
+            Self::Still => format!("{before} {after}"),
+            Self::Moving => format!("{before} {action} {after}"),
+            Self::Named(token) => format!("{before} {token} {action} {after}"),
+        };
+        let tidy = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        personal_caption(&tidy.replace(" ,", ",").replace(" .", "."), class, phrase)
+    }
+
+    /// `phrase`, and after it the motion's token if it is told.
+    pub(crate) fn after(self, phrase: &str) -> String {
+        match self {
+            Self::Still | Self::Moving => phrase.to_owned(),
+            Self::Named(token) => format!("{phrase} {token}"),
+        }
+    }
+}
+
 /// `caption` with the first mention of `class` replaced by `phrase`; where there is none, the phrase leads.
 pub fn personal_caption(caption: &str, class: &str, phrase: &str) -> String {
     match find_word(caption, class) {
@@ -88,5 +129,17 @@ mod tests {
         assert_eq!(personal("two cats, one cat."), "two cats, one <s> cat.");
         assert_eq!(personal("on the sofa"), "a <s> cat, on the sofa");
         assert_eq!(personal("ééé cat"), "ééé <s> cat");
+    }
+
+    #[test]
+    fn captions_tell_what_a_subject_does_or_leave_it_out() {
+        let told = |telling: Telling, caption: &str| telling.of(caption, "bear", "<s> bear");
+        let bracketed = "A bear [walks to the left], in a room";
+        assert_eq!(told(Telling::Still, bracketed), "A <s> bear, in a room");
+        assert_eq!(told(Telling::Moving, bracketed), "A <s> bear walks to the left, in a room");
+        assert_eq!(told(Telling::Named("<m>"), bracketed), "A <s> bear <m> walks to the left, in a room");
+        assert_eq!(told(Telling::Still, "a bear in a room"), "a <s> bear in a room");
+        assert_eq!(told(Telling::Named("<m>"), "a bear in a room"), "a <s> bear <m> in a room");
+        assert_eq!(told(Telling::Moving, "[dances"), "a <s> bear, [dances");
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use understudy_media::{FolderOptions, Image, LeftOut, Picture, SubjectFolder, Video};
+use understudy_media::{FolderOptions, Image, LeftOut, Mask, Picture, SubjectFolder, Video};
+use understudy_pipeline::Tokenizer;
 
 use crate::error::{Error, Result};
 use crate::metadata::SubjectName;
-use crate::prompts::personal_caption;
+use crate::prompts::{Telling, neutral_prompts};
 
 /// The token that stands for a subject unless another is given.
 pub const DEFAULT_TOKEN: &str = "<s>";
@@ -54,14 +55,18 @@ pub struct Subject {
     pub pictures: Vec<SubjectPicture>,
     /// Clips of it, all of one length, at the training size.
     pub clips: Vec<Video>,
-    /// What the file beside a video says: captions of what it shows, one a line, without what it does.
+    /// Where it is in every frame of every clip; nothing where that is not known.
+    pub clip_masks: Vec<Vec<Mask>>,
+    /// What the file beside a video says: captions of what it shows, one a line, with what it does in square
+    /// brackets: "a bear [walks to the left] in a room".
     pub clip_captions: Vec<String>,
     /// What was found and is not used, with the reason.
     pub left_out: Vec<LeftOut>,
 }
 
 impl Subject {
-    /// Reads a folder of pictures, one picture, or one video. `NAME.txt` beside the video `NAME` has its captions, one a line.
+    /// Reads a folder of pictures, one picture, or one video. `NAME.txt` beside the video `NAME` has its captions, one a line,
+    /// and the pictures in `NAME.masks/`, one a frame in the order of their names, say where the subject is: white.
     ///
     /// # Errors
     /// When the class or the token cannot be used, or no picture or video can be read.
@@ -72,6 +77,7 @@ impl Subject {
             size: options.size,
             pictures: Vec::new(),
             clips: Vec::new(),
+            clip_masks: Vec::new(),
             clip_captions: Vec::new(),
             left_out: Vec::new(),
         };
@@ -116,6 +122,7 @@ impl Subject {
             size,
             pictures: pictures.iter().map(crop).collect::<Result<_>>()?,
             clips: Vec::new(),
+            clip_masks: Vec::new(),
             clip_captions: Vec::new(),
             left_out: Vec::new(),
         })
@@ -130,7 +137,9 @@ impl Subject {
             // Its own error says more than that it is no video either.
             Picture::open(path)?;
         }
-        let video = Video::read(path)?.cover_crop(options.size)?;
+        let video = Video::read(path)?;
+        let masks = clip_masks(path, &video, options.size)?;
+        let video = video.cover_crop(options.size)?;
         let said = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         let lines = said.trim_start_matches('\u{feff}').lines().map(str::trim);
         self.clip_captions = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
@@ -141,7 +150,14 @@ impl Subject {
         }
         if self.clips.is_empty() {
             self.pictures = rest.iter().map(SubjectPicture::from).collect();
-        } else if !rest.is_empty() {
+            for (picture, mask) in self.pictures.iter_mut().zip(masks) {
+                picture.picture.mask = Some(mask);
+            }
+            return Ok(());
+        }
+        let whole = masks.chunks_exact(options.clip_frames.max(1));
+        self.clip_masks = whole.map(<[Mask]>::to_vec).collect();
+        if !rest.is_empty() {
             let reason = format!(
                 "its last {} frames, which make no whole clip of {}",
                 rest.len(),
@@ -152,10 +168,23 @@ impl Subject {
         Ok(())
     }
 
-    /// The captions of its clips, where they call it `phrase`; `neutral` ones without any.
-    pub(crate) fn clip_prompts(&self, phrase: &str, neutral: Vec<String>) -> Vec<String> {
-        let own = self.clip_captions.iter().map(|caption| personal_caption(caption, &self.class, phrase));
-        if self.clip_captions.is_empty() { neutral } else { own.collect() }
+    /// The frames of its clips, each a picture with its mask.
+    pub(crate) fn frames(&self) -> Vec<SubjectPicture> {
+        let mut frames: Vec<SubjectPicture> =
+            self.clips.iter().flat_map(|clip| &clip.frames).map(SubjectPicture::from).collect();
+        for (frame, mask) in frames.iter_mut().zip(self.clip_masks.iter().flatten()) {
+            frame.picture.mask = Some(mask.clone());
+        }
+        frames
+    }
+
+    /// The prompts of its clips: their captions, or neutral ones that `tokenizer` knows.
+    pub(crate) fn clip_prompts(&self, tokenizer: &Tokenizer, telling: Telling) -> Vec<String> {
+        let phrase = self.phrase();
+        match self.clip_captions.as_slice() {
+            [] => neutral_prompts(tokenizer, &telling.after(&phrase)),
+            own => own.iter().map(|caption| telling.of(caption, &self.class, &phrase)).collect(),
+        }
     }
 
     /// How an adapter names it.
@@ -173,6 +202,41 @@ impl Subject {
 fn stored_size(image: &Image, [height, width]: [usize; 2]) -> [usize; 2] {
     let factor = if image.height >= 2 * height && image.width >= 2 * width { 2 } else { 1 };
     [factor * height, factor * width]
+}
+
+/// The masks of a video's frames, cut as the frames are; none where there is no folder of them.
+fn clip_masks(path: &Path, video: &Video, size: [usize; 2]) -> Result<Vec<Mask>> {
+    let folder = path.with_extension("masks");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    let fault = |reason: String| Error::Subject {
+        field: "subject",
+        reason: format!("{}: {reason}", folder.display()),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    if paths.len() != video.frames.len() {
+        return Err(fault(format!(
+            "it has {} masks and the video {} frames; give one for each frame, or remove the folder",
+            paths.len(),
+            video.frames.len()
+        )));
+    }
+    let one = |(path, frame): (&PathBuf, &Image)| -> Result<Mask> {
+        let mask = Mask::open(path)?;
+        if [mask.width, mask.height] != [frame.width, frame.height] {
+            return Err(fault(format!(
+                "{} is {}x{} and the video {}x{}; give masks of the video's size",
+                path.file_name().unwrap_or_default().display(),
+                mask.width,
+                mask.height,
+                frame.width,
+                frame.height
+            )));
+        }
+        let cut = Picture { image: frame.clone(), mask: Some(mask) }.cover_crop(size)?;
+        Ok(cut.mask.unwrap_or(Mask { width: size[1], height: size[0], alpha: vec![255; size[0] * size[1]] }))
+    };
+    paths.iter().zip(&video.frames).map(one).collect()
 }
 
 fn check_class(class: &str) -> Result<String> {
@@ -251,11 +315,47 @@ mod tests {
         std::fs::write(folder.path().join("a.txt"), "a cat in a room\n\n the cat indoors\n").unwrap();
         let subject = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap();
         assert_eq!((subject.clips.len(), subject.pictures.len()), (2, 0));
-        let prompts = subject.clip_prompts("<s> cat <m>", Vec::new());
-        assert_eq!(prompts, ["a <s> cat <m> in a room", "the <s> cat <m> indoors"]);
+        assert_eq!(subject.clip_captions, ["a cat in a room", "the cat indoors"]);
         assert!(subject.left_out[0].reason.contains("last 2 frames"));
         let long = SubjectOptions { clip_frames: 17, ..OPTIONS };
         assert_eq!(Subject::open(&path, "cat", "<s>", long).unwrap().pictures.len(), 12);
+    }
+
+    #[test]
+    fn masks_beside_a_video_go_with_its_frames() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gif");
+        let frames = (0..7).map(|i| Image::filled(48, 32, [i * 20, 0, 0])).collect();
+        Video::new(frames, 8.0).unwrap().write(&path, &understudy_media::WriteOptions::default()).unwrap();
+        let masks = folder.path().join("a.masks/");
+        let mask =
+            |at: u8| Image::from_fn(48, 32, move |x, _| [if x < 8 + usize::from(at) { 255 } else { 0 }; 3]);
+        let write = |count| {
+            let masks_of = (0..count).map(mask).collect();
+            Video::new(masks_of, 8.0)
+                .unwrap()
+                .write(&masks, &understudy_media::WriteOptions::default())
+                .unwrap();
+        };
+        write(6);
+        let message = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap_err().to_string();
+        assert!(message.contains("6 masks") && message.contains("7 frames"), "{message}");
+        std::fs::remove_dir_all(&masks).unwrap();
+        write(7);
+        let subject = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap();
+        assert_eq!((subject.clips.len(), subject.clip_masks.len(), subject.clip_masks[0].len()), (1, 1, 5));
+        // Cut as the frames are, to the middle and to half the height.
+        let [first, fifth] = [0, 4].map(|at: usize| {
+            let mask = &subject.clip_masks[0][at];
+            mask.alpha[..mask.width].iter().filter(|value| **value > 127).count()
+        });
+        assert!(fifth > first, "{first} {fifth}");
+        let seen = subject.frames();
+        assert_eq!(seen[4].picture.mask.as_ref(), Some(&subject.clip_masks[0][4]));
+        // Too short for a clip, its frames are pictures, with their masks.
+        let long = SubjectOptions { clip_frames: 17, ..OPTIONS };
+        let pictures = Subject::open(&path, "cat", "<s>", long).unwrap().pictures;
+        assert!(pictures.len() == 7 && pictures.iter().all(|own| own.picture.mask.is_some()));
     }
 
     #[test]

@@ -395,6 +395,34 @@ fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
 }
 
 #[test]
+fn a_motion_is_learned_otherwise_on_the_looks_that_were_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame =
+        |at: usize| Image::from_fn(32, 32, |x, _| [(8 * x) as u8, if x / 4 == at { 250 } else { 40 }, 9]);
+    let clip = Video::new((0..5).map(frame).collect(), 8.0).unwrap();
+    clip.write(folder.path().join("subject.gif"), &WriteOptions::default()).unwrap();
+    let prior = "clip_frames = 5\n[prior]\nsamples = 1\nframes = 5\nsteps = 1\n";
+    std::fs::write(folder.path().join("few.toml"), prior).unwrap();
+    let usual: Vec<&str> =
+        fit_flags(&[]).into_iter().filter(|flag| !["--subject", "subject"].contains(flag)).collect();
+    let own = ["--method", "set-and-sequence", "--subject", "subject.gif", "--config", "few.toml"];
+    let steps = ["--steps", "2", "--token-steps", "1"];
+    let fit = |flags: &[&str]| understudy(folder.path(), &[&usual[..], &own, &steps, flags].concat());
+    fit(&["--motion-steps", "2"]).succeeds();
+    let run = folder.path().join("cube.safetensors.run");
+    let looks = std::fs::read(run.join("lora/state.safetensors")).unwrap();
+
+    let otherwise = ["--motion-steps", "3", "--set", "motion.dropout=0", "--resume"];
+    let message = fit(&otherwise).fails(1);
+    assert!(message.contains("motion.stage.steps = 3"), "{message}");
+    std::fs::remove_dir_all(run.join("motion")).unwrap();
+    fit(&otherwise).succeeds();
+    assert_eq!(std::fs::read(run.join("lora/state.safetensors")).unwrap(), looks);
+    let message = fit(&["--motion-steps", "3", "--resume"]).fails(1);
+    assert!(message.contains("motion.dropout"), "{message}");
+}
+
+#[test]
 fn pictures_are_kept_and_warped_into_videos() {
     let folder = tempfile::tempdir().unwrap();
     pictures(&folder.path().join("subject"), 2);

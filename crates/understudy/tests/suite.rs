@@ -64,6 +64,6 @@ fn faulty_suites_are_named_in_one_line() {
     };
     refused("like = \"regularized\"", "like = \"nobody\"", "like names no method");
     refused("metric = \"clip-t\"", "metric = \"beauty\"", "beauty");
-    refused("{motion} in a meadow", "{mood} in a meadow", "mood");
+    refused("{action} in a meadow", "{mood} in a meadow", "mood");
     refused("--motion-scale 0", "--motion-scales 0", "arguments of generate");
 }

@@ -45,19 +45,45 @@ impl Tiles {
     ///
     /// The panels must hold `block.tiles` tiles, and the output must be valid and unique.
     pub(super) unsafe fn block(&self, block: &Block) {
-        if block.rows == 2 * LANES && block.cols == 2 * LANES {
-            // SAFETY: the output holds the whole block.
-            unsafe { full(block, block.c, block.ld, block.accumulate, PACKED) };
-        } else {
-            let mut edge = [0f32; 4 * LANES * LANES];
-            // SAFETY: `edge` holds a whole block.
-            unsafe { full(block, edge.as_mut_ptr(), 2 * LANES, false, PACKED) };
-            for (r, edge) in edge.chunks_exact(2 * LANES).enumerate().take(block.rows) {
-                // SAFETY: row `r` and `cols` columns lie inside the output.
-                let c = unsafe { std::slice::from_raw_parts_mut(block.c.add(r * block.ld), block.cols) };
-                for (c, e) in c.iter_mut().zip(edge) {
-                    *c = if block.accumulate { *c + e } else { *e };
-                }
+        // SAFETY: the caller's promise, and that of `within`.
+        unsafe { within(block, |c, ld, accumulate| full(block, c, ld, accumulate, PACKED)) };
+    }
+
+    /// The same of operands in parts, each `planes` elements on; see [`super::multiply_parts`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Tiles::block`], of every part.
+    pub(super) unsafe fn parts(&self, block: &Block, planes: (usize, usize)) {
+        // The smallest first, which are lost beside the others.
+        const ORDER: [(usize, usize); 6] = [(0, 2), (1, 1), (2, 0), (0, 1), (1, 0), (0, 0)];
+        let table = ORDER.map(|(a, b)| {
+            let ([a0, a1], [b0, b1]) = (block.a, block.b);
+            let (a, b) = (a * planes.0, b * planes.1);
+            [a0.wrapping_add(a), a1.wrapping_add(a), b0.wrapping_add(b), b1.wrapping_add(b)]
+        });
+        // SAFETY: the caller's promise, and that of `within`.
+        unsafe { within(block, |c, ld, accumulate| sums(&table, block.tiles, c, ld, accumulate)) };
+    }
+}
+
+/// Calls `compute` with where a whole block goes, how far its rows are apart, and whether it is added: the output, or, where
+/// the block is cut off, a scratch block of which the rest is taken.
+///
+/// # Safety
+///
+/// The output must be valid and unique.
+unsafe fn within(block: &Block, compute: impl Fn(*mut f32, usize, bool)) {
+    if block.rows == 2 * LANES && block.cols == 2 * LANES {
+        compute(block.c, block.ld, block.accumulate);
+    } else {
+        let mut edge = [0f32; 4 * LANES * LANES];
+        compute(edge.as_mut_ptr(), 2 * LANES, false);
+        for (r, edge) in edge.chunks_exact(2 * LANES).enumerate().take(block.rows) {
+            // SAFETY: row `r` and `cols` columns lie inside the output.
+            let c = unsafe { std::slice::from_raw_parts_mut(block.c.add(r * block.ld), block.cols) };
+            for (c, e) in c.iter_mut().zip(edge) {
+                *c = if block.accumulate { *c + e } else { *e };
             }
         }
     }
@@ -247,6 +273,76 @@ unsafe fn full(block: &Block, c: *mut f32, ld: usize, accumulate: bool, (left, n
             row = in(reg) ROW,
             left = in(reg) left,
             next = in(reg) next,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// 32 by 32 sums of several products, each of two left and two right panels of `tiles` tiles: tiles 0 to 3 hold the sums.
+///
+/// # Safety
+///
+/// The tile registers must be configured, the panels hold `tiles` tiles, and `c` 32 rows of 32, `ld` apart.
+unsafe fn sums(products: &[[*const u16; 4]], tiles: usize, c: *mut f32, ld: usize, accumulate: bool) {
+    assert!(!products.is_empty() && tiles > 0, "nothing to sum");
+    let c_low = c.wrapping_add(LANES * ld);
+    // SAFETY: the caller's promise; the registers named are declared as clobbered.
+    unsafe {
+        asm!(
+            "test {count}, {count}",
+            "jnz 2f",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "jmp 3f",
+            "2:",
+            "tileloadd tmm0, [{c0} + {ld}]",
+            "tileloadd tmm1, [{c0} + {ld} + 64]",
+            "tileloadd tmm2, [{c1} + {ld}]",
+            "tileloadd tmm3, [{c1} + {ld} + 64]",
+            "3:",
+            "mov {a0}, [{table}]",
+            "mov {a1}, [{table} + 8]",
+            "mov {b0}, [{table} + 16]",
+            "mov {b1}, [{table} + 24]",
+            "mov {count}, {tiles}",
+            "4:",
+            "tileloadd tmm6, [{b0} + {row}]",
+            "tileloadd tmm4, [{a0} + {row}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {row}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a1} + {row}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a0}, 1024",
+            "add {a1}, 1024",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {count}",
+            "jnz 4b",
+            "add {table}, 32",
+            "dec {products}",
+            "jnz 3b",
+            "tilestored [{c0} + {ld}], tmm0",
+            "tilestored [{c0} + {ld} + 64], tmm1",
+            "tilestored [{c1} + {ld}], tmm2",
+            "tilestored [{c1} + {ld} + 64], tmm3",
+            count = inout(reg) accumulate as usize => _,
+            tiles = in(reg) tiles,
+            products = inout(reg) products.len() => _,
+            table = inout(reg) products.as_ptr() => _,
+            a0 = out(reg) _,
+            a1 = out(reg) _,
+            b0 = out(reg) _,
+            b1 = out(reg) _,
+            c0 = in(reg) c,
+            c1 = in(reg) c_low,
+            ld = in(reg) ld * 4,
+            row = in(reg) ROW,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),

@@ -15,12 +15,14 @@ mod portable;
 mod tests;
 
 use crate::cpu::Bf16Path;
-pub(crate) use pack::{Side, pack_tile, round, round_quiet};
+pub(crate) use pack::{Side, pack_parts, pack_tile, round, round_quiet};
 
 /// Lanes of a panel.
 pub(crate) const LANES: usize = 16;
 /// Depth of a tile.
 pub(crate) const DEPTH: usize = 32;
+/// How many bf16 hold an f32.
+pub(crate) const PARTS: usize = 3;
 /// Elements of a tile.
 pub(crate) const TILE: usize = LANES * DEPTH;
 
@@ -39,7 +41,12 @@ impl<'a> Panels<'a> {
 
     /// Asserts that `lanes` lanes of `tiles` tiles are there.
     fn check(&self, lanes: usize, tiles: usize) {
-        let last = (lanes.div_ceil(LANES) - 1) * self.stride + tiles * TILE;
+        self.check_from(0, lanes, tiles);
+    }
+
+    /// The same of those `offset` elements on.
+    fn check_from(&self, offset: usize, lanes: usize, tiles: usize) {
+        let last = offset + (lanes.div_ceil(LANES) - 1) * self.stride + tiles * TILE;
         assert!(last <= self.data.len(), "panels too short");
     }
 }
@@ -80,32 +87,7 @@ pub(crate) unsafe fn multiply(
     }
     a.check(rows, tiles);
     b.check(cols, tiles);
-    let blocks = || {
-        (0..cols).step_by(2 * LANES).flat_map(move |j| {
-            (0..rows).step_by(2 * LANES).map(move |i| {
-                // A missing second panel repeats the first; its outputs are not stored.
-                let panel = |p: Panels, lane: usize, lanes: usize| {
-                    let first = p.data[lane / LANES * p.stride..].as_ptr();
-                    let second = if lanes - lane > LANES {
-                        p.data[(lane / LANES + 1) * p.stride..].as_ptr()
-                    } else {
-                        first
-                    };
-                    [first, second]
-                };
-                Block {
-                    a: panel(a, i, rows),
-                    b: panel(b, j, cols),
-                    tiles,
-                    c: c.wrapping_add(i * ld + j),
-                    ld,
-                    rows: (rows - i).min(2 * LANES),
-                    cols: (cols - j).min(2 * LANES),
-                    accumulate,
-                }
-            })
-        })
-    };
+    let blocks = || blocks(a, b, tiles, (c, ld), (rows, cols), accumulate);
     match path {
         // SAFETY: `check` covers the panels, the caller the output.
         Bf16Path::Portable => blocks().for_each(|block| unsafe { portable::block(&block) }),
@@ -120,6 +102,71 @@ pub(crate) unsafe fn multiply(
         }
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("this path does not exist on this processor"),
+    }
+}
+
+/// The blocks of a product, right panels slowest.
+fn blocks<'a>(
+    a: Panels<'a>,
+    b: Panels<'a>,
+    tiles: usize,
+    (c, ld): (*mut f32, usize),
+    (rows, cols): (usize, usize),
+    accumulate: bool,
+) -> impl Iterator<Item = Block> + 'a {
+    (0..cols).step_by(2 * LANES).flat_map(move |j| {
+        (0..rows).step_by(2 * LANES).map(move |i| {
+            // A missing second panel repeats the first; its outputs are not stored.
+            let panel = |p: Panels, lane: usize, lanes: usize| {
+                let first = p.data[lane / LANES * p.stride..].as_ptr();
+                let second = match lanes - lane > LANES {
+                    true => p.data[(lane / LANES + 1) * p.stride..].as_ptr(),
+                    false => first,
+                };
+                [first, second]
+            };
+            Block {
+                a: panel(a, i, rows),
+                b: panel(b, j, cols),
+                tiles,
+                c: c.wrapping_add(i * ld + j),
+                ld,
+                rows: (rows - i).min(2 * LANES),
+                cols: (cols - j).min(2 * LANES),
+                accumulate,
+            }
+        })
+    })
+}
+
+/// [`multiply`] of operands in [`PARTS`], each the next `planes.0` and `planes.1` elements on, by AMX: what f32 products
+/// give, but for the last bit or two (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype
+/// For Higher-Precision Computations", 2019). Of the nine products of parts the three smallest are left out: they are below
+/// what f32 resolves. Where an operand is infinite the result is no number.
+///
+/// # Safety
+///
+/// As [`multiply`]; and AMX must be there.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn multiply_parts(
+    a: Panels,
+    b: Panels,
+    planes: (usize, usize),
+    tiles: usize,
+    (c, ld): (*mut f32, usize),
+    (rows, cols): (usize, usize),
+    accumulate: bool,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    a.check_from((PARTS - 1) * planes.0, rows, tiles);
+    b.check_from((PARTS - 1) * planes.1, cols, tiles);
+    let registers = amx::Tiles::configure();
+    for block in blocks(a, b, tiles, (c, ld), (rows, cols), accumulate) {
+        // SAFETY: the checks cover the panels, the caller the output; the tile registers are configured.
+        unsafe { registers.parts(&block, planes) };
     }
 }
 

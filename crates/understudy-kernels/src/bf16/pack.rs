@@ -1,6 +1,6 @@
 //! Rounding to bf16 and packing into tiles.
 
-use super::{DEPTH, LANES, TILE};
+use super::{DEPTH, LANES, PARTS, TILE};
 use crate::cpu::Isa;
 use crate::simd::multiversion;
 
@@ -58,6 +58,124 @@ pub(crate) fn pack_tile(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { transpose_pairs_avx512(tile) },
             _ => transpose_pairs(tile),
+        }
+    }
+}
+
+/// Packs the three parts of each element, as [`pack_tile`] packs one: three bf16 whose sum is the element, each holding the
+/// next eight bits of it. Of what is not finite the first part is all.
+pub(crate) fn pack_parts(
+    isa: Isa,
+    side: Side,
+    src: &[f32],
+    strides: (usize, usize),
+    lanes: usize,
+    depth: usize,
+    tiles: [&mut [u16]; PARTS],
+) {
+    assert!(lanes <= LANES && depth <= DEPTH && tiles.iter().all(|tile| tile.len() == TILE), "tile shape");
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 && lanes == LANES && depth == DEPTH && (strides.0 == 1 || strides.1 == 1) {
+        let by_depth = strides.0 == 1 && strides.1 != 1;
+        let [first, second, third] = tiles;
+        // SAFETY: this `Isa` exists only on machines that have the features.
+        unsafe {
+            match by_depth {
+                true => parts_by_depth_avx512(src, strides.1, [&mut *first, &mut *second, &mut *third]),
+                false => parts_by_lane_avx512(src, strides.0, [&mut *first, &mut *second, &mut *third]),
+            }
+            if by_depth == (side == Side::Left) {
+                for tile in [first, second, third] {
+                    transpose_pairs_avx512(tile);
+                }
+            }
+        }
+        return;
+    }
+    let mut parts = [[0.0; TILE]; PARTS];
+    for lane in 0..lanes {
+        for k in 0..depth {
+            let own = parts_of(src[lane * strides.0 + k * strides.1]);
+            for (all, part) in parts.iter_mut().zip(own) {
+                all[lane * DEPTH + k] = part;
+            }
+        }
+    }
+    for (part, tile) in parts.iter().zip(tiles) {
+        pack_tile(isa, side, part, (DEPTH, 1), lanes, depth, tile);
+    }
+}
+
+/// The parts of a number, largest first; each is a bf16.
+#[inline(always)]
+fn parts_of(x: f32) -> [f32; PARTS] {
+    let cut = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
+    if !x.is_finite() {
+        return [x, 0.0, 0.0];
+    }
+    let first = cut(x);
+    let rest = x - first;
+    let second = f32::from_bits(round(rest) << 16);
+    [first, second, cut(rest - second)]
+}
+
+/// [`parts_of`] sixteen numbers, each part in the upper half of its lane; what is below is unspecified in the last.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn parts_of_avx512(x: std::arch::x86_64::__m512) -> [std::arch::x86_64::__m512i; PARTS] {
+    use std::arch::x86_64::*;
+    let upper = _mm512_set1_epi32(-65536);
+    let bits = _mm512_castps_si512(x);
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    let first = _mm512_and_si512(bits, upper);
+    let first = _mm512_mask_or_epi32(first, nan, first, _mm512_set1_epi32(0x40_0000));
+    let size = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff_ffff));
+    let finite = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(0x7f80_0000));
+    let rest = _mm512_maskz_sub_ps(finite, x, _mm512_castsi512_ps(first));
+    let bits = _mm512_castps_si512(rest);
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    let second = _mm512_and_si512(up, upper);
+    [first, second, _mm512_castps_si512(_mm512_sub_ps(rest, _mm512_castsi512_ps(second)))]
+}
+
+/// [`pack_parts`] of a whole tile whose lanes lie side by side.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn parts_by_depth_avx512(src: &[f32], stride: usize, tiles: [&mut [u16]; PARTS]) {
+    use std::arch::x86_64::*;
+    assert!(tiles.iter().all(|tile| tile.len() == TILE) && src.len() >= (DEPTH - 1) * stride + LANES);
+    let at = tiles.map(|tile| tile.as_mut_ptr());
+    for pair in 0..LANES {
+        // SAFETY: both rows of the source have 16 elements by the assertion.
+        let [even, odd] =
+            [0, 1].map(|row| unsafe { _mm512_loadu_ps(src.as_ptr().add((2 * pair + row) * stride)) });
+        let (even, odd) = (parts_of_avx512(even), parts_of_avx512(odd));
+        for part in 0..PARTS {
+            let low = _mm512_srli_epi32::<16>(even[part]);
+            let high = _mm512_and_si512(odd[part], _mm512_set1_epi32(-65536));
+            // SAFETY: row `pair` of the tile is 64 bytes, written without alignment.
+            unsafe { _mm512_storeu_si512(at[part].add(pair * 2 * LANES).cast(), _mm512_or_si512(low, high)) };
+        }
+    }
+}
+
+/// [`pack_parts`] of a whole tile whose lanes are rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn parts_by_lane_avx512(src: &[f32], stride: usize, tiles: [&mut [u16]; PARTS]) {
+    use std::arch::x86_64::*;
+    assert!(tiles.iter().all(|tile| tile.len() == TILE) && src.len() >= (LANES - 1) * stride + DEPTH);
+    let at = tiles.map(|tile| tile.as_mut_ptr());
+    for lane in 0..LANES {
+        for half in 0..2 {
+            // SAFETY: the lane has 32 elements by the assertion.
+            let x = unsafe { _mm512_loadu_ps(src.as_ptr().add(lane * stride + half * LANES)) };
+            for (part, bits) in parts_of_avx512(x).into_iter().enumerate() {
+                let packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits));
+                // SAFETY: a lane of the tile is 64 bytes, of which this writes a half without alignment.
+                unsafe { _mm256_storeu_si256(at[part].add(lane * DEPTH + half * LANES).cast(), packed) };
+            }
         }
     }
 }

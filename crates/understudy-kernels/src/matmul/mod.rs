@@ -178,11 +178,22 @@ pub(crate) fn matmul_into(a: MatRef, b: MatRef, out: &Output, precision: Precisi
     // The last element written, which `at` checks.
     out.c.at((a.rows - 1) * out.ld + b.cols);
     match precision {
+        Precision::F32 if in_parts(a.rows, a.cols, b.cols) => {
+            let b = panels::Right::Plain(b);
+            panels::matmul_tiles(Bf16Path::Amx, panels::Numbers::InParts, a, b, out, threads);
+        }
         Precision::F32 => matmul_f32(a, b, out, threads),
         Precision::Bf16 => {
             panels::matmul_bf16(Bf16Path::best(), a, panels::Right::Plain(b), out, threads);
         }
     }
+}
+
+/// Whether an f32 product is computed from bf16 parts of its operands by AMX: it must be there, and the work outweigh the
+/// packing.
+fn in_parts(m: usize, k: usize, n: usize) -> bool {
+    const LEAST: usize = 64;
+    m.min(n).min(k) >= LEAST && Bf16Path::best() == Bf16Path::Amx
 }
 
 /// Where a product goes: a row-major matrix with rows `ld` apart, overwritten or added to.

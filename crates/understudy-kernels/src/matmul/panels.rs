@@ -1,10 +1,13 @@
-//! Driver of bf16 products: packs both operands into tiles and cuts the output into blocks.
+//! Driver of products on tiles: packs both operands, each number as one bf16 or in parts, and cuts the output into blocks.
 
 use super::{MatRef, Output, Threads};
-use crate::bf16::{self, DEPTH, LANES, Panels, TILE, multiply};
+use crate::bf16::{self, DEPTH, LANES, PARTS, Panels, TILE, multiply};
 use crate::cpu::{Bf16Path, Isa};
 use crate::par::{self, Buffer, Shared};
 use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use crate::bf16::multiply_parts;
 
 /// Inner dimension packed at once; bounds the scratch for very deep products.
 const SUPER_DEPTH: usize = 4096;
@@ -63,16 +66,51 @@ pub(crate) use bf16::Side;
 pub(crate) fn pack_lanes(side: Side, m: MatRef, lane0: usize, depth0: usize, depth: usize, out: &mut [u16]) {
     let isa = Isa::best();
     let lanes = LANES.min(m.rows - lane0);
-    for (block, tile) in out.chunks_exact_mut(TILE).enumerate() {
-        let k0 = depth0 + block * DEPTH;
-        let ks = DEPTH.min(depth0 + depth - k0);
+    for (tile, (k0, ks)) in out.chunks_exact_mut(TILE).zip(tiles_of(depth0, depth)) {
         let src = &m.data[lane0 * m.row_stride + k0 * m.col_stride..];
         bf16::pack_tile(isa, side, src, (m.row_stride, m.col_stride), lanes, ks, tile);
     }
 }
 
-/// Packs `panels` over the depths `part.0..part.0 + part.1`, all counted from `origin` in `m`, into `out`, where panels
-/// are `stride` apart.
+/// The same in parts, each in an `out` of its own.
+fn pack_lanes_in_parts(
+    side: Side,
+    m: MatRef,
+    lane0: usize,
+    (depth0, depth): (usize, usize),
+    [first, second, third]: [&mut [u16]; PARTS],
+) {
+    let isa = Isa::best();
+    let lanes = LANES.min(m.rows - lane0);
+    let tiles =
+        first.chunks_exact_mut(TILE).zip(second.chunks_exact_mut(TILE)).zip(third.chunks_exact_mut(TILE));
+    for (((first, second), third), (k0, ks)) in tiles.zip(tiles_of(depth0, depth)) {
+        let src = &m.data[lane0 * m.row_stride + k0 * m.col_stride..];
+        bf16::pack_parts(isa, side, src, (m.row_stride, m.col_stride), lanes, ks, [first, second, third]);
+    }
+}
+
+/// Where each tile starts along the inner dimension, and how deep it is.
+fn tiles_of(depth0: usize, depth: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..depth).step_by(DEPTH).map(move |k| (depth0 + k, DEPTH.min(depth - k)))
+}
+
+/// How packed panels lie: `stride` elements apart, the parts of each `plane` elements apart, of which there are `parts`.
+#[derive(Clone, Copy)]
+struct Layout {
+    parts: usize,
+    plane: usize,
+    stride: usize,
+}
+
+impl Layout {
+    fn new(parts: usize, depth: usize) -> Self {
+        let plane = panels_len(1, depth);
+        Layout { parts, plane, stride: parts * plane }
+    }
+}
+
+/// Packs `panels` over the depths `part.0..part.0 + part.1`, all counted from `origin` in `m`, into `out`.
 fn pack_part(
     side: Side,
     m: MatRef,
@@ -80,12 +118,19 @@ fn pack_part(
     panels: Range<usize>,
     part: (usize, usize),
     out: &Shared<u16>,
-    stride: usize,
+    layout: Layout,
 ) {
     let pack = |panel: usize, first: usize, depth: usize| {
-        // SAFETY: each task packs its own panels and depths.
-        let out = unsafe { out.slice(panel * stride + first / DEPTH * TILE, panels_len(1, depth)) };
-        pack_lanes(side, m, origin.0 + panel * LANES, origin.1 + first, depth, out);
+        let plane = |plane: usize| {
+            let at = panel * layout.stride + plane * layout.plane + first / DEPTH * TILE;
+            // SAFETY: each task packs its own panels and depths.
+            unsafe { out.slice(at, panels_len(1, depth)) }
+        };
+        let (lane0, depth0) = (origin.0 + panel * LANES, origin.1 + first);
+        match layout.parts {
+            1 => pack_lanes(side, m, lane0, depth0, depth, plane(0)),
+            _ => pack_lanes_in_parts(side, m, lane0, (depth0, depth), [plane(0), plane(1), plane(2)]),
+        }
     };
     let (first, depth) = part;
     if m.row_stride < m.col_stride {
@@ -113,8 +158,33 @@ impl Right<'_> {
     }
 }
 
+/// What a product on tiles makes of the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Numbers {
+    /// Rounded to bf16.
+    Rounded,
+    /// Each in parts that add up to it: by AMX alone, and with nothing packed before.
+    InParts,
+}
+
 /// The product with both operands rounded to bf16; shapes are checked by the caller.
 pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, threads: Threads) {
+    matmul_tiles(path, Numbers::Rounded, a, b, out, threads);
+}
+
+/// The product on tiles; shapes are checked by the caller.
+pub(super) fn matmul_tiles(
+    path: Bf16Path,
+    numbers: Numbers,
+    a: MatRef,
+    b: Right,
+    out: &Output,
+    threads: Threads,
+) {
+    let parts = match numbers {
+        Numbers::Rounded => 1,
+        Numbers::InParts => PARTS,
+    };
     let (k, n) = b.shape();
     let m = a.rows;
     let run = |tasks: usize, f: &(dyn Fn(usize) + Send + Sync)| match threads {
@@ -122,16 +192,16 @@ pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, thr
         Threads::Pool => par::for_each(tasks, f),
     };
     let deep = SUPER_DEPTH.min(k);
-    let tall = (SUPER_LEFT / deep).next_multiple_of(LANES).min(m);
+    let tall = (SUPER_LEFT / parts / deep).next_multiple_of(LANES).min(m);
     let b_len = match b {
-        Right::Plain(_) => panels_len(n, deep),
+        Right::Plain(_) => parts * panels_len(n, deep),
         Right::Packed(_) => 0,
     };
-    let mut a_packed = Buffer::<u16>::new(panels_len(tall, deep));
+    let mut a_packed = Buffer::<u16>::new(parts * panels_len(tall, deep));
     let mut b_packed = Buffer::<u16>::new(b_len);
     for k0 in (0..k).step_by(deep) {
         let depth = deep.min(k - k0);
-        let stride = panels_len(1, depth);
+        let layout = Layout::new(parts, depth);
         for m0 in (0..m).step_by(tall) {
             let rows = tall.min(m - m0);
             let a_panels = rows.div_ceil(LANES);
@@ -146,17 +216,17 @@ pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, thr
                 match (group.checked_sub(a_groups), &b) {
                     (Some(group), Right::Plain(b)) => {
                         let panels = group * PACK_PANELS..b_panels.min((group + 1) * PACK_PANELS);
-                        pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, stride);
+                        pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, layout);
                     }
                     _ => {
                         let panels = group * PACK_PANELS..a_panels.min((group + 1) * PACK_PANELS);
-                        pack_part(Side::Left, a, (m0, k0), panels, part, &a_out, stride);
+                        pack_part(Side::Left, a, (m0, k0), panels, part, &a_out, layout);
                     }
                 }
             });
-            let left = Panels { data: &a_packed, stride };
+            let left = Panels { data: &a_packed, stride: layout.stride };
             let right = match b {
-                Right::Plain(_) => Panels { data: &b_packed, stride },
+                Right::Plain(_) => Panels { data: &b_packed, stride: layout.stride },
                 Right::Packed(b) => Panels { data: &b.data[k0 / DEPTH * TILE..], stride: panels_len(1, k) },
             };
             let accumulate = out.accumulate || k0 > 0;
@@ -171,8 +241,21 @@ pub(super) fn matmul_bf16(path: Bf16Path, a: MatRef, b: Right, out: &Output, thr
                     let right = right.skip(j / LANES, p);
                     let c = out.c.at((m0 + i) * out.ld + j);
                     let more = accumulate || p > 0;
-                    // SAFETY: the block lies inside the output and belongs to this task alone.
-                    unsafe { multiply(path, left, right, PASS.min(blocks - p), c, out.ld, (h, w), more) };
+                    let tiles = PASS.min(blocks - p);
+                    // SAFETY: the block lies inside the output and belongs to this task alone; numbers are in parts only
+                    // where there is AMX.
+                    unsafe {
+                        match numbers {
+                            Numbers::Rounded => multiply(path, left, right, tiles, c, out.ld, (h, w), more),
+                            #[cfg(target_arch = "x86_64")]
+                            Numbers::InParts => {
+                                let planes = (layout.plane, layout.plane);
+                                multiply_parts(left, right, planes, tiles, (c, out.ld), (h, w), more);
+                            }
+                            #[cfg(not(target_arch = "x86_64"))]
+                            Numbers::InParts => unreachable!("there is no AMX on this processor"),
+                        }
+                    }
                 }
             });
         }

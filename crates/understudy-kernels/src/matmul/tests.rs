@@ -140,3 +140,74 @@ fn wrong_shapes_panic() {
     let x = [0.0; 6];
     matmul(MatRef::new(&x, 2, 3), MatRef::new(&x, 2, 3), &mut [0.0; 6], false, Precision::F32);
 }
+
+/// What rounding operands in any order of sums may cost: the largest `|error| / sum |a| |b|`.
+fn relative_error(a: MatRef, b: MatRef, c: &[f32]) -> f64 {
+    let absolute = |x: MatRef| x.data.iter().map(|x| x.abs()).collect::<Vec<_>>();
+    let (size_a, size_b) = (absolute(a), absolute(b));
+    let sizes = naive(MatRef { data: &size_a, ..a }, MatRef { data: &size_b, ..b });
+    let errors = naive(a, b)
+        .into_iter()
+        .zip(c)
+        .zip(sizes)
+        .map(|((want, got), size)| (want - f64::from(*got)).abs() / size);
+    errors.fold(0.0, f64::max)
+}
+
+#[test]
+fn products_in_parts_are_as_exact_as_in_f32() {
+    if Bf16Path::best() != Bf16Path::Amx {
+        return;
+    }
+    for (m, k, n) in [(32, 32, 32), (33, 70, 47), (130, 700, 90), (7, 1025, 40)] {
+        // Numbers of all sizes, so that parts differ in their exponents.
+        let wide = |seed, count| -> Vec<f32> {
+            let scales = random(seed + 10, count);
+            random(seed, count).iter().zip(scales).map(|(x, scale)| x * (20.0 * scale).exp2()).collect()
+        };
+        for (a, b) in [(random(1, m * k), random(2, k * n)), (wide(3, m * k), wide(4, k * n))] {
+            for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+                let a = if ta { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
+                let b = if tb { MatRef::new(&b, n, k).t() } else { MatRef::new(&b, k, n) };
+                let product = |compute: &dyn Fn(&Output)| {
+                    let mut c = vec![f32::NAN; m * n];
+                    compute(&Output::new(&mut c, n, false));
+                    c
+                };
+                let right = panels::Right::Plain;
+                let numbers = panels::Numbers::InParts;
+                let ours = product(&|out| {
+                    panels::matmul_tiles(Bf16Path::Amx, numbers, a, right(b), out, Threads::Pool);
+                });
+                let plain = product(&|out| matmul_f32(a, b, out, Threads::Pool));
+                let (ours, plain) = (relative_error(a, b, &ours), relative_error(a, b, &plain));
+                assert!(
+                    ours < 1e-6 && ours < 2.0 * plain + 6e-8,
+                    "{m} {k} {n} {ta} {tb}: {ours:e} {plain:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_in_parts() {
+    if Bf16Path::best() != Bf16Path::Amx {
+        return;
+    }
+    let b = [f32::MAX, f32::INFINITY, f32::NAN, 1e-3];
+    let mut c = [0.0; 4];
+    let right = panels::Right::Plain(MatRef::new(&b, 1, 4));
+    let out = Output::new(&mut c, 4, false);
+    panels::matmul_tiles(
+        Bf16Path::Amx,
+        panels::Numbers::InParts,
+        MatRef::new(&[1.0], 1, 1),
+        right,
+        &out,
+        Threads::One,
+    );
+    assert_eq!([c[0], c[3]], [f32::MAX, 1e-3]);
+    // Infinity times the other parts, which are zero, is no number.
+    assert!(!c[1].is_finite() && c[2].is_nan());
+}

@@ -39,7 +39,8 @@ pub struct Fit {
     #[arg(long, value_enum, default_value_t = Method::Lora)]
     method: Method,
     /// A folder of pictures (PNG, JPEG, WebP; NAME.txt beside one is its caption), one picture, or one video (NAME.txt beside
-    /// it: what it shows, without what it does). Given several times, the subjects are learned together.
+    /// it: what it shows, and in square brackets what it does, "a bear [walks to the left] in a room"; in
+    /// NAME.masks/ a picture for every frame, white where the subject is). Given several times, the subjects are learned together.
     #[arg(long = "subject", value_name = "DIR|FILE", required_unless_present = "print_config")]
     subjects: Vec<PathBuf>,
     /// What the subject is, as a noun: cat, teddy bear. One for each subject.

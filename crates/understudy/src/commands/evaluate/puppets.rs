@@ -40,8 +40,13 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
     for folder in [own.join("pictures"), references.to_owned()] {
         fs::create_dir_all(folder)?;
     }
-    let clip = images(&World::new(Size::new(FRAMES, SIDE, SIDE))?.render(&scenario).frames)?;
+    let drawn = World::new(Size::new(FRAMES, SIDE, SIDE))?.render(&scenario);
+    let clip = images(&drawn.frames)?;
     let large = WriteOptions { upscale: 4, ..WriteOptions::default() };
+    let masks = drawn.masks.first().map_or(&[][..], Vec::as_slice).chunks_exact(SIDE * SIDE);
+    let grey = |mask: &[u8]| Ok(Image::new(SIDE, SIDE, mask.iter().flat_map(|value| [*value; 3]).collect())?);
+    let masks = masks.map(grey).collect::<Result<Vec<_>>>()?;
+    Video::new(masks, 8.0)?.write(own.join("clip.masks/"), &large)?;
     Video::new(clip.clone(), 8.0)?.write(own.join("clip.mp4"), &large)?;
     Video::new(clip, 8.0)?.write(
         references.with_extension("webp"),
@@ -57,9 +62,12 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
         Video::new(picture, 1.0)?.write(path, &WriteOptions::default())?;
     }
     fs::write(references.join("motion.json"), truth(&scenario).to_string())?;
-    fs::write(own.join("clip.txt"), format!("a {} {}", identity.noun(), scene.phrase()))?;
+    fs::write(
+        own.join("clip.txt"),
+        format!("a {} [{}] {}", identity.noun(), verb(motion.action), scene.phrase()),
+    )?;
     fs::write(own.join("class.txt"), identity.noun())?;
-    let words = [("action", verb(motion.action)), ("motion", verb(motion.action)), ("place", scene.phrase())];
+    let words = [("action", verb(motion.action)), ("motion", ""), ("place", scene.phrase())];
     let words: BTreeMap<&str, &str> = words.into_iter().collect();
     Ok(fs::write(own.join("words.toml"), toml::to_string(&words)?)?)
 }

@@ -7,6 +7,10 @@ use anyhow::{Result, anyhow, bail};
 use toml::{Table, Value};
 use understudy_engine::error::io_advice;
 use understudy_personalize::{LoraConfig, Subject, numbered};
+use understudy_train::STATE;
+
+/// The settings of the motion stage, and its folder.
+const MOTION: &str = "motion";
 
 /// Keeps the settings of the run in `folder`, or finds out that those of the run there were others.
 ///
@@ -23,10 +27,24 @@ pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path) -> Result<
         own.insert(numbered("subject", index), Table::from_iter(words).into());
     }
     if let Ok(first) = std::fs::read_to_string(&path) {
-        return unchanged(&own, &first.parse().unwrap_or_default(), folder);
+        let first: Table = first.parse().unwrap_or_default();
+        // What was learned of the looks does not depend on how the motion will be learned.
+        let begun = folder.join(MOTION).join(STATE).exists();
+        let [now, then] =
+            [&own, &first].map(|table| if begun { table.clone() } else { without_motion(table) });
+        unchanged(&now, &then, folder)?;
     }
     let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, own.to_string()));
     written.map_err(|error| anyhow!("cannot write {}: {error}; {}", path.display(), io_advice(&error)))
+}
+
+/// The same table with nothing said of the motion but that there is one.
+fn without_motion(table: &Table) -> Table {
+    let mut table = table.clone();
+    if let Some(motion) = table.get_mut(MOTION) {
+        *motion = Value::Boolean(true);
+    }
+    table
 }
 
 /// That settings are those of the run that is to go on.

@@ -76,11 +76,11 @@ impl Settings {
     /// # Errors
     /// When the file cannot be read, or a setting is unknown or out of its range.
     pub fn config(&self, nano: bool, method: Method, bf16_products: bool) -> Result<LoraConfig> {
-        let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan }).config();
+        let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan });
         let preset = match method {
             Method::SetAndSequence => preset.sequence(),
-            Method::VWarper => preset.warper(),
-            Method::Lora | Method::PersonalVideo => preset,
+            Method::VWarper => preset.config().warper(),
+            Method::Lora | Method::PersonalVideo => preset.config(),
         };
         let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
         if let (None, Some(flag)) = (&preset.motion, self.motion_flag()) {
