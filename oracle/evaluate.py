@@ -197,6 +197,14 @@ def write(folder, pictures):
         Image.fromarray(picture).save(folder / f"{index:04}.png")
 
 
+def flickering(frames):
+    """VBench's temporal flickering: how little neighbouring frames differ."""
+    if len(frames) < 2:
+        return None
+    differences = [np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(frames, frames[1:])]
+    return (255 - np.mean(differences)) / 255
+
+
 def main():
     torch.manual_seed(0)
     root = fresh("evaluate")
@@ -221,6 +229,7 @@ def main():
                 t_cons=(of_frames[1:] * of_frames[:-1]).sum(-1).mean().item() if count > 1 else None,
             )
             consistencies = dict(
+                temporal_flickering=flickering(frames),
                 subject_consistency=consistency(subject(frames)), background_consistency=consistency(background(frames)),
             )
             for kind, look in looks.items():

@@ -166,7 +166,7 @@ impl Evaluation {
         row.notes.extend(faces.and_then(|faces| without_faces(faces, "references")));
         for (index, metric) in self.metrics.iter().enumerate() {
             let about = About { clip, frames: &frames, fps, seen: &seen };
-            let score = self.score(*metric, &about, references.as_ref());
+            let score = self.score(*metric, &about, references.as_ref(), &mut row.notes);
             match score.or_else(|error| of_the_video(error).map(Err))? {
                 Ok(value) => row.values[index] = Some(value),
                 Err(problem) => row.problems.push(format!("{metric}: {problem}")),
@@ -280,6 +280,7 @@ impl Evaluation {
         metric: Metric,
         &About { clip, frames, fps, seen }: &About,
         references: Option<&Embedded>,
+        notes: &mut Vec<String>,
     ) -> Result<Result<f64, String>> {
         let needs = metric.needs();
         if frames.len() < needs.frames {
@@ -323,7 +324,7 @@ impl Evaluation {
                 };
                 let path = clip.path.as_deref().unwrap_or(Path::new(""));
                 let clip = Generated { name: &clip.name, path, frames, fps };
-                return benchmark.score(metric, &clip, &self.networks);
+                return benchmark.score(metric, &clip, &self.networks, notes);
             }
             Metric::Mse => return self.against_reference(clip, frames),
             Metric::DynamicDegree => {

@@ -41,7 +41,13 @@ impl Benchmark {
     ///
     /// # Errors
     /// When something annotated or found cannot be read, or a network fails.
-    pub(crate) fn score(&self, metric: Metric, clip: &Generated, networks: &Networks) -> Score {
+    pub(crate) fn score(
+        &self,
+        metric: Metric,
+        clip: &Generated,
+        networks: &Networks,
+        notes: &mut Vec<String>,
+    ) -> Score {
         let Some(sample) = self.annotations.sample(clip.name)? else {
             return Ok(Err("it is no sample of this mode".to_owned()));
         };
@@ -58,11 +64,12 @@ impl Benchmark {
             }
             Metric::SubjS => {
                 let dino = networks.dino.as_deref().ok_or_else(|| lacks(metric, "a DINO"))?;
-                self.subjects(clip, &sample, dino)
+                self.subjects(clip, &sample, dino, notes)
             }
             Metric::FaceS => {
                 let encoder = networks.identity.as_deref();
-                self.face(clip, &sample, encoder.ok_or_else(|| lacks(metric, "an identity encoder"))?)
+                let encoder = encoder.ok_or_else(|| lacks(metric, "an identity encoder"))?;
+                self.face(clip, &sample, encoder, notes)
             }
             _ => {
                 let flow = networks.flow.as_ref().ok_or_else(|| lacks(metric, "a RAFT"))?;
@@ -77,7 +84,13 @@ impl Benchmark {
 
     /// The mean over all frames and words, of which those that are not found count as 0, of how much a subject is alike
     /// to its pictures.
-    fn subjects(&self, clip: &Generated, sample: &Sample, dino: &dyn Embedder) -> Score {
+    fn subjects(
+        &self,
+        clip: &Generated,
+        sample: &Sample,
+        dino: &dyn Embedder,
+        notes: &mut Vec<String>,
+    ) -> Score {
         if sample.words.is_empty() {
             return Ok(Err("no subject or object of it is annotated".to_owned()));
         }
@@ -90,6 +103,7 @@ impl Benchmark {
                 .zip(&found)
                 .filter_map(|(frame, found)| Some(found[index].as_ref()?.cut_out(frame)))
                 .collect();
+            notes.extend(lacking(Metric::SubjS, word, crops.len(), clip.frames.len()));
             if !crops.is_empty() {
                 let real = dino.embed_squares(&sample.subjects(word)?)?;
                 sum += mean_cosine(&dino.embed_squares(&crops)?, &real) * crops.len() as f64;
@@ -100,7 +114,13 @@ impl Benchmark {
 
     /// The mean over frames, of which those without a face count as 0, of how much the surest face is alike to those
     /// annotated. Boxes are enlarged and not turned upright.
-    fn face(&self, clip: &Generated, sample: &Sample, encoder: &dyn Embedder) -> Score {
+    fn face(
+        &self,
+        clip: &Generated,
+        sample: &Sample,
+        encoder: &dyn Embedder,
+        notes: &mut Vec<String>,
+    ) -> Score {
         let real = encoder.embed(&sample.face()?)?;
         let found = self.faces.faces(clip.path, clip.frames)?;
         let crop = |(frame, faces): (&Image, &Vec<Face>)| {
@@ -110,12 +130,18 @@ impl Benchmark {
                 .map(|bounds| cut(frame, bounds, |_, _| true))
         };
         let crops: Vec<Image> = clip.frames.iter().zip(&found).filter_map(crop).collect();
+        notes.extend(lacking(Metric::FaceS, "face", crops.len(), clip.frames.len()));
         if crops.is_empty() {
             return Ok(Ok(0.0));
         }
         let share = crops.len() as f64 / clip.frames.len() as f64;
         Ok(Ok(mean_cosine(&encoder.embed(&crops)?, &real) * share))
     }
+}
+
+/// That what a metric looks at was not found in some frames, which count as 0.
+fn lacking(metric: Metric, what: &str, found: usize, frames: usize) -> Option<String> {
+    (found < frames).then(|| format!("{metric}: no {what} found in {} of {frames} frames", frames - found))
 }
 
 fn lacks(metric: Metric, what: &'static str) -> Error {

@@ -45,6 +45,7 @@ pub fn suite_page(
     let mut page = head(title);
     page.push_str(&claims_table(claims));
     page.push_str(&means(strips));
+    page.push_str(&remarks(strips));
     let mut shown = 0;
     let mut groups: BTreeMap<&str, Vec<&Strip>> = BTreeMap::new();
     strips.iter().for_each(|strip| groups.entry(strip.group).or_default().push(strip));
@@ -65,6 +66,20 @@ pub fn suite_page(
     Ok(page + "</html>\n")
 }
 
+/// Videos without a score, and what was noted of others.
+fn remarks(strips: &[Strip]) -> String {
+    let mut out = String::new();
+    for strip in strips {
+        for row in strip.rows {
+            for remark in row.problems.iter().chain(&row.notes) {
+                let video = format!("{}/{}/{}", strip.method, strip.group, row.name);
+                let _ = write!(out, "<li>{}: {}</li>", escaped(&video), escaped(remark));
+            }
+        }
+    }
+    if out.is_empty() { out } else { format!("<h2>Missing, and noted</h2><ul>{out}</ul>") }
+}
+
 fn claims_table(claims: &[(String, String, Option<Verdict>)]) -> String {
     if claims.is_empty() {
         return String::new();
@@ -79,14 +94,14 @@ fn claims_table(claims: &[(String, String, Option<Verdict>)]) -> String {
             ),
             Some(own) => write!(
                 out,
-                "<tr><td>{}<td>{metric}<td>{:.4}<td>{:.4}<td>{:+.4}<td>{:+.4} to {:+.4}<td>{:.1}<td>{}<td>{}</tr>",
+                "<tr><td>{}<td>{metric}<td>{:.4}<td>{:.4}<td>{:+.4}<td>{:+.4} to {:+.4}<td>{}<td>{}<td>{}</tr>",
                 escaped(says),
                 own.left,
                 own.right,
                 own.margin,
                 own.interval[0],
                 own.interval[1],
-                own.errors(),
+                own.errors().map_or_else(|| "no spread".to_owned(), |errors| format!("{errors:.1}")),
                 own.pairs,
                 if own.holds() { "holds" } else { "<b class=\"problem\">does not hold</b>" }
             ),

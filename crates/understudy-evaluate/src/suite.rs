@@ -312,12 +312,12 @@ pub struct Verdict {
 impl Verdict {
     /// Whether it holds with 95 % confidence.
     pub fn holds(&self) -> bool {
-        self.interval[0] > 0.0
+        self.interval[0] > 0.0 && self.errors().is_some()
     }
 
-    /// Standard errors that the margin is from zero.
-    pub fn errors(&self) -> f64 {
-        self.margin / self.error.max(f64::MIN_POSITIVE)
+    /// Standard errors that the margin is from zero; `None` where nothing is spread, as of a single pair.
+    pub fn errors(&self) -> Option<f64> {
+        (self.error > 1e-9 * self.margin.abs()).then(|| self.margin / self.error)
     }
 }
 
@@ -438,7 +438,10 @@ mod tests {
             (0..40).map(|i| (i / 5, 0.5 + 0.01 * (i % 5) as f64, 0.4 + 0.002 * (i / 5) as f64)).collect();
         let verdict = claim.verdict(&pairs).unwrap();
         assert!((verdict.margin - (0.52 - 0.407)).abs() < 1e-9 && verdict.holds(), "{verdict:?}");
-        assert!(verdict.errors() > 10.0);
+        assert!(verdict.errors().unwrap() > 10.0);
+        // One pair has no spread, and proves nothing.
+        let single = claim.verdict(&pairs[..1]).unwrap();
+        assert!(single.errors().is_none() && !single.holds(), "{single:?}");
         let below = Claim { sign: Sign::Below, factor: 0.5, ..claim.clone() };
         assert!(!below.verdict(&pairs).unwrap().holds());
         // One subject alone that differs is no evidence.

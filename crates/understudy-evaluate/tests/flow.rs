@@ -37,6 +37,9 @@ fn the_flow_is_that_of_torchvision() {
         for (place, expected) in places.zip(&some) {
             assert!((flow[place] - expected).abs() < 1e-4 * largest, "{index}: {} {expected}", flow[place]);
         }
+        let (speed, own) =
+            (expected.values(&format!("{index}.speed")).unwrap().0, judge.speed(&from, &to).unwrap());
+        assert!((own / f64::from(speed[0]) - 1.0).abs() < 1e-4, "{index}: {own} {speed:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! CPU kernels over plain slices: matrix products, attention, normalization, convolution and their gradients.
 //!
 //! Every kernel takes and gives contiguous row-major `f32` slices, picks the widest instruction set of the machine at
-//! run time (scalar, AVX2, AVX-512, and for bf16 products AVX512-BF16 or AMX), and runs on the current rayon pool.
+//! run time (scalar, AVX2, AVX-512, and for products AVX512-BF16 or AMX), and runs on the current rayon pool.
 //!
 //! Two promises hold for all of them:
 //!

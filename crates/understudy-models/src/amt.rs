@@ -58,7 +58,7 @@ impl AmtConfig {
         let feature = |part: &str| outputs(&format!("feat_encoder.{part}"));
         let level = |index: usize| outputs(&format!("encoder.pyramid{index}.0.0"));
         let update = |part: &str| outputs(&format!("update4.{part}"));
-        Ok(Self {
+        let config = Self {
             features: [
                 feature("conv1")?,
                 feature("layer1.0.conv3")?,
@@ -71,7 +71,12 @@ impl AmtConfig {
             // Three colours of each pair are mixed to twice as many channels.
             flows: outputs("comb_block.0")? / 6,
             update: [update("convc1")?, update("convf2")?, update("conv")?, update("gru.0")?],
-        })
+        };
+        let narrowest = config.channels.iter().map(|channels| 2 * channels).min().unwrap_or(0);
+        match config.side > 0 && config.side < narrowest && config.flows > 0 {
+            true => Ok(config),
+            false => Err(format!("{} side channels of {narrowest}, {} flows", config.side, config.flows)),
+        }
     }
 }
 

@@ -403,10 +403,10 @@ impl LoraConfig {
         }
     }
 
-    /// The same settings with those of the motion stage as published: what the looks depend on.
+    /// The same settings with those of the motion stage as they usually are: what the looks depend on.
     pub(crate) fn looks(&self) -> Self {
-        let published = Self::standard().sequence().motion;
-        Self { motion: self.motion.as_ref().and(published), ..self.clone() }
+        let usual = Self::standard().sequence().motion;
+        Self { motion: self.motion.as_ref().and(usual), ..self.clone() }
     }
 
     /// The same settings for V-Warper's first stage: attention alone, and the pictures kept.
@@ -428,7 +428,7 @@ impl LoraConfig {
             augmentation: Augmentation {
                 versions: 1,
                 held: self.augmentation.held.min(1),
-                // Frames as long as the clip: in shorter ones the subject would fade where they end.
+                // As long as clips usually are: in shorter ones the subject would fade where they end.
                 held_frames: self.clip_frames,
                 ..self.augmentation
             },
@@ -579,7 +579,9 @@ mod tests {
             let read: LoraConfig = toml::from_str(&config.to_toml().unwrap()).unwrap();
             assert_eq!(read, config);
             assert_eq!(preset.with(&toml::Table::new()).unwrap(), config);
-            let sequence = preset.config().sequence();
+            let sequence = preset.sequence();
+            let faster = if preset == Preset::Wan { 1.0 } else { 3.0 };
+            assert_eq!(sequence.lora.learning_rate, faster * config.lora.learning_rate);
             sequence.check().unwrap();
             assert_eq!(toml::from_str::<LoraConfig>(&sequence.to_toml().unwrap()).unwrap(), sequence);
         }

@@ -39,7 +39,8 @@ impl FlowBatch {
             None => square.mean(),
             Some(weights) => {
                 let channels = square.dims()[1] as f32;
-                let total = weights.clone().sum() * channels;
+                // Where a batch shows nothing of the subject and nothing else counts, there is nothing to learn.
+                let total = weights.clone().sum().clamp_min(1e-6) * channels;
                 (square * weights.clone()).sum() / total
             }
         }

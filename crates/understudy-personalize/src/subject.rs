@@ -207,13 +207,20 @@ fn stored_size(image: &Image, [height, width]: [usize; 2]) -> [usize; 2] {
 /// The masks of a video's frames, cut as the frames are; none where there is no folder of them.
 fn clip_masks(path: &Path, video: &Video, size: [usize; 2]) -> Result<Vec<Mask>> {
     let folder = path.with_extension("masks");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
     let fault = |reason: String| Error::Subject {
         field: "subject",
         reason: format!("{}: {reason}", folder.display()),
     };
+    let entries = std::fs::read_dir(&folder).map_err(|error| {
+        fault(format!("cannot be read as a folder of masks: {error}; remove it to do without"))
+    })?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
+    // `2.png` comes before `10.png`.
+    let number = |path: &PathBuf| -> Option<u64> { path.file_stem()?.to_str()?.parse().ok() };
+    paths.sort_by(|a, b| number(a).cmp(&number(b)).then_with(|| a.cmp(b)));
     if paths.len() != video.frames.len() {
         return Err(fault(format!(
             "it has {} masks and the video {} frames; give one for each frame, or remove the folder",

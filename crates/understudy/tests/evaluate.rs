@@ -32,7 +32,7 @@ fn cells(path: &Path) -> BTreeMap<(String, String), Option<f64>> {
 fn scores_are_those_of_published_networks() {
     let folder = tempfile::tempdir().unwrap();
     let more = [
-        "clip-t,clip-i,t-cons,subject-consistency,background-consistency,dino-i",
+        "clip-t,clip-i,t-cons,temporal-flickering,subject-consistency,background-consistency,dino-i",
         "clip-t,clip-i,t-cons,dino-i",
     ];
     for (dino, metrics) in ["dino", "dinov2"].into_iter().zip(more) {
@@ -262,6 +262,8 @@ fn samples_of_msrvtt_personalization_score_as_in_python() {
         }
         let other = "missing: b: text-s: it is no sample of this mode";
         assert_eq!(run.stderr.contains(other), mode == "subject", "{}", run.stderr);
+        // What was not found counts as 0, and is said.
+        assert!(run.stderr.contains("note: a: subj-s: no "), "{}", run.stderr);
     }
 }
 

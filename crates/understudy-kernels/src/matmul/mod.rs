@@ -12,7 +12,8 @@ pub(crate) use panels::{pack_lanes, panels_len};
 /// Arithmetic of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Operands and sums in f32.
+    /// Operands and sums in f32. Large products are computed from bf16 parts of the operands where there is AMX, as exact as
+    /// in f32 otherwise, but that of numbers below 1e-33 parts are lost.
     F32,
     /// Operands rounded to bf16 (to nearest even), products summed in f32.
     ///
@@ -143,7 +144,14 @@ pub(crate) enum Threads {
 ///
 /// If the shapes do not fit.
 pub fn matmul(a: MatRef, b: MatRef, c: &mut [f32], accumulate: bool, precision: Precision) {
-    matmul_with(a, b, c, accumulate, precision, Threads::Pool);
+    if precision == Precision::Bf16 || !in_parts(a.rows, a.cols, b.cols) {
+        return matmul_with(a, b, c, accumulate, precision, Threads::Pool);
+    }
+    check_product(a, b);
+    assert_eq!(c.len(), a.rows * b.cols, "matmul: elements of c");
+    let (ld, right) = (b.cols, panels::Right::Plain(b));
+    let out = Output::new(c, ld, accumulate);
+    panels::matmul_tiles(Bf16Path::Amx, panels::Numbers::InParts, a, right, &out, Threads::Pool);
 }
 
 /// [`matmul`] on the calling thread or on the pool.
@@ -171,17 +179,11 @@ pub(crate) fn matmul_with(
 
 /// The product of non-empty operands into rows that may lie apart.
 pub(crate) fn matmul_into(a: MatRef, b: MatRef, out: &Output, precision: Precision, threads: Threads) {
-    a.check();
-    b.check();
-    assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
+    check_product(a, b);
     assert!(a.rows > 0 && a.cols > 0 && b.cols > 0, "matmul: empty operand");
     // The last element written, which `at` checks.
     out.c.at((a.rows - 1) * out.ld + b.cols);
     match precision {
-        Precision::F32 if in_parts(a.rows, a.cols, b.cols) => {
-            let b = panels::Right::Plain(b);
-            panels::matmul_tiles(Bf16Path::Amx, panels::Numbers::InParts, a, b, out, threads);
-        }
         Precision::F32 => matmul_f32(a, b, out, threads),
         Precision::Bf16 => {
             panels::matmul_bf16(Bf16Path::best(), a, panels::Right::Plain(b), out, threads);
@@ -189,8 +191,14 @@ pub(crate) fn matmul_into(a: MatRef, b: MatRef, out: &Output, precision: Precisi
     }
 }
 
-/// Whether an f32 product is computed from bf16 parts of its operands by AMX: it must be there, and the work outweigh the
-/// packing.
+fn check_product(a: MatRef, b: MatRef) {
+    a.check();
+    b.check();
+    assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
+}
+
+/// Whether [`matmul`] computes an f32 product from bf16 parts of its operands by AMX: it must be there, and the work outweigh
+/// the packing. Products within a task of another kernel stay plain: they are small, or pack one operand again and again.
 fn in_parts(m: usize, k: usize, n: usize) -> bool {
     const LEAST: usize = 64;
     m.min(n).min(k) >= LEAST && Bf16Path::best() == Bf16Path::Amx

@@ -11,6 +11,8 @@ use crate::bf16::multiply_parts;
 
 /// Inner dimension packed at once; bounds the scratch for very deep products.
 const SUPER_DEPTH: usize = 4096;
+/// The same of numbers in parts, which take three times the room.
+const SUPER_DEPTH_IN_PARTS: usize = 1024;
 /// Elements of the left operand packed at once.
 const SUPER_LEFT: usize = 16 << 20;
 /// Tiles along the inner dimension per pass over an output block: 512 deep, so a panel pair stays in the L1 cache.
@@ -181,9 +183,9 @@ pub(super) fn matmul_tiles(
     out: &Output,
     threads: Threads,
 ) {
-    let parts = match numbers {
-        Numbers::Rounded => 1,
-        Numbers::InParts => PARTS,
+    let (parts, deepest) = match numbers {
+        Numbers::Rounded => (1, SUPER_DEPTH),
+        Numbers::InParts => (PARTS, SUPER_DEPTH_IN_PARTS),
     };
     let (k, n) = b.shape();
     let m = a.rows;
@@ -191,7 +193,7 @@ pub(super) fn matmul_tiles(
         Threads::One => (0..tasks).for_each(f),
         Threads::Pool => par::for_each(tasks, f),
     };
-    let deep = SUPER_DEPTH.min(k);
+    let deep = deepest.min(k);
     let tall = (SUPER_LEFT / parts / deep).next_multiple_of(LANES).min(m);
     let b_len = match b {
         Right::Plain(_) => parts * panels_len(n, deep),

@@ -159,7 +159,7 @@ fn products_in_parts_are_as_exact_as_in_f32() {
     if Bf16Path::best() != Bf16Path::Amx {
         return;
     }
-    for (m, k, n) in [(32, 32, 32), (33, 70, 47), (130, 700, 90), (7, 1025, 40)] {
+    for (m, k, n) in [(32, 32, 32), (33, 70, 47), (130, 700, 90), (7, 2049, 40)] {
         // Numbers of all sizes, so that parts differ in their exponents.
         let wide = |seed, count| -> Vec<f32> {
             let scales = random(seed + 10, count);
@@ -188,6 +188,26 @@ fn products_in_parts_are_as_exact_as_in_f32() {
             }
         }
     }
+}
+
+#[test]
+fn large_products_add_to_what_is_there_and_do_not_depend_on_threads() {
+    let (m, k, n) = (300, 1300, 200);
+    let (a, b, start) = (random(1, m * k), random(2, k * n), random(3, m * n));
+    let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+    let want: Vec<f64> =
+        naive(a, b).iter().zip(&start).map(|(product, start)| product + f64::from(*start)).collect();
+    let mut c = start.clone();
+    matmul(a, b, &mut c, true, Precision::F32);
+    close(&c, &want, 1e-5);
+    same_for_any_thread_count(
+        || {
+            let mut c = start.clone();
+            matmul(a, b, &mut c, true, Precision::F32);
+            c
+        },
+        |c| bits(c),
+    );
 }
 
 #[test]

@@ -322,6 +322,9 @@ impl Run<'_> {
             for row in own.rows.iter().filter(|row| !row.problems.is_empty()) {
                 progress.say(&format!("missing: {method}: {}: {}", row.name, row.problems.join("; ")));
             }
+            for row in own.rows.iter().filter(|row| !row.notes.is_empty()) {
+                progress.say(&format!("note: {method}: {}: {}", row.name, row.notes.join("; ")));
+            }
         }
         let verdicts = self.verdicts(scores);
         for (says, metric, verdict) in &verdicts {
@@ -332,14 +335,11 @@ impl Run<'_> {
                     progress.event(
                         &json!({"event": "claim", "says": says, "holds": own.holds(), "verdict": own}),
                     );
+                    let errors =
+                        own.errors().map_or_else(|| "no".to_owned(), |errors| format!("{errors:.1}"));
                     format!(
-                        "{state}: {says}: {metric} {:.4} and {:.4}, by {:+.4} (95 %: {:+.4} to {:+.4}; {:.1} standard errors)",
-                        own.left,
-                        own.right,
-                        own.margin,
-                        own.interval[0],
-                        own.interval[1],
-                        own.errors()
+                        "{state}: {says}: {metric} {:.4} and {:.4}, by {:+.4} (95 %: {:+.4} to {:+.4}; {errors} standard errors)",
+                        own.left, own.right, own.margin, own.interval[0], own.interval[1]
                     )
                 }
             };
@@ -376,7 +376,8 @@ impl Run<'_> {
                 };
                 let name = format!("{method}/{group}/{}", row.name);
                 let values = metrics.iter().map(value).collect();
-                rows.push(Row { values, problems: row.problems.clone(), ..Row::new(&name, 0) });
+                let (problems, notes) = (row.problems.clone(), row.notes.clone());
+                rows.push(Row { values, problems, notes, ..Row::new(&name, 0) });
             }
         }
         Table { metrics, rows }

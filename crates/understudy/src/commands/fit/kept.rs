@@ -7,7 +7,6 @@ use anyhow::{Result, anyhow, bail};
 use toml::{Table, Value};
 use understudy_engine::error::io_advice;
 use understudy_personalize::{LoraConfig, Subject, numbered};
-use understudy_train::STATE;
 
 /// The settings of the motion stage, and its folder.
 const MOTION: &str = "motion";
@@ -29,7 +28,7 @@ pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path) -> Result<
     if let Ok(first) = std::fs::read_to_string(&path) {
         let first: Table = first.parse().unwrap_or_default();
         // What was learned of the looks does not depend on how the motion will be learned.
-        let begun = folder.join(MOTION).join(STATE).exists();
+        let begun = folder.join(MOTION).exists();
         let [now, then] =
             [&own, &first].map(|table| if begun { table.clone() } else { without_motion(table) });
         unchanged(&now, &then, folder)?;
