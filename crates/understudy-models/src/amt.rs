@@ -8,12 +8,13 @@
 use burn::tensor::activation::{leaky_relu, prelu, relu, sigmoid};
 use burn::tensor::module::conv_transpose2d;
 use burn::tensor::ops::ConvTransposeOptions;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use understudy_engine::host;
 use understudy_engine::weights::{Init, Weights};
+use understudy_kernels::resample::Torch;
 
 use crate::correlation::{Pyramid, around};
-use crate::layers::Conv;
+use crate::layers::{Conv, resampling};
 use crate::raft::{Norm, convolution};
 
 pub use crate::correlation::SMALLEST;
@@ -362,8 +363,7 @@ impl Amt {
             known = Some(refined(update, found, &correlations, 1 << step));
         }
         let out = self.decoders[3].forward(parts(at(0), known.as_ref()));
-        let finer = known.map(|known| known.flows.map(|flow| doubled(flow).repeat_dim(1, self.flows)));
-        self.mixed(out, finer, ends, mean)
+        self.mixed(out, known.as_ref(), ends, mean)
     }
 
     /// A picture's features at falling sizes.
@@ -380,35 +380,19 @@ impl Amt {
     fn decoded(&self, step: usize, ends: [Tensor<5>; 2], known: Option<Known>) -> Known {
         let out = self.decoders[step].forward(parts(ends, known.as_ref()));
         let rest = out.dims()[1] - 4;
-        let own = [0, 2].map(|from| out.clone().narrow(1, from, 2));
-        let flows = match known {
-            Some(known) => {
-                let [one, two] = known.flows.map(doubled);
-                let [a, b] = own;
-                [a + one, b + two]
-            }
-            None => own,
-        };
-        Known { flows, features: out.narrow(1, 4, rest) }
+        Known { flows: flows(&out, 1, known.as_ref()), features: out.narrow(1, 4, rest) }
     }
 
     /// The picture that the last decoder's `out` makes of both ends.
     fn mixed(
         &self,
         out: Tensor<5>,
-        finer: Option<[Tensor<5>; 2]>,
+        known: Option<&Known>,
         ends: [Tensor<5>; 2],
         mean: Tensor<5>,
     ) -> Tensor<4> {
         let count = self.flows;
-        let own = [0, 2 * count].map(|from| out.clone().narrow(1, from, 2 * count));
-        let flows = match finer {
-            Some([one, two]) => {
-                let [a, b] = own;
-                [a + one, b + two]
-            }
-            None => own,
-        };
+        let flows = flows(&out, count, known);
         let masks = sigmoid(out.clone().narrow(1, 4 * count, count));
         let one = |index: usize| {
             let [first, second] = [0, 1]
@@ -460,6 +444,17 @@ fn refined(update: &Update, known: Known, pyramids: &[Pyramid; 2], times: usize)
     Known { flows, features: features + more }
 }
 
+/// The flows to both ends that a decoder's `out` begins with, `count` to each, on top of what was known at half the size.
+fn flows(out: &Tensor<5>, count: usize, known: Option<&Known>) -> [Tensor<5>; 2] {
+    [0, 1].map(|end: usize| {
+        let own = out.clone().narrow(1, end * 2 * count, 2 * count);
+        match known {
+            Some(known) => own + doubled(known.flows[end].clone()).repeat_dim(1, count),
+            None => own,
+        }
+    })
+}
+
 /// Flows for pictures of twice the size.
 fn doubled(flow: Tensor<5>) -> Tensor<5> {
     let [_, _, _, rows, columns] = flow.dims();
@@ -474,24 +469,11 @@ fn resized(x: Tensor<5>, size: [usize; 2]) -> Tensor<5> {
         return x;
     }
     let device = x.device();
-    let down = taps(rows, size[0], &device).unsqueeze::<3>();
-    let across = taps(columns, size[1], &device).transpose().unsqueeze::<3>();
+    let matrix = |from, to| resampling(&Torch::Bilinear.taps(from, to), from, &device);
+    let down = matrix(rows, size[0]).unsqueeze::<3>();
+    let across = matrix(columns, size[1]).transpose().unsqueeze::<3>();
     let flat = x.reshape([batch * channels * frames, rows, columns]);
     down.matmul(flat).matmul(across).reshape([batch, channels, frames, size[0], size[1]])
-}
-
-/// What each of `to` places takes of `from` ones.
-fn taps(from: usize, to: usize, device: &Device) -> Tensor<2> {
-    let mut values = vec![0.0_f32; to * from];
-    let scale = from as f32 / to as f32;
-    for (place, row) in values.chunks_exact_mut(from).enumerate() {
-        let source = ((place as f32 + 0.5) * scale - 0.5).max(0.0);
-        let first = (source as usize).min(from - 1);
-        let part = source - first as f32;
-        row[first] += 1.0 - part;
-        row[(first + 1).min(from - 1)] += part;
-    }
-    Tensor::from_data(TensorData::new(values, [to, from]), device)
 }
 
 /// `x (pairs, channels, 1, rows, columns)` read where `flow (pairs, 2, 1, rows, columns)` leads; beyond its edges are the

@@ -1,10 +1,11 @@
 //! Layers every network is made of. Each knows its published path, which is also its site's name.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use understudy_engine::attach::Attachments;
 use understudy_engine::host;
 use understudy_engine::ops::{self, Conv3dOptions};
 use understudy_engine::weights::{Init, Origin, Weights};
+use understudy_kernels::resample::Taps;
 
 /// A linear map `x W^T + b`, and a site for low-rank residuals.
 #[derive(Clone, Debug)]
@@ -255,4 +256,15 @@ pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 pub fn join_heads(x: Tensor<4>) -> Tensor<3> {
     let [batch, heads, tokens, dim] = x.dims();
     x.swap_dims(1, 2).reshape([batch, tokens, heads * dim])
+}
+
+/// The matrix `(to, from)` that takes `from` samples to those of `taps`.
+pub(crate) fn resampling(taps: &[Taps<f32>], from: usize, device: &Device) -> Tensor<2> {
+    let row = |taps: &Taps<f32>| {
+        let mut row = vec![0.0; from];
+        taps.iter().for_each(|(source, weight)| row[*source] += weight);
+        row
+    };
+    let weights: Vec<f32> = taps.iter().flat_map(row).collect();
+    Tensor::from_data(TensorData::new(weights, [taps.len(), from]), device)
 }

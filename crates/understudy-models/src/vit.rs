@@ -3,15 +3,15 @@
 //! Published as `ViTModel` (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021) and
 //! `Dinov2Model` (Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023).
 
+use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops::{self, AttentionOptions, Conv3dOptions};
 use understudy_engine::weights::{Init, Weights};
-use understudy_kernels::resample::{Taps, Torch};
+use understudy_kernels::resample::Torch;
 
-use crate::layers::{Conv, LayerNorm, Linear, join_heads, split_heads};
+use crate::layers::{Conv, LayerNorm, Linear, join_heads, resampling, split_heads};
 
 /// Which of the two families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,8 +285,7 @@ impl Vit {
         let device = self.positions.device();
         let across = |to: usize| {
             let scale = (side as f64 / (to as f64 + excess)) as f32;
-            let weights = dense(&Torch::Bicubic.taps_at(side, to, scale), side);
-            Tensor::<2>::from_data(TensorData::new(weights, [to, side]), &device)
+            resampling(&Torch::Bicubic.taps_at(side, to, scale), side, &device)
         };
         let grid = self.positions.clone().narrow(1, 1, count - 1);
         // (side, side * channels), then (rows, side, channels).
@@ -296,14 +295,4 @@ impl Vit {
         let class = self.positions.clone().narrow(1, 0, 1);
         Tensor::cat(vec![class, wide.reshape([1, rows * columns, channels])], 1)
     }
-}
-
-/// Taps over `from` sources as the rows of a matrix.
-fn dense(taps: &[Taps<f32>], from: usize) -> Vec<f32> {
-    let row = |taps: &Taps<f32>| {
-        let mut row = vec![0.0; from];
-        taps.iter().for_each(|(source, weight)| row[*source] += weight);
-        row
-    };
-    taps.iter().flat_map(row).collect()
 }

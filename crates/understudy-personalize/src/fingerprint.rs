@@ -12,34 +12,54 @@ use crate::job::Job;
 use crate::row::RowStart;
 use crate::subject::Subject;
 
-/// A hash of everything a run's numbers depend on.
-pub(crate) struct Fingerprint(Fnv);
+/// What a run's numbers depend on beside its settings, looked at once.
+pub(crate) struct Fingerprint<'a> {
+    job: &'a Job<'a>,
+    /// What the base's networks make of small inputs.
+    seen: Bytes,
+}
 
-impl Fingerprint {
-    /// Of the base's architecture and what its networks make of small inputs, the subjects, and all settings.
+/// Numbers in the order they are hashed.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl<'a> Fingerprint<'a> {
+    /// Of the base's architecture and what its networks make of small inputs, and the subjects.
     ///
     /// # Errors
     /// When the class cannot be encoded.
-    pub(crate) fn new(job: &Job, config: &LoraConfig, starts: &[RowStart]) -> Result<Self> {
-        let mut hash = Self(Fnv::default());
-        hash.add(job.base.identity.as_bytes());
-        // Samples are looked at and not learned from.
-        let learned = LoraConfig { samples: LoraConfig::standard().samples, ..config.clone() };
-        hash.add(format!("{learned:?}").as_bytes());
+    pub(crate) fn new(job: &'a Job<'a>, starts: &[RowStart]) -> Result<Self> {
+        let mut seen = Bytes::default();
         for start in starts {
-            hash.add_tensor(start.row.clone());
+            seen.add_tensor(start.row.clone());
         }
         // The class noun as the denoiser sees it depends on both networks that read text.
         let states = encode_prompt(job.base, &[&job.subject.class], PromptOptions::default())?;
-        let context = job.base.transformer.context(states.clone(), &Attachments::none());
-        hash.add_tensor(context.flatten(0, 2));
-        hash.add_networks(job.base, states);
-        for subject in job.subjects() {
-            hash.add_subject(subject);
-        }
-        Ok(hash)
+        let context = job.base.transformer.context(states, &Attachments::none());
+        seen.add_tensor(context.clone().flatten(0, 2));
+        seen.add_networks(job.base, context);
+        Ok(Self { job, seen })
     }
 
+    /// A hash of all that and of `config`.
+    pub(crate) fn with(&self, config: &LoraConfig) -> String {
+        let mut hash = Hash(Fnv::default());
+        hash.add(self.job.base.identity.as_bytes());
+        // Samples are looked at and not learned from.
+        let learned = LoraConfig { samples: LoraConfig::standard().samples, ..config.clone() };
+        hash.add(format!("{learned:?}").as_bytes());
+        hash.0.add(self.seen.0.iter().copied());
+        for subject in self.job.subjects() {
+            hash.add_subject(subject);
+        }
+        format!("{:016x}", hash.0.finish())
+    }
+}
+
+/// A hash of pieces, each with its length, so that neighbours cannot trade places.
+struct Hash(Fnv);
+
+impl Hash {
     fn add_subject(&mut self, subject: &Subject) {
         self.add(format!("{}\n{}", subject.class, subject.token).as_bytes());
         for picture in &subject.pictures {
@@ -58,34 +78,32 @@ impl Fingerprint {
         }
     }
 
+    /// Goes on with `bytes` and their number.
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.add((bytes.len() as u64).to_le_bytes());
+        self.0.add(bytes.iter().copied());
+    }
+}
+
+impl Bytes {
     /// What the autoencoder and the denoiser make of the smallest input there is.
-    fn add_networks(&mut self, base: &Base, text: Tensor<3>) {
+    fn add_networks(&mut self, base: &Base, context: Tensor<3>) {
         let [_, rows, columns] = base.config.transformer.patch_size;
         let side = |patch: usize| patch * base.config.vae.spatial_factor();
         let picture = Tensor::full([1, 3, 1, side(rows), side(columns)], 0.25, &base.device);
         let latents = base.vae.encode(picture).mean;
         self.add_tensor(base.vae.decode(latents.clone()).flatten(0, 4));
-        let none = Attachments::none();
-        let context = base.transformer.context(text, &none);
         if base.config.transformer.patch_size[0] == 1 {
-            let velocity = base.transformer.forward(latents.clone(), &[500.0], context, &none);
+            let velocity = base.transformer.forward(latents.clone(), &[500.0], context, &Attachments::none());
             self.add_tensor(velocity.flatten(0, 4));
         }
         self.add_tensor(latents.flatten(0, 4));
     }
 
-    /// Goes on with `bytes` and their number, so that neighbours cannot trade places.
-    fn add(&mut self, bytes: &[u8]) {
-        self.0.add((bytes.len() as u64).to_le_bytes());
-        self.0.add(bytes.iter().copied());
-    }
-
+    /// Goes on with a tensor's bytes and their number, as [`Hash::add`] does.
     fn add_tensor(&mut self, tensor: Tensor<1>) {
-        let bytes: Vec<u8> = values(tensor).iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.add(&bytes);
-    }
-
-    pub(crate) fn finish(self) -> String {
-        format!("{:016x}", self.0.finish())
+        let values = values(tensor);
+        self.0.extend((4 * values.len() as u64).to_le_bytes());
+        self.0.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
 }

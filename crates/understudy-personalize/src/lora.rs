@@ -151,8 +151,8 @@ pub fn fit_judged(job: &Job, config: &LoraConfig, judge: Option<&dyn Judge>, emi
     })?;
     let starts = job.subjects().map(|own| RowStart::of_class(job.base, &own.class, config.token_norm));
     let starts = starts.collect::<Result<Vec<_>>>()?;
-    let key = |config| Ok::<_, Error>(Fingerprint::new(job, config, &starts)?.finish());
-    let keys = Keys { looks: key(&config.looks())?, whole: key(config)? };
+    let fingerprint = Fingerprint::new(job, &starts)?;
+    let keys = Keys { looks: fingerprint.with(&config.looks()), whole: fingerprint.with(config) };
     refuse_other_runs(job.folder, &keys)?;
     let setup = prepare(job, config, keys, use_checkpointing(config, planned.tokens), emit)?;
     let setup = Setup { judge: judge.filter(|_| config.samples.evaluate_every > 0), ..setup };

@@ -240,8 +240,7 @@ fn clip_masks(path: &Path, video: &Video, size: [usize; 2]) -> Result<Vec<Mask>>
                 frame.height
             )));
         }
-        let cut = Picture { image: frame.clone(), mask: Some(mask) }.cover_crop(size)?;
-        Ok(cut.mask.unwrap_or(Mask { width: size[1], height: size[0], alpha: vec![255; size[0] * size[1]] }))
+        Ok(mask.cover_crop(size)?)
     };
     paths.iter().zip(&video.frames).map(one).collect()
 }
@@ -313,12 +312,16 @@ mod tests {
         assert_eq!(subject.phrase(), "<s> teddy bear");
     }
 
+    fn write_video(path: &Path, frames: u8, frame: impl Fn(u8) -> Image) {
+        let video = Video::new((0..frames).map(frame).collect(), 8.0).unwrap();
+        video.write(path, &understudy_media::WriteOptions::default()).unwrap();
+    }
+
     #[test]
     fn a_video_becomes_clips() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.gif");
-        let frames = (0..12).map(|i| Image::filled(48, 32, [i * 20, 0, 0])).collect();
-        Video::new(frames, 8.0).unwrap().write(&path, &understudy_media::WriteOptions::default()).unwrap();
+        write_video(&path, 12, |at| Image::filled(48, 32, [at * 20, 0, 0]));
         std::fs::write(folder.path().join("a.txt"), "a cat in a room\n\n the cat indoors\n").unwrap();
         let subject = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap();
         assert_eq!((subject.clips.len(), subject.pictures.len()), (2, 0));
@@ -332,23 +335,15 @@ mod tests {
     fn masks_beside_a_video_go_with_its_frames() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.gif");
-        let frames = (0..7).map(|i| Image::filled(48, 32, [i * 20, 0, 0])).collect();
-        Video::new(frames, 8.0).unwrap().write(&path, &understudy_media::WriteOptions::default()).unwrap();
+        write_video(&path, 7, |at| Image::filled(48, 32, [at * 20, 0, 0]));
         let masks = folder.path().join("a.masks/");
         let mask =
             |at: u8| Image::from_fn(48, 32, move |x, _| [if x < 8 + usize::from(at) { 255 } else { 0 }; 3]);
-        let write = |count| {
-            let masks_of = (0..count).map(mask).collect();
-            Video::new(masks_of, 8.0)
-                .unwrap()
-                .write(&masks, &understudy_media::WriteOptions::default())
-                .unwrap();
-        };
-        write(6);
+        write_video(&masks, 6, mask);
         let message = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap_err().to_string();
         assert!(message.contains("6 masks") && message.contains("7 frames"), "{message}");
         std::fs::remove_dir_all(&masks).unwrap();
-        write(7);
+        write_video(&masks, 7, mask);
         let subject = Subject::open(&path, "cat", "<s>", OPTIONS).unwrap();
         assert_eq!((subject.clips.len(), subject.clip_masks.len(), subject.clip_masks[0].len()), (1, 1, 5));
         // Cut as the frames are, to the middle and to half the height.

@@ -349,24 +349,25 @@ fn a_subject_is_fitted_and_generated() {
     assert_eq!(before, tensors(&folder.path().join("cube.safetensors")));
 }
 
-#[test]
-fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
-    let folder = tempfile::tempdir().unwrap();
+/// A short fit of Set-and-Sequence on a clip that moves, with more flags.
+fn fit_motion(folder: &Path, flags: &[&str]) -> Run {
     let frame = |at: usize| {
         Image::from_fn(32, 32, |x, y| [(8 * x) as u8, if x / 4 == at { 250 } else { 40 }, y as u8])
     };
     let clip = Video::new((0..5).map(frame).collect(), 8.0).unwrap();
-    clip.write(folder.path().join("subject.gif"), &WriteOptions::default()).unwrap();
-    std::fs::write(
-        folder.path().join("few.toml"),
-        "clip_frames = 5\n[prior]\nsamples = 1\nframes = 5\nsteps = 1\n",
-    )
-    .unwrap();
-    let steps = ["--steps", "2", "--token-steps", "1", "--motion-steps", "2", "--config", "few.toml"];
-    let flags = [&["--method", "set-and-sequence", "--subject", "subject.gif"][..], &steps].concat();
+    clip.write(folder.join("subject.gif"), &WriteOptions::default()).unwrap();
+    let few = "clip_frames = 5\n[prior]\nsamples = 1\nframes = 5\nsteps = 1\n";
+    std::fs::write(folder.join("few.toml"), few).unwrap();
     let usual: Vec<&str> =
         fit_flags(&[]).into_iter().filter(|flag| !["--subject", "subject"].contains(flag)).collect();
-    let run = understudy(folder.path(), &[&usual[..], &flags].concat());
+    let own = ["--method", "set-and-sequence", "--subject", "subject.gif", "--config", "few.toml"];
+    understudy(folder, &[&usual[..], &own, &["--steps", "2", "--token-steps", "1"], flags].concat())
+}
+
+#[test]
+fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = fit_motion(folder.path(), &["--motion-steps", "2"]);
     run.succeeds();
     assert!(run.stderr.contains("<s> cube <m>"), "{}", run.stderr);
     let inspected = understudy(folder.path(), &["inspect", "cube.safetensors"]).succeeds();
@@ -397,17 +398,7 @@ fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
 #[test]
 fn a_motion_is_learned_otherwise_on_the_looks_that_were_learned() {
     let folder = tempfile::tempdir().unwrap();
-    let frame =
-        |at: usize| Image::from_fn(32, 32, |x, _| [(8 * x) as u8, if x / 4 == at { 250 } else { 40 }, 9]);
-    let clip = Video::new((0..5).map(frame).collect(), 8.0).unwrap();
-    clip.write(folder.path().join("subject.gif"), &WriteOptions::default()).unwrap();
-    let prior = "clip_frames = 5\n[prior]\nsamples = 1\nframes = 5\nsteps = 1\n";
-    std::fs::write(folder.path().join("few.toml"), prior).unwrap();
-    let usual: Vec<&str> =
-        fit_flags(&[]).into_iter().filter(|flag| !["--subject", "subject"].contains(flag)).collect();
-    let own = ["--method", "set-and-sequence", "--subject", "subject.gif", "--config", "few.toml"];
-    let steps = ["--steps", "2", "--token-steps", "1"];
-    let fit = |flags: &[&str]| understudy(folder.path(), &[&usual[..], &own, &steps, flags].concat());
+    let fit = |flags: &[&str]| fit_motion(folder.path(), flags);
     fit(&["--motion-steps", "2"]).succeeds();
     let run = folder.path().join("cube.safetensors.run");
     let looks = std::fs::read(run.join("lora/state.safetensors")).unwrap();

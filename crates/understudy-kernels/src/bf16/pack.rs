@@ -119,6 +119,27 @@ fn parts_of(x: f32) -> [f32; PARTS] {
     [first, second, cut(rest - second)]
 }
 
+/// [`round_quiet`] of sixteen numbers, given by their bits: the rounded number is in the upper half of each lane, what is
+/// below it unspecified.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn nearest_avx512(bits: std::arch::x86_64::__m512i) -> std::arch::x86_64::__m512i {
+    use std::arch::x86_64::*;
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd)
+}
+
+/// The upper halves of all lanes in pairs, those of `even` first.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn paired_avx512(
+    even: std::arch::x86_64::__m512i,
+    odd: std::arch::x86_64::__m512i,
+) -> std::arch::x86_64::__m512i {
+    use std::arch::x86_64::*;
+    _mm512_or_si512(_mm512_srli_epi32::<16>(even), _mm512_and_si512(odd, _mm512_set1_epi32(-65536)))
+}
+
 /// [`parts_of`] sixteen numbers, each part in the upper half of its lane; what is below is unspecified in the last.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
@@ -132,10 +153,7 @@ fn parts_of_avx512(x: std::arch::x86_64::__m512) -> [std::arch::x86_64::__m512i;
     let size = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff_ffff));
     let finite = _mm512_cmplt_epi32_mask(size, _mm512_set1_epi32(0x7f80_0000));
     let rest = _mm512_maskz_sub_ps(finite, x, _mm512_castsi512_ps(first));
-    let bits = _mm512_castps_si512(rest);
-    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-    let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    let second = _mm512_and_si512(up, upper);
+    let second = _mm512_and_si512(nearest_avx512(_mm512_castps_si512(rest)), upper);
     [first, second, _mm512_castps_si512(_mm512_sub_ps(rest, _mm512_castsi512_ps(second)))]
 }
 
@@ -152,10 +170,9 @@ fn parts_by_depth_avx512(src: &[f32], stride: usize, tiles: [&mut [u16]; PARTS])
             [0, 1].map(|row| unsafe { _mm512_loadu_ps(src.as_ptr().add((2 * pair + row) * stride)) });
         let (even, odd) = (parts_of_avx512(even), parts_of_avx512(odd));
         for part in 0..PARTS {
-            let low = _mm512_srli_epi32::<16>(even[part]);
-            let high = _mm512_and_si512(odd[part], _mm512_set1_epi32(-65536));
+            let pairs = paired_avx512(even[part], odd[part]);
             // SAFETY: row `pair` of the tile is 64 bytes, written without alignment.
-            unsafe { _mm512_storeu_si512(at[part].add(pair * 2 * LANES).cast(), _mm512_or_si512(low, high)) };
+            unsafe { _mm512_storeu_si512(at[part].add(pair * 2 * LANES).cast(), pairs) };
         }
     }
 }
@@ -191,19 +208,13 @@ fn pack_by_depth_avx512(src: &[f32], stride: usize, tile: &mut [u16]) {
         // SAFETY: row `row` of the source has 16 elements by the assertion.
         let x = unsafe { _mm512_loadu_ps(src.as_ptr().add(row * stride)) };
         let bits = _mm512_castps_si512(x);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-        _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x40_0000))
+        _mm512_mask_or_epi32(nearest_avx512(bits), nan, bits, _mm512_set1_epi32(0x40_0000))
     };
     for pair in 0..LANES {
-        let even = _mm512_srli_epi32::<16>(rounded(2 * pair));
-        let odd = _mm512_and_si512(rounded(2 * pair + 1), _mm512_set1_epi32(-65536));
+        let pairs = paired_avx512(rounded(2 * pair), rounded(2 * pair + 1));
         // SAFETY: row `pair` of the tile is 64 bytes, written without alignment.
-        unsafe {
-            let at = tile.as_mut_ptr().add(pair * 2 * LANES).cast();
-            _mm512_storeu_si512(at, _mm512_or_si512(even, odd));
-        }
+        unsafe { _mm512_storeu_si512(tile.as_mut_ptr().add(pair * 2 * LANES).cast(), pairs) };
     }
 }
 

@@ -251,8 +251,7 @@ pub(super) fn matmul_tiles(
                             Numbers::Rounded => multiply(path, left, right, tiles, c, out.ld, (h, w), more),
                             #[cfg(target_arch = "x86_64")]
                             Numbers::InParts => {
-                                let planes = (layout.plane, layout.plane);
-                                multiply_parts(left, right, planes, tiles, (c, out.ld), (h, w), more);
+                                multiply_parts(left, right, layout.plane, tiles, (c, out.ld), (h, w), more);
                             }
                             #[cfg(not(target_arch = "x86_64"))]
                             Numbers::InParts => unreachable!("there is no AMX on this processor"),
