@@ -143,9 +143,10 @@ impl Attachments {
             .fold(output, |output, residual| output + residual.forward(x.clone()))
     }
 
-    /// Whether a hook is attached to the attention at `site`.
+    /// Whether an active hook is attached to the attention at `site`.
     pub fn hooks_attention(&self, site: &str) -> bool {
-        self.attention.contains_key(site)
+        let active = |hooks: &Vec<Windowed<_>>| hooks.iter().any(|own| own.window.contains(self.progress));
+        self.attention.get(site).is_some_and(active)
     }
 
     /// What the attention at `site` is to use.

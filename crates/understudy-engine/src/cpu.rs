@@ -44,6 +44,18 @@ impl Array {
         }
     }
 
+    /// `tensor` if it is an f32 tensor of the CPU engine that belongs to no graph and lies there as it is: no number of it is
+    /// seen in two places.
+    pub(crate) fn frozen<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        match Primitive::of(tensor)? {
+            Primitive::Plain(tensor) => {
+                let layout = tensor.layout();
+                (layout.is_contiguous() && layout.start_offset() == 0).then_some(Self { tensor })
+            }
+            Primitive::Tracked(_) => None,
+        }
+    }
+
     pub(crate) fn data(&self) -> &[f32] {
         &self.tensor.storage::<f32>()[..self.len()]
     }

@@ -13,7 +13,7 @@ pub mod error;
 mod gguf;
 pub mod hash;
 pub mod host;
-mod memory;
+pub mod memory;
 pub mod ops;
 pub mod optimizer;
 pub mod parameters;

@@ -14,6 +14,18 @@ use crate::par::{self, CHUNK, Shared};
 /// Lengths are rounded up to a multiple of this; shorter arrays do not use the pool.
 const UNIT: usize = 1 << 12;
 
+/// Gives back to the system what waits to be used again: between phases of a program that need memory of other sizes.
+pub fn release_memory() {
+    let kept = {
+        let mut pool = pool();
+        (pool.waiting, pool.peak) = (0, pool.live);
+        std::mem::take(&mut pool.kept)
+    };
+    drop(kept);
+    rayon::broadcast(|_| par::release());
+    par::release();
+}
+
 /// An array of `f32` whose memory is pooled.
 pub struct Floats {
     /// At least `len` long. Pooled memory is a multiple of [`UNIT`].

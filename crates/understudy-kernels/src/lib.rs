@@ -37,10 +37,10 @@ pub use activation::{
 pub use attention::{AttentionShape, KeyMask, attention_backward, attention_forward};
 pub use conv::{Conv3dShape, conv3d_backward_data, conv3d_backward_weight, conv3d_forward};
 pub use convert::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-pub use floats::Floats;
+pub use floats::{Floats, release_memory};
 pub use gate::{GatedAddGradients, gated_add_backward, gated_add_forward};
 pub use layout::transpose_heads;
-pub use matmul::{BatchRef, MatRef, PackedB, Precision, matmul, matmul_batched, matmul_packed};
+pub use matmul::{BatchRef, MatRef, PackedB, PackedRef, Precision, matmul, matmul_batched, matmul_packed};
 pub use norm::{
     LayerNormGradients, LayerNormOutput, LayerNormParams, channel_rms_norm_backward,
     channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward,

@@ -29,6 +29,11 @@ impl<'a, T> Shared<'a, T> {
         Shared(slice.as_mut_ptr(), slice.len(), PhantomData)
     }
 
+    /// The part from `start` on, which may be the end.
+    pub(crate) fn skip(&self, start: usize) -> Self {
+        Shared(self.at(start), self.1 - start, PhantomData)
+    }
+
     /// The part `start..start + len`.
     ///
     /// # Safety
@@ -68,6 +73,12 @@ macro_rules! scratch_pool {
     )*};
 }
 scratch_pool!(f32, u16);
+
+/// Frees what the calling thread keeps.
+pub(crate) fn release() {
+    f32::with_pool(Vec::clear);
+    u16::with_pool(Vec::clear);
+}
 
 /// Scratch of `len` elements with unspecified contents, given back to the thread's pool when dropped.
 pub(crate) struct Buffer<T: Scratch> {

@@ -11,7 +11,7 @@ use understudy_kernels::resample::Taps;
 #[derive(Clone, Debug)]
 pub struct Linear {
     site: String,
-    weight: Tensor<2>,
+    weight: ops::Weight,
     bias: Option<Tensor<1>>,
 }
 
@@ -26,14 +26,14 @@ impl Linear {
     pub fn with_init(weights: &Weights, inputs: usize, outputs: usize, bias: bool, init: Init) -> Self {
         Self {
             site: weights.path(""),
-            weight: weights.tensor("weight", [outputs, inputs], init),
+            weight: ops::Weight::new(weights.tensor("weight", [outputs, inputs], init)),
             bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
         }
     }
 
     /// A map from tensors already at hand; `weight` is `(outputs, inputs)`.
     pub fn from_parts(site: String, weight: Tensor<2>, bias: Tensor<1>) -> Self {
-        Self { site, weight, bias: Some(bias) }
+        Self { site, weight: ops::Weight::new(weight), bias: Some(bias) }
     }
 
     /// The published path.
@@ -41,14 +41,9 @@ impl Linear {
         &self.site
     }
 
-    /// The weight, `(outputs, inputs)`.
-    pub fn weight(&self) -> &Tensor<2> {
-        &self.weight
-    }
-
     /// `x (..., inputs)` to `(..., outputs)`, with whatever is attached here.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, attachments: &Attachments) -> Tensor<D> {
-        let output = ops::linear(x.clone(), self.weight.clone(), self.bias.clone());
+        let output = self.weight.linear(x.clone(), self.bias.clone());
         attachments.linear(&self.site, &x, output)
     }
 }

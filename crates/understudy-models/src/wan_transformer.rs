@@ -6,6 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::{Attachments, AttentionInputs};
+use understudy_engine::host;
 use understudy_engine::ops;
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
@@ -151,15 +152,20 @@ impl WanAttention {
     fn forward(
         &self,
         hidden: Tensor<3>,
-        context: Option<&Tensor<3>>,
+        context: Option<&TextContext>,
         rotary: Option<&Rotary>,
         attachments: &Attachments,
     ) -> Tensor<3> {
-        let context = context.unwrap_or(&hidden).clone();
+        let hooks = attachments.hooks_attention(&self.site);
+        let (context, repeats) = match context {
+            None => (hidden.clone(), 1),
+            Some(text) if hooks => (text.whole(), 1),
+            Some(text) => (text.words.clone(), text.repeats),
+        };
         let query = self.norm_q.forward(self.to_q.forward(hidden, attachments));
         let key = self.norm_k.forward(self.to_k.forward(context.clone(), attachments));
         let value = self.to_v.forward(context, attachments);
-        let [mut query, mut key, value] = match attachments.hooks_attention(&self.site) {
+        let [mut query, mut key, value] = match hooks {
             true => self.hooked([query, key, value], attachments),
             false => [query, key, value],
         };
@@ -167,7 +173,7 @@ impl WanAttention {
             query = rotary.apply(query);
             key = rotary.apply(key);
         }
-        let output = ops::multi_head_attention(query, key, value, self.heads);
+        let output = ops::multi_head_attention(query, key, value, self.heads, repeats);
         self.to_out.forward(output, attachments)
     }
 
@@ -212,11 +218,11 @@ impl WanBlock {
         }
     }
 
-    /// `hidden (batch, tokens, channels)`, `context (batch, words, channels)`, `time (batch, 6, channels)`.
+    /// `hidden (batch, tokens, channels)`, `time (batch, 6, channels)`.
     pub fn forward(
         &self,
         hidden: Tensor<3>,
-        context: &Tensor<3>,
+        context: &TextContext,
         time: &Tensor<3>,
         rotary: &Rotary,
         attachments: &Attachments,
@@ -250,8 +256,52 @@ pub struct WanConditions {
     pub time: Tensor<3>,
     /// Its projection `(batch, 6, channels)`, for the blocks.
     pub modulation: Tensor<3>,
-    /// Text context `(batch, words, channels)`.
-    pub context: Tensor<3>,
+    /// Text context.
+    pub context: TextContext,
+}
+
+/// What the blocks read of texts. Wan attends to padding too, all of which is alike: it is computed once.
+#[derive(Clone, Debug)]
+pub struct TextContext {
+    /// `(batch, words, channels)`.
+    pub words: Tensor<3>,
+    /// The last word stands for so many like it.
+    pub repeats: usize,
+}
+
+impl TextContext {
+    /// Text-encoder states `(batch, words, text_dim)` up to the first word that is zero in all of them and in all that
+    /// follow, and how many of these there are; 1 where there are none.
+    pub fn distinct(states: Tensor<3>) -> (Tensor<3>, usize) {
+        let [_, words, channels] = states.dims();
+        let values = host::values(states.clone().without_autodiff());
+        let used =
+            |text: &[f32]| text.iter().rposition(|value| *value != 0.0).map_or(0, |at| at / channels + 1);
+        let longest = values.chunks(words * channels).map(used).max().unwrap_or(words);
+        match words - longest {
+            0 | 1 => (states, 1),
+            repeats => (states.narrow(1, 0, longest + 1), repeats),
+        }
+    }
+
+    /// So many texts from `first` on.
+    pub fn narrow(&self, first: usize, count: usize) -> Self {
+        Self { words: self.words.clone().narrow(0, first, count), ..*self }
+    }
+
+    /// All texts so many times.
+    pub fn repeat(&self, times: usize) -> Self {
+        Self { words: self.words.clone().repeat_dim(0, times), ..*self }
+    }
+
+    /// All words, repeated ones too, `(batch, words, channels)`.
+    pub fn whole(&self) -> Tensor<3> {
+        let last = self.words.clone().narrow(1, self.words.dims()[1] - 1, 1);
+        match self.repeats {
+            1 => self.words.clone(),
+            repeats => Tensor::cat(vec![self.words.clone(), last.repeat_dim(1, repeats - 1)], 1),
+        }
+    }
 }
 
 /// The whole denoiser.
@@ -307,21 +357,22 @@ impl WanTransformer {
         self.blocks.len()
     }
 
-    /// The text context `(batch, words, channels)` of text-encoder states `(batch, words, text_dim)`. It does
-    /// not change from step to step.
-    pub fn context(&self, text: Tensor<3>, attachments: &Attachments) -> Tensor<3> {
-        self.text_out.forward(ops::gelu_tanh(self.text_in.forward(text, attachments)), attachments)
+    /// The text context of text-encoder states `(batch, words, text_dim)`. It does not change from step to step.
+    pub fn context(&self, text: Tensor<3>, attachments: &Attachments) -> TextContext {
+        let (text, repeats) = TextContext::distinct(text);
+        let inner = ops::gelu_tanh(self.text_in.forward(text, attachments));
+        TextContext { words: self.text_out.forward(inner, attachments), repeats }
     }
 
     /// Time conditions for `timesteps` (one per sample, in `[0, 1000]`) beside a text context.
     pub fn conditions(
         &self,
         timesteps: &[f32],
-        context: Tensor<3>,
+        context: TextContext,
         attachments: &Attachments,
     ) -> WanConditions {
         let [batch, dim] = [timesteps.len(), self.config.inner_dim()];
-        let sinusoid = timestep_embedding(timesteps, self.config.freq_dim, &context.device());
+        let sinusoid = timestep_embedding(timesteps, self.config.freq_dim, &context.words.device());
         let time = self.time_in.forward(sinusoid, attachments);
         let time = self.time_out.forward(ops::silu(time), attachments);
         let modulation = self.time_proj.forward(ops::silu(time.clone()), attachments);
@@ -396,7 +447,7 @@ impl WanTransformer {
         &self,
         latents: Tensor<5>,
         timesteps: &[f32],
-        context: Tensor<3>,
+        context: TextContext,
         attachments: &Attachments,
     ) -> Tensor<5> {
         let dims = latents.dims();

@@ -111,6 +111,34 @@ fn a_residual_equals_the_merged_weight() {
 }
 
 #[test]
+fn padding_is_attended_to_as_if_it_were_written_out() {
+    let case = Case::open("wan_transformer_a");
+    let checkpoint = case.checkpoint();
+    let weights = Weights::new(&checkpoint, &device());
+    let network = WanTransformer::new(&weights, &case.config());
+    let latents: Tensor<5> = case.tensor("hidden_states");
+    let timesteps = case.values("timestep");
+    let [batch, channels] = [latents.dims()[0], network.config().text_dim];
+    let text = Random::new(5, 0).normal_tensor([batch, 3, channels], &device());
+    let text = Tensor::cat(vec![text, Tensor::zeros([batch, 40, channels], &device())], 1);
+    let run = |attachments: &Attachments| {
+        let context = network.context(text.clone(), attachments);
+        assert_eq!((context.words.dims()[1], context.repeats), (4, 40));
+        assert_eq!(context.whole().dims()[1], 43);
+        let output = network.forward(latents.clone(), &timesteps, context, attachments);
+        output.into_data().try_into_vec::<f32>().unwrap()
+    };
+    let once = run(&Attachments::none());
+    // A hook sees all words, so with one nothing is left out.
+    let mut observed = Attachments::none();
+    for block in 0..network.depth() {
+        observed.add_attention(format!("blocks.{block}.attn2"), Window::ALWAYS, Arc::new(Observe));
+    }
+    let error = relative_error(&once, &run(&observed));
+    assert!(error < 1e-5, "{error:e}");
+}
+
+#[test]
 fn a_checkpoint_that_does_not_fit_lists_every_fault() {
     let case = Case::open("wan_transformer_a");
     let mut parameters =

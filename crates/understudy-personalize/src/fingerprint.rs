@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use understudy_engine::attach::Attachments;
 use understudy_engine::hash::Fnv;
 use understudy_engine::host::values;
+use understudy_models::wan_transformer::TextContext;
 use understudy_pipeline::{Base, PromptOptions, encode_prompt};
 
 use crate::config::LoraConfig;
@@ -36,7 +37,7 @@ impl<'a> Fingerprint<'a> {
         // The class noun as the denoiser sees it depends on both networks that read text.
         let states = encode_prompt(job.base, &[&job.subject.class], PromptOptions::default())?;
         let context = job.base.transformer.context(states, &Attachments::none());
-        seen.add_tensor(context.clone().flatten(0, 2));
+        seen.add_tensor(context.whole().flatten(0, 2));
         seen.add_networks(job.base, context);
         Ok(Self { job, seen })
     }
@@ -87,7 +88,7 @@ impl Hash {
 
 impl Bytes {
     /// What the autoencoder and the denoiser make of the smallest input there is.
-    fn add_networks(&mut self, base: &Base, context: Tensor<3>) {
+    fn add_networks(&mut self, base: &Base, context: TextContext) {
         let [_, rows, columns] = base.config.transformer.patch_size;
         let side = |patch: usize| patch * base.config.vae.spatial_factor();
         let picture = Tensor::full([1, 3, 1, side(rows), side(columns)], 0.25, &base.device);

@@ -5,7 +5,7 @@ use understudy_engine::attach::Attachments;
 use understudy_engine::checkpoint::{BlockStack, backward_checkpointed, backward_plain};
 use understudy_engine::parameters::{Leaves, NamedGradients};
 use understudy_engine::random::Random;
-use understudy_models::wan_transformer::{Rotary, WanConditions, WanTransformer};
+use understudy_models::wan_transformer::{Rotary, TextContext, WanConditions, WanTransformer};
 use understudy_train::noise::{logit_normal, shifted};
 
 use crate::config::Noise;
@@ -60,6 +60,8 @@ pub struct FlowStack<'a> {
     /// The loss is multiplied by this.
     pub scale: f32,
     rotary: Rotary,
+    /// Of the last word of the text; see [`TextContext`].
+    repeats: usize,
 }
 
 impl<'a> FlowStack<'a> {
@@ -72,7 +74,8 @@ impl<'a> FlowStack<'a> {
         scale: f32,
     ) -> Self {
         let rotary = transformer.rotary(batch.latents.dims(), &batch.latents.device());
-        Self { transformer, attachments, text, batch, scale, rotary }
+        let (text, repeats) = TextContext::distinct(text);
+        Self { transformer, attachments, text, batch, scale, rotary, repeats }
     }
 
     /// The loss, times the scale, and the gradients of `leaves`; `checkpointed` keeps only block inputs.
@@ -94,11 +97,12 @@ impl BlockStack<3> for FlowStack<'_> {
         let timesteps: Vec<f32> = self.batch.sigmas.iter().map(|sigma| sigma * 1000.0).collect();
         let WanConditions { time, modulation, context } =
             self.transformer.conditions(&timesteps, context, self.attachments);
-        (hidden, [time, modulation, context])
+        (hidden, [time, modulation, context.words])
     }
 
     fn block(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>; 3]) -> Tensor<3> {
-        let [time, modulation, context] = shared.clone();
+        let [time, modulation, words] = shared.clone();
+        let context = TextContext { words, repeats: self.repeats };
         let conditions = WanConditions { time, modulation, context };
         self.transformer.block(index, hidden, &conditions, &self.rotary, self.attachments)
     }

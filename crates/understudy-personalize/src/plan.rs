@@ -273,5 +273,6 @@ fn memory(base: &Base, parameters: usize, tokens: usize, checkpointing: bool) ->
         true => tokens * (config.num_layers * config.inner_dim() + 2 * block),
         false => tokens * config.num_layers * block,
     };
-    weight_bytes(&base.config, base.blocks_on_host) + (FLOAT * (4 * parameters + activations)) as u64
+    weight_bytes(&base.config, base.halved, base.blocks_on_host)
+        + (FLOAT * (4 * parameters + activations)) as u64
 }

@@ -16,7 +16,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, ExtraModule, Window};
 use understudy_engine::host::values;
 use understudy_engine::random::Random;
-use understudy_models::wan_transformer::Rotary;
+use understudy_models::wan_transformer::{Rotary, TextContext};
 use understudy_pipeline::{Base, Companion, Moment, PromptOptions, TokenEmbeddings, encode_prompt};
 
 use crate::error::{Error, Result};
@@ -54,8 +54,8 @@ pub struct Warp {
     noise: Tensor<5>,
     /// The subject's share of each of the references' places, where it is known.
     masks: Vec<Option<Vec<f32>>>,
-    /// The references' text context `(references, words, channels)`, and where in it the subject is named.
-    context: Tensor<3>,
+    /// The references' text context, and where in it the subject is named.
+    context: TextContext,
     words: Vec<usize>,
     /// Where each prompt names the subject.
     prompts: Vec<Vec<usize>>,
@@ -135,7 +135,7 @@ impl Warp {
         let own = format!("a {}", job.phrase);
         let options = PromptOptions { token_embeddings: job.embeddings, ..PromptOptions::default() };
         let text = encode_prompt(job.base, &[&own], options)?;
-        let context = transformer.context(text, job.attachments).repeat_dim(0, count);
+        let context = transformer.context(text, job.attachments).repeat(count);
         let size = [1, channels, frames, rows, columns];
         let device = &job.base.device;
         let rotary = [latents.dims(), size].map(|dims| transformer.rotary(dims, device));
@@ -490,7 +490,7 @@ mod tests {
             latents: Tensor::zeros([1, 1, 1, 2, 3], &device),
             noise: Tensor::zeros([1, 1, 1, 2, 3], &device),
             masks: vec![Some(mask.to_vec())],
-            context: Tensor::zeros([1, 4, 1], &device),
+            context: TextContext { words: Tensor::zeros([1, 4, 1], &device), repeats: 1 },
             words: vec![1],
             prompts: vec![vec![2]],
             grid: GRID,

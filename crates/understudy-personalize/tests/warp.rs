@@ -88,7 +88,9 @@ fn nothing_changes_without_a_share_and_much_does_with_one() {
         (values(run(&base, &request).latents), warp.matches())
     };
     let expected = values(run(&base, &plain).latents);
-    assert_eq!(with(WarpConfig { mix: 0.0, ..usual() }).0, expected);
+    // Where a hook looks at the words, padding is attended to word by word, which rounds otherwise.
+    let unmixed = with(WarpConfig { mix: 0.0, ..usual() }).0;
+    assert!(unmixed.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4));
     // A window that no step begins in.
     let never = Window { start: 0.99, end: 1.0 };
     assert_eq!(with(WarpConfig { window: never, ..usual() }).0, expected);

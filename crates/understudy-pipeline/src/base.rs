@@ -13,7 +13,7 @@ use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
-use crate::cost::text_weights;
+use crate::cost::{Halved, text_weights};
 use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::limits;
@@ -199,6 +199,8 @@ pub struct BaseWeights<'a> {
     pub transformer: Weights<'a>,
     /// Of the autoencoder.
     pub vae: Weights<'a>,
+    /// What is known of how they will be held.
+    pub halved: Halved,
 }
 
 impl BaseWeights<'static> {
@@ -210,12 +212,14 @@ impl BaseWeights<'static> {
         device: &Device,
     ) -> Result<Self> {
         let layers = if text_stays(&config.text_encoder) { config.text_encoder.num_layers } else { 0 };
+        let halved = Halved::of(&text_encoder, &transformer);
         let transformer = Patched::new(transformer, options.additions)?;
         let streamed = |source: SharedSource, blocks| Weights::streamed(source, device, blocks);
         Ok(Self {
             text_encoder: streamed(Arc::new(text_encoder), layers),
             transformer: streamed(Arc::new(transformer), options.blocks_on_host),
             vae: streamed(Arc::new(vae), 0),
+            halved,
         })
     }
 }
@@ -254,6 +258,8 @@ pub struct Base {
     pub device: Device,
     /// How many of the denoiser's blocks are read whenever they are needed.
     pub blocks_on_host: usize,
+    /// Whose matrices take half their room.
+    pub halved: Halved,
 }
 
 impl Base {
@@ -295,6 +301,7 @@ impl Base {
             vae: network(&weights.vae, |w| WanVae::new(w, &config.vae))?,
             identity: config.identity(),
             blocks_on_host: weights.transformer.on_host(),
+            halved: weights.halved,
             config,
             tokenizer,
             device: device.clone(),

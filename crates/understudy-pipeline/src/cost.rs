@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use understudy_engine::ops;
+use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::Probe;
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
@@ -70,33 +71,64 @@ pub fn block_numbers(config: &WanTransformerConfig) -> usize {
     20 * config.inner_dim() + 3 * config.ffn_dim
 }
 
-/// Bytes of the program and a base's weights in memory, as f32. Of blocks that stay in their file two are in memory at a time: one
+/// Whose matrices the CPU engine holds in two bytes a number (see [`ops::Weight`]): those of files in bf16, and all where
+/// products round to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Halved {
+    /// The text encoder's.
+    pub text_encoder: bool,
+    /// The denoiser's.
+    pub transformer: bool,
+}
+
+impl Halved {
+    pub(crate) fn of(text_encoder: &Checkpoint, transformer: &Checkpoint) -> Self {
+        let halved = |file: &Checkpoint| {
+            let mut matrices = file.infos().into_iter().filter(|info| is_matrix(&info.name, &info.shape));
+            ops::bf16_products() || matrices.all(|info| info.dtype == "BF16")
+        };
+        Self { text_encoder: halved(text_encoder), transformer: halved(transformer) }
+    }
+}
+
+/// Whether a tensor is the weight of a linear map.
+fn is_matrix(name: &str, shape: &[usize]) -> bool {
+    const TABLES: [&str; 2] = ["shared.weight", "relative_attention_bias.weight"];
+    let map = shape.len() == 2 || name == "patch_embedding.weight";
+    map && name.ends_with("weight") && !TABLES.iter().any(|table| name.ends_with(table))
+}
+
+/// Bytes of the program and a base's weights in memory. Of blocks that stay in their file two are in memory at a time: one
 /// computes, one is being read.
-pub fn weight_bytes(config: &BaseConfig, blocks_on_host: usize) -> u64 {
+pub fn weight_bytes(config: &BaseConfig, halved: Halved, blocks_on_host: usize) -> u64 {
     let device = Device::flex();
     let text = Probe::shapes(&device, |w| Umt5Encoder::new(w, &config.text_encoder));
     let denoiser = Probe::shapes(&device, |w| WanTransformer::new(w, &config.transformer));
     let vae = Probe::shapes(&device, |w| WanVae::new(w, &config.vae));
-    let bytes = |shapes: &BTreeMap<String, Vec<usize>>, part: &str| -> u64 {
-        shapes.iter().filter(|(name, _)| name.starts_with(part)).map(|(_, shape)| held_bytes(shape)).sum()
+    let bytes = |(shapes, halved): (&BTreeMap<String, Vec<usize>>, bool), part: &str| -> u64 {
+        let part = shapes.iter().filter(|(name, _)| name.starts_with(part));
+        part.map(|(name, shape)| held_bytes(shape, halved && is_matrix(name, shape))).sum()
     };
+    let (text, denoiser, vae) =
+        ((&text, halved.text_encoder), (&denoiser, halved.transformer), (&vae, false));
     let absent = |blocks: u64, depth: usize, on_host: usize| {
         blocks * on_host.min(depth).saturating_sub(2) as u64 / depth.max(1) as u64
     };
     let layers = config.text_encoder.num_layers;
     let text_absent = match text_stays(&config.text_encoder) {
-        true => bytes(&text, "shared.") + absent(bytes(&text, "encoder.block."), layers, layers),
+        true => bytes(text, "shared.") + absent(bytes(text, "encoder.block."), layers, layers),
         false => 0,
     };
-    let blocks_absent = absent(bytes(&denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
-    let all: u64 = [&text, &denoiser, &vae].map(|shapes| bytes(shapes, "")).iter().sum();
+    let blocks_absent = absent(bytes(denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
+    let all: u64 = [text, denoiser, vae].map(|shapes| bytes(shapes, "")).iter().sum();
     PROGRAM + all - text_absent - blocks_absent
 }
 
 /// Bytes a tensor of this shape takes: a large one gets whole huge pages from the system.
-fn held_bytes(shape: &[usize]) -> u64 {
+fn held_bytes(shape: &[usize], halved: bool) -> u64 {
     const HUGE: u64 = 2 << 20;
-    let bytes = (FLOAT * shape.iter().product::<usize>()) as u64;
+    let number = if halved { FLOAT / 2 } else { FLOAT };
+    let bytes = (number * shape.iter().product::<usize>()) as u64;
     if bytes < HUGE { bytes } else { bytes.next_multiple_of(HUGE) }
 }
 
@@ -119,11 +151,18 @@ pub fn products_per_second(config: &WanTransformerConfig, device: &Device) -> f6
 }
 
 impl Request {
-    /// What this request is going to cost on a base of this configuration, of which so many blocks stay on the host.
+    /// What this request is going to cost on a base of this configuration, held like this, of which so many blocks stay on
+    /// the host.
     ///
     /// # Errors
     /// When it does not fit the base.
-    pub fn estimate(&self, config: &BaseConfig, blocks_on_host: usize, device: &Device) -> Result<Estimate> {
+    pub fn estimate(
+        &self,
+        config: &BaseConfig,
+        halved: Halved,
+        blocks_on_host: usize,
+        device: &Device,
+    ) -> Result<Estimate> {
         let [prompts, _, frames, rows, columns] = self.check(config)?;
         let transformer = &config.transformer;
         let longest = frames * rows * columns / transformer.patch_size.iter().product::<usize>();
@@ -139,7 +178,7 @@ impl Request {
         let decode = decode_work(config, decoded * self.frames);
         let rate = products_per_second(transformer, device) / OVERHEAD;
         Ok(Estimate {
-            weights: weight_bytes(config, blocks_on_host),
+            weights: weight_bytes(config, halved, blocks_on_host),
             activations: (used + KEPT.min(used / 4 * 3)) as u64,
             step_seconds: (step / rate) as f32,
             seconds: ((self.steps as f64 * step + decode) / rate) as f32,

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use understudy_engine::attach::{Attachments, Window};
+use understudy_models::wan_transformer::TextContext;
 
 use crate::base::Base;
 
@@ -18,7 +19,7 @@ pub struct Denoiser<'a> {
     attachments: &'a Attachments,
     text: Tensor<3>,
     /// The text context, if it is the same at every step.
-    context: Option<Tensor<3>>,
+    context: Option<TextContext>,
     guidance: Option<f32>,
     /// The part of denoising that guidance is active in.
     window: Window,
@@ -63,7 +64,7 @@ impl<'a> Denoiser<'a> {
         };
         let Some(scale) = self.guidance.filter(|_| self.window.contains(progress)) else {
             let timesteps = vec![timestep; prompts];
-            let context = context.narrow(0, 0, prompts);
+            let context = context.narrow(0, prompts);
             return self.base.transformer.forward(latents.clone(), &timesteps, context, &attachments);
         };
         let twice = Tensor::cat(vec![latents.clone(), latents.clone()], 0);

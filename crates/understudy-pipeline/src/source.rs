@@ -12,6 +12,7 @@ use crate::base::{
     Base, BaseConfig, BaseWeights, INDEX, LoadOptions, MAX_SEQUENCE_LENGTH, Part, TEXT_ENCODER, TRANSFORMER,
     VAE,
 };
+use crate::cost::Halved;
 use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::original;
@@ -91,6 +92,24 @@ impl Source {
         match self {
             Self::Files(files) => Tokenizer::load(files),
             Self::Parts(parts) => parts.tokenizer(),
+        }
+    }
+
+    /// Whose matrices are going to take half their room.
+    ///
+    /// # Errors
+    /// When a file cannot be opened.
+    pub fn halved(&self) -> Result<Halved> {
+        let device = Device::flex();
+        match self {
+            Self::Files(files) => {
+                let open = |part: Part| files.checkpoint(&part.weights(), &device);
+                Ok(Halved::of(&open(TEXT_ENCODER)?, &open(TRANSFORMER)?))
+            }
+            Self::Parts(parts) => {
+                let opened = parts.open(&device)?;
+                Ok(Halved::of(&opened.text_encoder, &opened.transformer))
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 use understudy_engine::attach::{Attachments, Window};
+use understudy_engine::memory;
 use understudy_engine::random::Random;
 use understudy_models::tiling::Tiles;
 
@@ -231,6 +232,8 @@ pub fn generate(
     })?;
 
     let start = Instant::now();
+    drop(denoiser);
+    memory::release();
     let frames = decode_video(base, latents.clone(), request.vae_tile.map(Tiles::square));
     // All is done: an answer to stop comes too late to lose it.
     let _ = on_event(Event::Decoded { elapsed: start.elapsed() });

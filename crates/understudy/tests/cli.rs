@@ -6,9 +6,12 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{BASE, Run, copy, generate, noise_like, pictures, start, tensor, tensors, understudy};
+use common::{BASE, Run, copy, generate, noise_like, pictures, tensor, tensors, understudy};
 use serde_json::Value;
 use understudy_media::{Image, Video, WriteOptions};
+
+#[cfg(unix)]
+use crate::common::interrupted;
 
 #[test]
 fn every_format_is_written_and_can_be_read() {
@@ -427,8 +430,10 @@ fn pictures_are_kept_and_warped_into_videos() {
     let lenient = ["--warp-start", "0", "--warp-cycle", "9", "--warp-foreground", "0"];
     let warped = with(&[&lenient[..], &["--show-matches", "shown"]].concat(), "a.safetensors");
     let plain = with(&["--no-warp"], "b.safetensors");
-    assert_ne!(warped, plain);
-    assert_eq!(plain, with(&["--warp-mix", "0"], "c.safetensors"));
+    assert!(warped != plain);
+    // Where a hook looks at the words, padding is attended to word by word, which rounds otherwise.
+    let unmixed = with(&["--warp-mix", "0"], "c.safetensors");
+    assert!(plain.iter().zip(&unmixed).all(|(a, b)| (a - b).abs() < 1e-4));
     let shown = understudy_media::Picture::open(folder.path().join("shown/1.png")).unwrap().image;
     assert!(shown.width > 100 && shown.height > 100);
     let flags = ["--prompt", "a red ball", "--adapter", "cube.safetensors", "--out", "d.mp4"];
@@ -436,24 +441,6 @@ fn pictures_are_kept_and_warped_into_videos() {
     assert!(message.contains("<s> cube"), "{message}");
     let message = generate(folder.path(), &[&flags[..], &["--motion-scale", "0"]].concat()).fails(2);
     assert!(message.contains("--motion-scale"), "{message}");
-}
-
-/// Sends `signal` to a fit once it has taken `steps` steps with its residuals, and gives how it ended.
-#[cfg(unix)]
-fn interrupted(folder: &Path, flags: &[&str], steps: u64, signal: &str) -> Run {
-    use std::io::{BufRead, BufReader, Read};
-    let mut child = start(folder, flags);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let reached = lines.by_ref().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-    let mut reached = reached.filter(|event| event["event"] == "step" && event["stage"] == "lora");
-    assert!(reached.any(|event| event["step"].as_u64() >= Some(steps)));
-    drop(reached);
-    let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    let stdout = lines.map(Result::unwrap).collect();
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    Run { code: child.wait().unwrap().code(), stdout, stderr }
 }
 
 #[cfg(unix)]
@@ -473,7 +460,10 @@ fn a_fit_that_is_stopped_or_killed_goes_on_as_if_it_was_not() {
 
     for signal in ["-INT", "-KILL"] {
         let folder = prepared();
-        let run = interrupted(folder.path(), &fit_flags(&flags), 16, signal);
+        let reached = |event: &Value| {
+            event["event"] == "step" && event["stage"] == "lora" && event["step"].as_u64() >= Some(16)
+        };
+        let run = interrupted(folder.path(), &fit_flags(&flags), reached, signal);
         if signal == "-INT" {
             let message = run.fails(1);
             assert!(message.contains("--resume") && message.contains("of 120 steps of lora"), "{message}");

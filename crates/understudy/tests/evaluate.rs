@@ -7,8 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use burn::tensor::Device;
 use common::understudy;
+use serde_json::Value;
+use understudy_engine::safetensors::Checkpoint;
 use understudy_media::Image;
+
+#[cfg(unix)]
+use crate::common::interrupted;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden/evaluate");
 
@@ -265,6 +271,83 @@ fn samples_of_msrvtt_personalization_score_as_in_python() {
         // What was not found counts as 0, and is said.
         assert!(run.stderr.contains("note: a: subj-s: no "), "{}", run.stderr);
     }
+}
+
+#[test]
+fn what_moves_is_followed_and_what_lies_between_is_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let golden = |name: &str| format!("{GOLDEN}/../{name}");
+    let frames = |video: &str, from: &str, count: usize| {
+        fs::create_dir_all(at.join("videos").join(video)).unwrap();
+        for index in 0..count {
+            let frame = format!("videos/{video}/{index}.png");
+            fs::copy(golden(&format!("{from}-{index}.png")), at.join(frame)).unwrap();
+        }
+    };
+    frames("a", "raft/0", 2);
+    frames("b", "amt/0", 5);
+    clips(&at.join("videos"), &[3], 10);
+    let [raft, amt, annotations] =
+        ["raft/raft-things.pth", "amt/amt-s.pth", "msrvtt/annotations"].map(golden);
+    let metrics = ["--metrics", "dynamic-degree,dync-d,motion-smoothness", "--out", "x.csv"];
+    let networks = ["--raft", &raft, "--amt", &amt, "--annotations", &annotations];
+    let found = |rate: &str| {
+        let flags = [&["evaluate", "--videos", "videos", "--fps", rate][..], &metrics, &networks].concat();
+        let run = understudy(at, &flags);
+        run.succeeds();
+        (cells(&at.join("x.csv")), run.stderr)
+    };
+    let value = |own: &BTreeMap<(String, String), Option<f64>>, name: &str, column: &str| {
+        own[&(name.to_owned(), column.to_owned())]
+    };
+    let (own, said) = found("8");
+    let smooth = Checkpoint::open(Path::new(&golden("amt/io.safetensors")), &Device::flex()).unwrap();
+    let expected = f64::from(smooth.values("0.smoothness").unwrap().0[0]);
+    assert!((value(&own, "b", "motion_smoothness").unwrap() - expected).abs() < 1e-5);
+    for column in ["dynamic_degree", "dync_d"] {
+        assert_eq!(value(&own, "a", column), Some(1.0));
+    }
+    // What two frames are too few for, what is too small, and what nobody annotated is said.
+    assert_eq!(value(&own, "a", "motion_smoothness"), None);
+    for part in ["missing: a: motion-smoothness", "missing: 0: dynamic-degree", "dync-d"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // Of sixteen frames a second every other one is looked at: of two there is one, which does not move.
+    let (own, _) = found("16");
+    for column in ["dynamic_degree", "dync_d"] {
+        assert_eq!(value(&own, "a", column), Some(0.0));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_evaluation_that_is_stopped_or_killed_goes_on_from_there() {
+    let flags = ["evaluate", "--videos", "videos", "--metrics", "t-cons", "--out", "x.csv", "--json"];
+    let rows = |stdout: &str| {
+        let events = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.filter(|event| event["event"] == "row").collect::<Vec<_>>()
+    };
+    let mut tables = Vec::new();
+    for signal in ["", "-INT", "-KILL"] {
+        let folder = tempfile::tempdir().unwrap();
+        clips(&folder.path().join("videos"), &[9; 12], 5);
+        if !signal.is_empty() {
+            let reached = |event: &Value| event["event"] == "row" && event["name"] == "10";
+            let run = interrupted(folder.path(), &flags, reached, signal);
+            match signal {
+                "-INT" => assert!(run.fails(1).contains("the same command goes on from there")),
+                _ => assert_eq!(run.code, None, "{}", run.stderr),
+            }
+            assert!(!folder.path().join("x.csv").exists());
+        }
+        let rows = rows(&understudy(folder.path(), &flags).succeeds());
+        let kept = rows.iter().filter(|row| row["kept"] == true).count();
+        assert_eq!(rows.len(), 12);
+        assert!(if signal.is_empty() { kept == 0 } else { kept >= 3 }, "{signal}: {kept}");
+        tables.push(fs::read_to_string(folder.path().join("x.csv")).unwrap());
+    }
+    assert!(tables.iter().all(|table| *table == tables[0]));
 }
 
 #[test]

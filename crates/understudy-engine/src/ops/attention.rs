@@ -36,6 +36,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
             shape: AttentionShape { batch, heads, q_tokens, k_tokens, dim, heads_inside: false },
             scale: options.scale.unwrap_or((dim as f32).powf(-0.5)),
             mask: options.key_lengths.as_ref().map(|lengths| lengths.iter().flat_map(seen).collect()),
+            bias: None,
         };
         return apply(op, [q, k, v]).into_tensor();
     }
@@ -43,20 +44,42 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
 }
 
 /// [`attention`] over `heads` heads that lie one after the other in the channels: `query (batch, queries,
-/// channels)`, `key` and `value (batch, keys, channels)`; the result is shaped like `query`.
-pub fn multi_head_attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> Tensor<3> {
+/// channels)`, `key` and `value (batch, keys, channels)`; the result is shaped like `query`. The last key stands for
+/// `repeats` keys like it.
+pub fn multi_head_attention(
+    query: Tensor<3>,
+    key: Tensor<3>,
+    value: Tensor<3>,
+    heads: usize,
+    repeats: usize,
+) -> Tensor<3> {
     let [batch, q_tokens, channels] = query.dims();
     let k_tokens = key.dims()[1];
     let dim = channels / heads;
     if let (Some(q), Some(k), Some(v)) = (Primitive::of(&query), Primitive::of(&key), Primitive::of(&value)) {
         let shape = AttentionShape { batch, heads, q_tokens, k_tokens, dim, heads_inside: true };
-        let op = Attention { shape, scale: (dim as f32).powf(-0.5), mask: None };
+        let bias = (repeats > 1).then(|| repeated(k_tokens, repeats));
+        let op = Attention { shape, scale: (dim as f32).powf(-0.5), mask: None, bias };
         return apply(op, [q, k, v]).into_tensor();
     }
     let split = |x: Tensor<3>, tokens| x.reshape([batch, tokens, heads, dim]).swap_dims(1, 2);
+    let [key, value] = [key, value].map(|x| {
+        let last = x.clone().narrow(1, k_tokens - 1, 1).repeat_dim(1, repeats.max(1) - 1);
+        if repeats > 1 { Tensor::cat(vec![x, last], 1) } else { x }
+    });
     let options = AttentionOptions::default();
-    let output = composed(split(query, q_tokens), split(key, k_tokens), split(value, k_tokens), &options);
+    let keys = key.dims()[1];
+    let output = composed(split(query, q_tokens), split(key, keys), split(value, keys), &options);
     output.swap_dims(1, 2).reshape([batch, q_tokens, channels])
+}
+
+/// What to add to scores so that the last of `keys` counts `repeats` times.
+fn repeated(keys: usize, repeats: usize) -> Vec<f32> {
+    let mut bias = vec![0.0; keys];
+    if let Some(last) = bias.last_mut() {
+        *last = (repeats as f32).ln();
+    }
+    bias
 }
 
 fn composed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
@@ -85,6 +108,7 @@ struct Attention {
     shape: AttentionShape,
     scale: f32,
     mask: Option<Vec<bool>>,
+    bias: Option<Vec<f32>>,
 }
 
 impl CpuOp<3> for Attention {
@@ -97,7 +121,7 @@ impl CpuOp<3> for Attention {
             self.shape,
             self.scale,
             mask,
-            None,
+            self.bias.as_deref(),
             precision(),
         );
         let rows = lse.len();
@@ -119,7 +143,7 @@ impl CpuOp<3> for Attention {
             self.shape,
             self.scale,
             self.mask.as_deref(),
-            None,
+            self.bias.as_deref(),
             precision(),
         );
         let mut index = 0;
@@ -158,13 +182,19 @@ mod tests {
             let tokens = x.dims()[1];
             x.reshape([2, tokens, 3, 8]).swap_dims(1, 2)
         };
-        check(
-            &inputs.each_ref(),
-            |t| multi_head_attention(t.get(0), t.get(1), t.get(2), 3),
-            |t| {
-                let [q, k, v] = [t.get(0), t.get(1), t.get(2)].map(split);
-                composed(q, k, v, &AttentionOptions::default()).swap_dims(1, 2).reshape([2, 7, 24])
-            },
-        );
+        for repeats in [1, 6] {
+            let whole = |x: Tensor<3>| {
+                let last = x.clone().narrow(1, 4, 1);
+                Tensor::cat(std::iter::once(x).chain((1..repeats).map(|_| last.clone())).collect(), 1)
+            };
+            check(
+                &inputs.each_ref(),
+                |t| multi_head_attention(t.get(0), t.get(1), t.get(2), 3, repeats),
+                |t| {
+                    let [q, k, v] = [t.get(0), whole(t.get(1)), whole(t.get(2))].map(split);
+                    composed(q, k, v, &AttentionOptions::default()).swap_dims(1, 2).reshape([2, 7, 24])
+                },
+            );
+        }
     }
 }

@@ -20,7 +20,7 @@ pub use activation::{gelu, gelu_tanh, silu};
 pub use attention::{AttentionOptions, attention, multi_head_attention};
 pub use channelwise::{BatchNormTrain, batch_norm_train, prelu};
 pub use conv::{Conv3dOptions, conv3d, upsample_nearest_2x};
-pub use linear::{gated_add, linear};
+pub use linear::{Weight, gated_add, linear};
 pub use norm::{channel_rms_norm, layer_norm, layer_norm_modulate, rms_norm};
 pub use rope::rope_heads;
 

@@ -102,7 +102,7 @@ pub fn attention_backward(
                 times(q, k.t(), p, false);
                 times(g, v.t(), dp, false);
                 for (r, (p, dp)) in p.chunks_exact_mut(cols).zip(dp.chunks_exact_mut(cols)).enumerate() {
-                    let bias = bias.map(|b| &b[(first + r) * k_tokens + key..][..cols]);
+                    let bias = bias.map(|b| b.row(first + r, key, cols));
                     let mask = mask.map(|m| &m[key..key + cols]);
                     let lse = lse[head * q_tokens + first + r];
                     slopes(isa, p, dp, scale, bias, mask, lse, delta[first + r]);

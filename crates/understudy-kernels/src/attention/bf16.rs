@@ -156,7 +156,7 @@ pub(super) fn forward(x: &Inputs, out: &mut [f32], lse: &mut [f32]) {
             }
             for r in 0..rows {
                 let row = &mut products[r * width..r * width + cols];
-                let bias = bias.map(|b| &b[(first + r) * k_tokens + key..][..cols]);
+                let bias = bias.map(|b| b.row(first + r, key, cols));
                 let mask = mask.map(|m| &m[key..key + cols]);
                 let highest = row_max(isa, row, x.scale, bias, mask);
                 let new = if highest > top[r] { highest } else { top[r] };
@@ -312,9 +312,9 @@ pub(super) fn backward_head(
             clear_padding(&mut s, (keys_here, tall), (rows, wide));
             clear_padding(&mut dp, (keys_here, tall), (rows, wide));
             if let Some(bias) = bias {
-                for (j, s) in s.chunks_exact_mut(wide).enumerate().take(keys_here) {
-                    for (i, s) in s.iter_mut().enumerate().take(rows) {
-                        *s = *s * x.scale + bias[(first + i) * k_tokens + key + j];
+                for i in 0..rows {
+                    for (s, b) in s.chunks_exact_mut(wide).zip(bias.row(first + i, key, keys_here)) {
+                        s[i] = s[i] * x.scale + b;
                     }
                 }
             }

@@ -35,10 +35,10 @@ multiversion! {
 /// `out = softmax(scale q k^T + bias) v` for every head; keys that `mask` excludes get no weight, and a query without
 /// any key gives zeros.
 ///
-/// `q` (batch, heads, q_tokens, dim), `k` and `v` (batch, heads, k_tokens, dim), `bias` (heads, q_tokens, k_tokens),
-/// the same for the whole batch, or (batch * heads, q_tokens, k_tokens). [`AttentionShape`] says where heads lie. Gives `out`, shaped as `q`, and the
-/// log-sum-exp of the scores (batch, heads, q_tokens), minus infinity where there is no key. Memory beyond the outputs
-/// is linear in the tokens.
+/// `q` (batch, heads, q_tokens, dim), `k` and `v` (batch, heads, k_tokens, dim), `bias` (k_tokens), the same for all
+/// queries, (heads, q_tokens, k_tokens), the same for the whole batch, or (batch * heads, q_tokens, k_tokens).
+/// [`AttentionShape`] says where heads lie. Gives `out`, shaped as `q`, and the log-sum-exp of the scores (batch, heads,
+/// q_tokens), minus infinity where there is no key. Memory beyond the outputs is linear in the tokens.
 ///
 /// # Panics
 ///
@@ -87,7 +87,7 @@ pub fn attention_forward(
             let [k, v] = [k, v].map(|x| shape.rows(x, head, (key, cols), k_tokens));
             matmul_with(q, k.t(), weights, false, precision, Threads::One);
             for (r, row) in weights.chunks_exact_mut(cols).enumerate() {
-                let bias = bias.map(|b| &b[(first + r) * k_tokens + key..][..cols]);
+                let bias = bias.map(|b| b.row(first + r, key, cols));
                 let mask = mask.map(|m| &m[key..key + cols]);
                 let shrink = weigh(isa, row, scale, bias, mask, &mut top[r], &mut sum[r]);
                 if key > 0 {

@@ -57,8 +57,8 @@ impl AttentionShape {
         );
         let table = self.heads * self.q_tokens * self.k_tokens;
         assert!(
-            bias.is_none_or(|b| b.len() == table || b.len() == self.batch * table),
-            "attention: bias is (heads or batch * heads, q_tokens, k_tokens)"
+            bias.is_none_or(|b| [self.k_tokens, table, self.batch * table].contains(&b.len())),
+            "attention: bias is (k_tokens) or (heads or batch * heads, q_tokens, k_tokens)"
         );
     }
 
@@ -105,12 +105,15 @@ impl AttentionShape {
         }
     }
 
-    /// The bias table of `head` (counted over the batch).
-    fn bias<'a>(&self, bias: Option<&'a [f32]>, head: usize) -> Option<&'a [f32]> {
+    /// The bias of `head` (counted over the batch).
+    fn bias<'a>(&self, bias: Option<&'a [f32]>, head: usize) -> Option<Bias<'a>> {
         let table = self.q_tokens * self.k_tokens;
         bias.map(|b| {
+            if b.len() == self.k_tokens {
+                return Bias { data: b, stride: 0 };
+            }
             let head = if b.len() == self.heads * table { head % self.heads } else { head };
-            &b[head * table..(head + 1) * table]
+            Bias { data: &b[head * table..(head + 1) * table], stride: self.k_tokens }
         })
     }
 
@@ -118,6 +121,20 @@ impl AttentionShape {
     fn mask<'a>(&self, mask: Option<KeyMask<'a>>, head: usize) -> Option<KeyMask<'a>> {
         let item = head / self.heads;
         mask.map(|m| &m[item * self.k_tokens..(item + 1) * self.k_tokens])
+    }
+}
+
+/// What is added to the scores of a head: a row for each query, or one for all.
+#[derive(Clone, Copy)]
+struct Bias<'a> {
+    data: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Bias<'a> {
+    /// Of `query`, for so many keys from `key` on.
+    fn row(self, query: usize, key: usize, keys: usize) -> &'a [f32] {
+        &self.data[query * self.stride + key..][..keys]
     }
 }
 

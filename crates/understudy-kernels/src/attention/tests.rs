@@ -38,8 +38,9 @@ fn case(
         mask: (mask > 0)
             .then(|| (0..coin.len()).map(|i| coin[i] > -0.3 && !(mask == 2 && i < k_tokens)).collect()),
         bias: (bias > 0).then(|| {
-            let tables = if bias == 2 { batch * heads } else { heads };
-            random(5, tables * q_tokens * k_tokens)
+            let tables = [heads, batch * heads][usize::from(bias == 2)];
+            // 3: the same for all queries of all heads.
+            random(5, if bias == 3 { k_tokens } else { tables * q_tokens * k_tokens })
         }),
         scale: 1.7 / (dim as f32).sqrt(),
     }
@@ -61,7 +62,7 @@ impl Case {
                     if masked {
                         f64::NEG_INFINITY
                     } else {
-                        dot * self.scale as f64 + bias.map_or(0.0, |b| b[i * s.k_tokens + j] as f64)
+                        dot * self.scale as f64 + bias.map_or(0.0, |b| b.row(i, j, 1)[0] as f64)
                     }
                 };
                 let weights: Vec<f64> = (0..s.k_tokens).map(|j| score(j).exp()).collect();
@@ -99,7 +100,7 @@ fn forward_agrees_with_the_formula() {
     let shapes =
         [(1, 1, 1, 1, 1), (2, 3, 5, 7, 4), (1, 2, 130, 33, 20), (2, 1, 70, 1100, 33), (1, 2, 260, 515, 64)];
     for shape in shapes {
-        for (mask, bias) in [(0, 0), (1, 0), (2, 1), (0, 2), (1, 2)] {
+        for (mask, bias) in [(0, 0), (1, 0), (2, 1), (0, 2), (1, 2), (0, 3)] {
             let case = case(shape, mask, bias);
             let (want, want_lse) = case.reference(&to_f64(&case.q), &to_f64(&case.k), &to_f64(&case.v));
             for (precision, tolerance) in PRECISIONS {
@@ -116,7 +117,7 @@ fn forward_agrees_with_the_formula() {
 #[test]
 fn backward_agrees_with_differences() {
     for shape in [(1, 1, 1, 2, 1), (2, 2, 3, 5, 4), (1, 1, 17, 19, 3)] {
-        for (mask, bias) in [(0, 0), (1, 1), (2, 2)] {
+        for (mask, bias) in [(0, 0), (1, 1), (2, 2), (0, 3)] {
             let case = case(shape, mask, bias);
             let (q, k, v) = (to_f64(&case.q), to_f64(&case.k), to_f64(&case.v));
             let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&case.reference(q, k, v).0, &case.dout);
@@ -154,7 +155,7 @@ fn closed_form(case: &Case) -> [Vec<f64>; 3] {
                 }
                 let kj = (head * s.k_tokens + j) * s.dim;
                 let product: f64 = (0..s.dim).map(|d| q[qi + d] * k[kj + d]).sum();
-                let bias = bias.map_or(0.0, |b| b[i * s.k_tokens + j] as f64);
+                let bias = bias.map_or(0.0, |b| b.row(i, j, 1)[0] as f64);
                 let p = (product * case.scale as f64 + bias - lse[head * s.q_tokens + i]).exp();
                 let ds = p * (dot(&v[kj..kj + s.dim], g) - delta) * case.scale as f64;
                 for d in 0..s.dim {
@@ -171,7 +172,7 @@ fn closed_form(case: &Case) -> [Vec<f64>; 3] {
 #[test]
 fn backward_over_several_blocks() {
     for (shape, mask, bias) in
-        [((1, 2, 300, 530, 40), 0, 0), ((2, 1, 140, 1050, 32), 2, 1), ((1, 1, 257, 33, 64), 1, 2)]
+        [((1, 2, 300, 530, 40), 0, 3), ((2, 1, 140, 1050, 32), 2, 1), ((1, 1, 257, 33, 64), 1, 2)]
     {
         let case = case(shape, mask, bias);
         let want = closed_form(&case);

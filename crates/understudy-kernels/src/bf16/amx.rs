@@ -49,21 +49,28 @@ impl Tiles {
         unsafe { within(block, |c, ld, accumulate| full(block, c, ld, accumulate, PACKED)) };
     }
 
-    /// The same of operands in parts, each `plane` elements on; see [`super::multiply_parts`].
+    /// The same of operands in parts; see [`super::multiply_parts`].
     ///
     /// # Safety
     ///
     /// As [`Tiles::block`], of every part.
-    pub(super) unsafe fn parts(&self, block: &Block, plane: usize) {
+    pub(super) unsafe fn parts(&self, block: &Block, (left, right): (usize, Option<usize>)) {
         // The smallest first, which are lost beside the others.
         const ORDER: [(usize, usize); 6] = [(0, 2), (1, 1), (2, 0), (0, 1), (1, 0), (0, 0)];
-        let table = ORDER.map(|(a, b)| {
+        const EXACT: [(usize, usize); 3] = [(2, 0), (1, 0), (0, 0)];
+        let product = |&(a, b): &(usize, usize)| {
             let ([a0, a1], [b0, b1]) = (block.a, block.b);
-            let (a, b) = (a * plane, b * plane);
+            let (a, b) = (a * left, b * right.unwrap_or(0));
             [a0.wrapping_add(a), a1.wrapping_add(a), b0.wrapping_add(b), b1.wrapping_add(b)]
-        });
-        // SAFETY: the caller's promise, and that of `within`.
-        unsafe { within(block, |c, ld, accumulate| sums(&table, block.tiles, c, ld, accumulate)) };
+        };
+        let compute = |table: &[[*const u16; 4]]| {
+            // SAFETY: the caller's promise, and that of `within`.
+            unsafe { within(block, |c, ld, accumulate| sums(table, block.tiles, c, ld, accumulate)) };
+        };
+        match right {
+            Some(_) => compute(&ORDER.each_ref().map(product)),
+            None => compute(&EXACT.each_ref().map(product)),
+        }
     }
 }
 

@@ -11,11 +11,13 @@ mod amx;
 mod avx512;
 mod pack;
 mod portable;
+mod repack;
 #[cfg(test)]
 mod tests;
 
 use crate::cpu::Bf16Path;
 pub(crate) use pack::{Side, pack_parts, pack_tile, round, round_quiet};
+pub(crate) use repack::{transpose_panels, widen_tile};
 
 /// Lanes of a panel.
 pub(crate) const LANES: usize = 16;
@@ -139,8 +141,8 @@ fn blocks<'a>(
     })
 }
 
-/// [`multiply`] of operands in [`PARTS`], each the next `plane` elements on, by AMX: what f32 products
-/// give, but for the last bit or two (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype
+/// [`multiply`] of operands in [`PARTS`], each the next plane of so many elements on (without a plane the right one is
+/// exact in bf16), by AMX: what f32 products give, but for the last bit or two (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype
 /// For Higher-Precision Computations", 2019). Of the nine products of parts the three smallest are left out: they are below
 /// what f32 resolves. Where an operand is infinite the result is no number.
 ///
@@ -152,7 +154,7 @@ fn blocks<'a>(
 pub(crate) unsafe fn multiply_parts(
     a: Panels,
     b: Panels,
-    plane: usize,
+    planes: (usize, Option<usize>),
     tiles: usize,
     (c, ld): (*mut f32, usize),
     (rows, cols): (usize, usize),
@@ -161,12 +163,12 @@ pub(crate) unsafe fn multiply_parts(
     if rows == 0 || cols == 0 {
         return;
     }
-    a.check_from((PARTS - 1) * plane, rows, tiles);
-    b.check_from((PARTS - 1) * plane, cols, tiles);
+    a.check_from((PARTS - 1) * planes.0, rows, tiles);
+    b.check_from((PARTS - 1) * planes.1.unwrap_or(0), cols, tiles);
     let registers = amx::Tiles::configure();
     for block in blocks(a, b, tiles, (c, ld), (rows, cols), accumulate) {
         // SAFETY: the checks cover the panels, the caller the output; the tile registers are configured.
-        unsafe { registers.parts(&block, plane) };
+        unsafe { registers.parts(&block, planes) };
     }
 }
 

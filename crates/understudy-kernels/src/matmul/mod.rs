@@ -1,12 +1,13 @@
 //! Matrix products in f32 and with bf16 operands.
 
+mod packed;
 mod panels;
 #[cfg(test)]
 mod tests;
 
 use crate::cpu::Bf16Path;
 use crate::par::{self, Shared};
-pub use panels::PackedB;
+pub use packed::{PackedB, PackedRef};
 pub(crate) use panels::{pack_lanes, panels_len};
 
 /// Arithmetic of a product.
@@ -215,6 +216,11 @@ impl<'a> Output<'a> {
     pub(crate) fn new(c: &'a mut [f32], ld: usize, accumulate: bool) -> Self {
         Output { c: Shared::new(c), ld, accumulate }
     }
+
+    /// The columns from `column` on.
+    fn columns(&self, column: usize) -> Output<'a> {
+        Output { c: self.c.skip(column), ..*self }
+    }
 }
 
 /// `gemm` splits rows and columns over threads and never the inner dimension, and cuts the inner dimension by shape and
@@ -250,12 +256,12 @@ fn matmul_f32(a: MatRef, b: MatRef, out: &Output, threads: Threads) {
     }
 }
 
-/// [`matmul`] with a right-hand side packed before, in bf16.
+/// [`matmul`] with a right-hand side packed before. With [`Precision::F32`] only the left operand has more digits than bf16.
 ///
 /// # Panics
 ///
 /// If the shapes do not fit.
-pub fn matmul_packed(a: MatRef, b: &PackedB, c: &mut [f32], accumulate: bool) {
+pub fn matmul_packed(a: MatRef, b: PackedRef, c: &mut [f32], accumulate: bool, precision: Precision) {
     a.check();
     assert_eq!(a.cols, b.rows(), "matmul: columns of a and rows of b");
     assert_eq!(c.len(), a.rows * b.cols(), "matmul: elements of c");
@@ -268,8 +274,14 @@ pub fn matmul_packed(a: MatRef, b: &PackedB, c: &mut [f32], accumulate: bool) {
         }
         return;
     }
-    let out = Output::new(c, b.cols(), accumulate);
-    panels::matmul_bf16(Bf16Path::best(), a, panels::Right::Packed(b), &out, Threads::Pool);
+    let (out, right) = (Output::new(c, b.cols(), accumulate), panels::Right::Packed(b));
+    match (precision, Bf16Path::best()) {
+        (Precision::Bf16, path) => panels::matmul_bf16(path, a, right, &out, Threads::Pool),
+        (Precision::F32, Bf16Path::Amx) => {
+            panels::matmul_tiles(Bf16Path::Amx, panels::Numbers::InParts, a, right, &out, Threads::Pool);
+        }
+        (Precision::F32, _) => packed::matmul_widened(a, b, &out),
+    }
 }
 
 /// `c[i] = a[i] b[i]` (or `+=`) for every matrix of a batch; `c` (batch, m, n) contiguous.

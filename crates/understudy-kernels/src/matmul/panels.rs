@@ -1,7 +1,7 @@
 //! Driver of products on tiles: packs both operands, each number as one bf16 or in parts, and cuts the output into blocks.
 
-use super::{MatRef, Output, Threads};
-use crate::bf16::{self, DEPTH, LANES, PARTS, Panels, TILE, multiply};
+use super::{MatRef, Output, PackedB, PackedRef, Threads};
+use crate::bf16::{self, DEPTH, LANES, PARTS, Panels, Side, TILE, multiply};
 use crate::cpu::{Bf16Path, Isa};
 use crate::par::{self, Buffer, Shared};
 use std::ops::Range;
@@ -26,42 +26,6 @@ const PACK_DEPTH: usize = 512;
 pub(crate) fn panels_len(lanes: usize, depth: usize) -> usize {
     lanes.div_ceil(LANES) * depth.div_ceil(DEPTH) * TILE
 }
-
-/// A right-hand side (k, n) in bf16, packed once for many products: frozen weights.
-#[derive(Clone, Debug)]
-pub struct PackedB {
-    data: Vec<u16>,
-    rows: usize,
-    cols: usize,
-}
-
-impl PackedB {
-    /// Packs `b` (k, n); takes `2 * k * n` bytes, sides rounded up to 32 and 16.
-    pub fn new(b: MatRef) -> Self {
-        b.check();
-        let mut data = vec![0; panels_len(b.cols, b.rows)];
-        let out = Shared::new(&mut data);
-        let stride = panels_len(1, b.rows);
-        par::for_each(b.cols.div_ceil(LANES), |panel| {
-            // SAFETY: each task writes its own panel.
-            let out = unsafe { out.slice(panel * stride, stride) };
-            pack_lanes(Side::Right, b.t(), panel * LANES, 0, b.rows, out);
-        });
-        PackedB { data, rows: b.rows, cols: b.cols }
-    }
-
-    /// Rows of the matrix, k.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Columns of the matrix, n.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-}
-
-pub(crate) use bf16::Side;
 
 /// Packs one panel: lanes `lane0..lane0 + 16` of `m` (rows are lanes, columns the inner dimension), columns
 /// `depth0..depth0 + depth`, zeros beyond the edges. `out` holds `panels_len(1, depth)`.
@@ -145,17 +109,39 @@ fn pack_part(
     }
 }
 
+/// Packs `panels` of the transpose of what is packed, over the tiles of depths `part.0..part.0 + part.1` from `depth0` on.
+fn repack_part(
+    b: &PackedB,
+    depth0: usize,
+    panels: Range<usize>,
+    part: (usize, usize),
+    out: &Shared<u16>,
+    layout: Layout,
+) {
+    let isa = Isa::best();
+    let (first, depth) = part;
+    for at in (first..first + depth).step_by(DEPTH) {
+        for panel in panels.clone() {
+            // SAFETY: each task packs its own panels and depths.
+            let tile = unsafe { out.slice(panel * layout.stride + at / DEPTH * TILE, TILE) };
+            let sources = [0, 1].map(|next| b.tile((depth0 + at) / LANES + next, panel / 2));
+            bf16::transpose_panels(isa, sources, panel % 2, tile);
+        }
+    }
+}
+
 /// The right operand of a product.
+#[derive(Clone, Copy)]
 pub(super) enum Right<'a> {
     Plain(MatRef<'a>),
-    Packed(&'a PackedB),
+    Packed(PackedRef<'a>),
 }
 
 impl Right<'_> {
     fn shape(&self) -> (usize, usize) {
         match self {
             Right::Plain(b) => (b.rows, b.cols),
-            Right::Packed(b) => (b.rows, b.cols),
+            Right::Packed(b) => (b.rows(), b.cols()),
         }
     }
 }
@@ -165,7 +151,7 @@ impl Right<'_> {
 pub(super) enum Numbers {
     /// Rounded to bf16.
     Rounded,
-    /// Each in parts that add up to it: by AMX alone, and with nothing packed before.
+    /// Each in parts that add up to it, but for what is packed, which is exact: by AMX alone.
     InParts,
 }
 
@@ -187,6 +173,7 @@ pub(super) fn matmul_tiles(
         Numbers::Rounded => (1, SUPER_DEPTH),
         Numbers::InParts => (PARTS, SUPER_DEPTH_IN_PARTS),
     };
+    let b_parts = if matches!(b, Right::Plain(_)) { parts } else { 1 };
     let (k, n) = b.shape();
     let m = a.rows;
     let run = |tasks: usize, f: &(dyn Fn(usize) + Send + Sync)| match threads {
@@ -196,14 +183,14 @@ pub(super) fn matmul_tiles(
     let deep = deepest.min(k);
     let tall = (SUPER_LEFT / parts / deep).next_multiple_of(LANES).min(m);
     let b_len = match b {
-        Right::Plain(_) => parts * panels_len(n, deep),
-        Right::Packed(_) => 0,
+        Right::Packed(b) if !b.transposed => 0,
+        _ => b_parts * panels_len(n, deep),
     };
     let mut a_packed = Buffer::<u16>::new(parts * panels_len(tall, deep));
     let mut b_packed = Buffer::<u16>::new(b_len);
     for k0 in (0..k).step_by(deep) {
         let depth = deep.min(k - k0);
-        let layout = Layout::new(parts, depth);
+        let (layout, b_layout) = (Layout::new(parts, depth), Layout::new(b_parts, depth));
         for m0 in (0..m).step_by(tall) {
             let rows = tall.min(m - m0);
             let a_panels = rows.div_ceil(LANES);
@@ -215,22 +202,28 @@ pub(super) fn matmul_tiles(
             run((a_groups + b_panels.div_ceil(PACK_PANELS)) * depths, &|task| {
                 let (group, first_k) = (task / depths, task % depths * PACK_DEPTH);
                 let part = (first_k, PACK_DEPTH.min(depth - first_k));
+                let panels =
+                    |group: usize, all: usize| group * PACK_PANELS..all.min((group + 1) * PACK_PANELS);
                 match (group.checked_sub(a_groups), &b) {
-                    (Some(group), Right::Plain(b)) => {
-                        let panels = group * PACK_PANELS..b_panels.min((group + 1) * PACK_PANELS);
-                        pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, layout);
-                    }
-                    _ => {
-                        let panels = group * PACK_PANELS..a_panels.min((group + 1) * PACK_PANELS);
+                    (None, _) => {
+                        let panels = panels(group, a_panels);
                         pack_part(Side::Left, a, (m0, k0), panels, part, &a_out, layout);
+                    }
+                    (Some(group), Right::Plain(b)) => {
+                        let panels = panels(group, b_panels);
+                        pack_part(Side::Right, b.t(), (0, k0), panels, part, &b_out, b_layout);
+                    }
+                    (Some(group), Right::Packed(b)) => {
+                        repack_part(b.matrix, k0, panels(group, b_panels), part, &b_out, b_layout);
                     }
                 }
             });
             let left = Panels { data: &a_packed, stride: layout.stride };
             let right = match b {
-                Right::Plain(_) => Panels { data: &b_packed, stride: layout.stride },
-                Right::Packed(b) => Panels { data: &b.data[k0 / DEPTH * TILE..], stride: panels_len(1, k) },
+                Right::Packed(b) if !b.transposed => b.matrix.panels().skip(0, k0 / DEPTH),
+                _ => Panels { data: &b_packed, stride: b_layout.stride },
             };
+            let planes = (layout.plane, (b_parts > 1).then_some(b_layout.plane));
             let accumulate = out.accumulate || k0 > 0;
             let (mb, nb) = block_size(rows, n);
             let across = n.div_ceil(nb);
@@ -251,7 +244,7 @@ pub(super) fn matmul_tiles(
                             Numbers::Rounded => multiply(path, left, right, tiles, c, out.ld, (h, w), more),
                             #[cfg(target_arch = "x86_64")]
                             Numbers::InParts => {
-                                multiply_parts(left, right, layout.plane, tiles, (c, out.ld), (h, w), more);
+                                multiply_parts(left, right, planes, tiles, (c, out.ld), (h, w), more);
                             }
                             #[cfg(not(target_arch = "x86_64"))]
                             Numbers::InParts => unreachable!("there is no AMX on this processor"),

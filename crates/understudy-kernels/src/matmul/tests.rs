@@ -46,9 +46,67 @@ fn all_shapes_transposes_and_precisions() {
                 matmul(a, b, &mut c, true, precision);
                 close(&c, &want.iter().map(|w| 2.0 * w).collect::<Vec<_>>(), 1e-5);
             }
-            let mut c = vec![f32::NAN; m * n];
-            matmul_packed(a, &PackedB::new(b), &mut c, false);
-            close(&c, &want, 1e-5);
+            let packed = PackedB::exact(b).unwrap();
+            // The transpose of what is packed transposed is the same matrix.
+            let twice = PackedB::new(b.t());
+            for right in [packed.view(), twice.t()] {
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let mut c = vec![f32::NAN; m * n];
+                    matmul_packed(a, right, &mut c, false, precision);
+                    close(&c, &want, 1e-5);
+                    matmul_packed(a, right, &mut c, true, precision);
+                    close(&c, &want.iter().map(|w| 2.0 * w).collect::<Vec<_>>(), 1e-5);
+                }
+                let mut c = vec![f32::NAN; m * n];
+                packed::matmul_widened(a, right, &Output::new(&mut c, n, false));
+                close(&c, &want, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_bf16_holds_is_packed_without_loss() {
+    for (k, n) in [(1, 1), (33, 17), (70, 48)] {
+        let values = exact(5, k * n);
+        let packed = PackedB::exact(MatRef::new(&values, n, k).t()).unwrap();
+        assert_eq!([packed.rows(), packed.cols()], [k, n]);
+        assert_eq!(packed.unpacked_transpose(), values);
+        let mut more = values;
+        *more.last_mut().unwrap() = 1.0 + f32::EPSILON;
+        assert!(PackedB::exact(MatRef::new(&more, k, n)).is_none());
+        assert!(PackedB::exact(MatRef::new(&more, n, k).t()).is_none());
+    }
+}
+
+#[test]
+fn a_packed_side_changes_no_bit() {
+    for (m, k, n) in [(70, 1100, 80), (64, 64, 600), (300, 4200, 65)] {
+        let (a, b) = (random(1, m * k), exact(2, k * n));
+        let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, n, k).t());
+        let (packed, twice) = (PackedB::new(b), PackedB::new(b.t()));
+        for precision in [Precision::F32, Precision::Bf16] {
+            // Without AMX the plain product of f32 cuts its columns elsewhere.
+            if precision == Precision::F32 && Bf16Path::best() != Bf16Path::Amx {
+                continue;
+            }
+            let mut want = vec![0.0; m * n];
+            matmul(a, b, &mut want, false, precision);
+            for right in [packed.view(), twice.t()] {
+                let mut c = vec![0.0; m * n];
+                matmul_packed(a, right, &mut c, false, precision);
+                assert!(bits(&c) == bits(&want), "{m} {k} {n} {precision:?}");
+            }
+        }
+        for right in [packed.view(), twice.t()] {
+            same_for_any_thread_count(
+                || {
+                    let mut c = vec![0.0; m * n];
+                    packed::matmul_widened(a, right, &Output::new(&mut c, n, false));
+                    c
+                },
+                |c| bits(c),
+            );
         }
     }
 }

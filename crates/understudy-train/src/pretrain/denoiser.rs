@@ -13,6 +13,7 @@ use understudy_engine::weights::{Below, WeightSource, Weights};
 use understudy_models::umt5::Umt5Config;
 use understudy_models::wan_transformer::WanTransformerConfig;
 use understudy_models::wan_vae::WanVaeConfig;
+use understudy_pipeline::cost::Halved;
 use understudy_pipeline::{
     Base, BaseConfig, BaseParameters, BaseWeights, PromptOptions, Request, Sampler, Scheduler, Tokenizer,
     encode_prompt, generate,
@@ -172,6 +173,7 @@ impl Denoiser {
             text_encoder: Weights::new(&text_encoder, device),
             transformer: Weights::new(&transformer, device),
             vae: Weights::new(&self.vae, device),
+            halved: Halved::default(),
         };
         Ok(Base::build(self.config.clone(), self.tokenizer.clone(), weights, device)?)
     }

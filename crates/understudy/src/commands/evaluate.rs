@@ -342,7 +342,9 @@ impl Work {
         let mut rows = Vec::with_capacity(clips.len());
         for (index, clip) in clips.iter().enumerate() {
             let folder = evaluation.references_for(&clip.name).filter(|_| scores);
-            let row = match unfinished.row(clip, folder.as_deref()) {
+            let known = unfinished.row(clip, folder.as_deref());
+            let kept = known.is_some();
+            let row = match known {
                 Some(row) => row,
                 None => {
                     let row = if scores { evaluation.row(clip)? } else { evaluation.features(clip)? };
@@ -350,9 +352,8 @@ impl Work {
                     row
                 }
             };
-            progress.event(
-                &json!({"event": "row", "name": row.name, "values": row.values, "problems": row.problems, "notes": row.notes}),
-            );
+            progress.event(&json!({"event": "row", "name": row.name, "kept": kept, "values": row.values,
+                "problems": row.problems, "notes": row.notes}));
             let what = if scores { "video" } else { "reference" };
             progress.step(what, index as u64 + 1, clips.len() as u64, &row.name);
             rows.push(row);

@@ -15,7 +15,7 @@ use understudy_engine::device::DeviceName;
 use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
 use understudy_personalize::Adapter;
-use understudy_pipeline::cost::Estimate;
+use understudy_pipeline::cost::{Estimate, Halved};
 use understudy_pipeline::{Base, BaseConfig, Event, LoadOptions, Output, Request, Source, generate};
 
 use super::Common;
@@ -100,7 +100,7 @@ impl Generate {
         let estimate = self.estimate(&request, &config, &source, &adapters, &device)?;
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.common.device == DeviceName::Cpu {
-            self.warn_of_memory(&config, &request, estimate.peak(), &device)?;
+            self.warn_of_memory(&config, &request, (estimate.peak(), halved(&source)), &device)?;
         }
         if self.plan {
             return Ok(());
@@ -128,7 +128,7 @@ impl Generate {
         device: &Device,
     ) -> Result<Estimate> {
         let Estimate { weights, activations, step_seconds, seconds } =
-            request.estimate(config, self.base.blocks_on_host, device)?;
+            request.estimate(config, halved(source), self.base.blocks_on_host, device)?;
         let [_, _, frames, ..] = request.check(config)?;
         let passes = if request.guidance > 1.0 { 2 } else { 1 };
         let slowdown = self.warping.slowdown(adapters, frames, passes);
@@ -249,14 +249,14 @@ impl Generate {
         &self,
         config: &BaseConfig,
         request: &Request,
-        needed: u64,
+        (needed, halved): (u64, Halved),
         device: &Device,
     ) -> Result<()> {
         let Some(free) = memory::available().filter(|free| *free < needed) else {
             return Ok(());
         };
         let blocks = config.transformer.num_layers;
-        let smaller = request.estimate(config, blocks, device)?.peak();
+        let smaller = request.estimate(config, halved, blocks, device)?.peak();
         let advice = match smaller < free && self.base.blocks_on_host < blocks {
             true => format!("--blocks-on-host {blocks} takes about {:.1} GB", gigabytes(smaller)),
             false => "fewer frames, a smaller size or --vae-tile take less".to_owned(),
@@ -298,6 +298,11 @@ impl Generate {
         let enlarged = if format == OutputFormat::Directory { 1 } else { self.base.usual().upscale };
         WriteOptions { upscale: self.upscale.map_or(enlarged, usize::from), ..WriteOptions::default() }
     }
+}
+
+/// Whose matrices take half their room; what cannot be opened is said when it is loaded.
+fn halved(source: &Source) -> Halved {
+    source.halved().unwrap_or_default()
 }
 
 fn gigabytes(bytes: u64) -> f64 {

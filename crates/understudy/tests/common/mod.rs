@@ -3,11 +3,13 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 use understudy_media::Image;
 
 /// A text-to-video base with random weights that runs in milliseconds.
@@ -36,6 +38,19 @@ pub fn understudy(folder: &Path, arguments: &[&str]) -> Run {
     let output = command(folder, arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Sends `signal` to a run once one of its events is what `reached` waits for, and gives how it ended.
+#[cfg(unix)]
+pub fn interrupted(folder: &Path, arguments: &[&str], reached: impl Fn(&Value) -> bool, signal: &str) -> Run {
+    let mut child = start(folder, arguments);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.by_ref().any(|line| reached(&serde_json::from_str(&line.unwrap()).unwrap())));
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    let stdout = lines.map(Result::unwrap).collect();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    Run { code: child.wait().unwrap().code(), stdout, stderr }
 }
 
 /// A short `generate` on the tiny base.

@@ -1,7 +1,10 @@
-//! Times the kernels on the shapes that training uses: `cargo run --release -p understudy-kernels --example bench
-//! [NAME]` prints medians in milliseconds, and GFLOP/s or GB/s, for the lines whose name contains NAME.
+//! Times the kernels on the shapes that training uses: `cargo bench -p understudy-kernels [-- NAME]` for those whose name
+//! contains NAME. Of products, elements are floating-point operations.
+#![allow(missing_docs)]
 
-use std::time::Instant;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use understudy_kernels::*;
 
 fn random(len: usize) -> Vec<f32> {
@@ -14,32 +17,26 @@ fn random(len: usize) -> Vec<f32> {
         .collect()
 }
 
-fn wanted(name: &str) -> bool {
-    std::env::args().nth(1).is_none_or(|wanted| name.contains(&wanted))
+/// Times `f`, which does so much work, under `name`, whose first word is its group.
+fn time(criterion: &mut Criterion, name: &str, work: Throughput, mut f: impl FnMut()) {
+    let mut group = criterion.benchmark_group(name.split(' ').next().unwrap_or(name));
+    group.throughput(work);
+    group.bench_function(name, |bencher| bencher.iter(&mut f));
 }
 
-/// Prints the median and the least time of `f`, and `amount` (in 1e9 of `unit`) over the median.
-fn time(name: &str, amount: f64, unit: &str, mut f: impl FnMut()) {
-    if !wanted(name) {
-        return;
-    }
-    f();
-    let start = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 5 || (start.elapsed().as_secs_f64() < 0.4 && times.len() < 200) {
-        let start = Instant::now();
-        f();
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    let median = times[times.len() / 2];
-    let (ms, least) = (median * 1e3, times[0] * 1e3);
-    println!("{name:<52} {ms:9.3} ms  (least {least:8.3})  {:9.1} {unit}", amount / median / 1e9);
+/// Floating-point operations, shown as elements.
+fn flops(count: f64) -> Throughput {
+    Throughput::Elements(count as u64)
+}
+
+/// Bytes read and written.
+fn moved(count: f64) -> Throughput {
+    Throughput::Bytes(count as u64)
 }
 
 const BOTH: [(Precision, &str); 2] = [(Precision::F32, "f32"), (Precision::Bf16, "bf16")];
 
-fn matrices() {
+fn matrices(criterion: &mut Criterion) {
     for (m, k, n) in [
         (5120, 256, 1024),
         (5120, 1024, 256),
@@ -57,26 +54,31 @@ fn matrices() {
             // The deep product is a weight gradient: its left operand is stored transposed.
             let left = if k == 5120 { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
             let right = MatRef::new(&b, k, n);
-            time(&format!("matmul {m}x{k}x{n} {name}"), flop, "GFLOP/s", || {
+            time(criterion, &format!("matmul {m}x{k}x{n} {name}"), flops(flop), || {
                 matmul(left, right, &mut c, false, precision);
             });
             if k != 5120 {
                 let right = MatRef::new(&b, n, k).t();
-                time(&format!("matmul {m}x{k}x{n} {name} b^T"), flop, "GFLOP/s", || {
+                time(criterion, &format!("matmul {m}x{k}x{n} {name} b^T"), flops(flop), || {
                     matmul(left, right, &mut c, false, precision);
                 });
             }
         }
         if k != 5120 {
             let packed = PackedB::new(MatRef::new(&b, k, n));
-            time(&format!("matmul {m}x{k}x{n} packed"), flop, "GFLOP/s", || {
-                matmul_packed(MatRef::new(&a, m, k), &packed, &mut c, false);
-            });
+            let twice = PackedB::new(MatRef::new(&b, n, k));
+            for (precision, name) in BOTH {
+                for (right, way) in [(packed.view(), "packed"), (twice.t(), "packed b^T")] {
+                    time(criterion, &format!("matmul {m}x{k}x{n} {name} {way}"), flops(flop), || {
+                        matmul_packed(MatRef::new(&a, m, k), right, &mut c, false, precision);
+                    });
+                }
+            }
         }
     }
 }
 
-fn attention() {
+fn attention(criterion: &mut Criterion) {
     for (batch, heads, tokens, dim) in
         [(4, 8, 1280, 32), (4, 4, 512, 96), (1, 12, 2048, 128), (20, 8, 64, 32)]
     {
@@ -87,21 +89,18 @@ fn attention() {
         let flop = 4.0 * (n * tokens) as f64;
         for (precision, name) in BOTH {
             let label = |pass: &str| format!("attention {batch}x{heads}x{tokens}x{dim} {name} {pass}");
-            time(&label("forward"), flop, "GFLOP/s", || {
+            time(criterion, &label("forward"), flops(flop), || {
                 attention_forward(&q, &k, &v, shape, 0.1, None, None, precision);
             });
-            if !wanted(&label("backward")) {
-                continue;
-            }
             let (out, lse) = attention_forward(&q, &k, &v, shape, 0.1, None, None, precision);
-            time(&label("backward"), 2.5 * flop, "GFLOP/s", || {
+            time(criterion, &label("backward"), flops(2.5 * flop), || {
                 attention_backward(&q, &k, &v, &out, &lse, &g, shape, 0.1, None, None, precision);
             });
         }
     }
 }
 
-fn convolutions() {
+fn convolutions(criterion: &mut Criterion) {
     let cube = |batch, channels, input, first| Conv3dShape {
         batch,
         in_channels: channels,
@@ -125,20 +124,20 @@ fn convolutions() {
         let flop = 2.0 * (x.len() * ci * taps) as f64;
         for (precision, name) in BOTH {
             let label = |pass: &str| format!("conv3d {}x{ci}x{d}x{h}x{w} {name} {pass}", shape.batch);
-            time(&label("forward"), flop, "GFLOP/s", || {
+            time(criterion, &label("forward"), flops(flop), || {
                 conv3d_forward(&x, &weight, None, &shape, precision);
             });
-            time(&label("backward-data"), flop, "GFLOP/s", || {
+            time(criterion, &label("backward-data"), flops(flop), || {
                 conv3d_backward_data(&x, &weight, &shape, precision);
             });
-            time(&label("backward-weight"), flop, "GFLOP/s", || {
+            time(criterion, &label("backward-weight"), flops(flop), || {
                 conv3d_backward_weight(&x, &x, &shape, precision);
             });
         }
     }
 }
 
-fn elementwise() {
+fn elementwise(criterion: &mut Criterion) {
     let n = 18 << 20;
     let (x, g) = (random(n), random(n));
     let mut out = vec![0.0; n];
@@ -146,32 +145,34 @@ fn elementwise() {
     for (kind, name) in
         [(Activation::GeluTanh, "gelu tanh"), (Activation::GeluErf, "gelu erf"), (Activation::Silu, "silu")]
     {
-        time(&format!("{name} 18M forward"), 2.0 * bytes, "GB/s", || activation_forward(kind, &x, &mut out));
-        time(&format!("{name} 18M backward"), 3.0 * bytes, "GB/s", || {
+        time(criterion, &format!("{name} 18M forward"), moved(2.0 * bytes), || {
+            activation_forward(kind, &x, &mut out)
+        });
+        time(criterion, &format!("{name} 18M backward"), moved(3.0 * bytes), || {
             activation_backward(kind, &x, &g, &mut out)
         });
     }
     let mut other = vec![0.0; n];
-    time("gated gelu 18M forward", 3.0 * bytes, "GB/s", || gated_gelu_forward(&x, &g, &mut out));
-    time("gated gelu 18M backward", 5.0 * bytes, "GB/s", || {
+    time(criterion, "gated gelu 18M forward", moved(3.0 * bytes), || gated_gelu_forward(&x, &g, &mut out));
+    time(criterion, "gated gelu 18M backward", moved(5.0 * bytes), || {
         gated_gelu_backward(&x, &g, &x, &mut out, &mut other)
     });
-    time("softmax 18M forward", 2.0 * bytes, "GB/s", || softmax_forward(&x, 1024, &mut out));
-    time("softmax 18M backward", 3.0 * bytes, "GB/s", || softmax_backward(&x, &g, 1024, &mut out));
+    time(criterion, "softmax 18M forward", moved(2.0 * bytes), || softmax_forward(&x, 1024, &mut out));
+    time(criterion, "softmax 18M backward", moved(3.0 * bytes), || softmax_backward(&x, &g, 1024, &mut out));
     let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
     let options =
         AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
-    time("adamw 18M", 7.0 * bytes, "GB/s", || adamw_step(&options, &mut out, &mut m, &mut v, &g));
-    time("ema 18M", 3.0 * bytes, "GB/s", || ema_step(&mut m, &g, 0.99));
-    time("sum of squares 18M", bytes, "GB/s", || {
+    time(criterion, "adamw 18M", moved(7.0 * bytes), || adamw_step(&options, &mut out, &mut m, &mut v, &g));
+    time(criterion, "ema 18M", moved(3.0 * bytes), || ema_step(&mut m, &g, 0.99));
+    time(criterion, "sum of squares 18M", moved(bytes), || {
         sum_squares(&x);
     });
     let mut narrow = vec![half::bf16::ZERO; n];
-    time("f32 to bf16 18M", 1.5 * bytes, "GB/s", || f32_to_bf16(&x, &mut narrow));
-    time("bf16 to f32 18M", 1.5 * bytes, "GB/s", || bf16_to_f32(&narrow, &mut out));
+    time(criterion, "f32 to bf16 18M", moved(1.5 * bytes), || f32_to_bf16(&x, &mut narrow));
+    time(criterion, "bf16 to f32 18M", moved(1.5 * bytes), || bf16_to_f32(&narrow, &mut out));
 }
 
-fn rows() {
+fn rows(criterion: &mut Criterion) {
     let (batch, tokens, c) = (4, 1280, 256);
     let n = batch * tokens * c;
     let bytes = 4.0 * n as f64;
@@ -186,50 +187,56 @@ fn rows() {
         eps: 1e-6,
     };
     let size = "4x1280x256";
-    time(&format!("layer norm {size} forward"), 2.0 * bytes, "GB/s", || {
+    time(criterion, &format!("layer norm {size} forward"), moved(2.0 * bytes), || {
         layer_norm_modulate_forward(&x, &params);
     });
     let out = layer_norm_modulate_forward(&x, &params);
-    time(&format!("layer norm {size} backward"), 3.0 * bytes, "GB/s", || {
+    time(criterion, &format!("layer norm {size} backward"), moved(3.0 * bytes), || {
         layer_norm_modulate_backward(&x, &params, &out.mean, &out.rstd, &g);
     });
-    time(&format!("rms norm {size} forward"), 2.0 * bytes, "GB/s", || {
+    time(criterion, &format!("rms norm {size} forward"), moved(2.0 * bytes), || {
         rms_norm_forward(&x, &weight, 1e-6);
     });
-    time(&format!("rms norm {size} backward"), 3.0 * bytes, "GB/s", || {
+    time(criterion, &format!("rms norm {size} backward"), moved(3.0 * bytes), || {
         rms_norm_backward(&x, &weight, 1e-6, &g);
     });
     let mut y = vec![0.0; n];
-    time(&format!("gated add {size} forward"), 3.0 * bytes, "GB/s", || {
+    time(criterion, &format!("gated add {size} forward"), moved(3.0 * bytes), || {
         gated_add_forward(&x, &g, &scale, batch, &mut y);
     });
-    time(&format!("gated add {size} backward"), 3.0 * bytes, "GB/s", || {
+    time(criterion, &format!("gated add {size} backward"), moved(3.0 * bytes), || {
         gated_add_backward(&x, &scale, batch, &g);
     });
-    time(&format!("transpose heads {size} (8 heads)"), 2.0 * bytes, "GB/s", || {
+    time(criterion, &format!("transpose heads {size} (8 heads)"), moved(2.0 * bytes), || {
         transpose_heads(&x, batch, tokens, 8, 32, &mut y);
     });
     let table = random(tokens * 16);
     for layout in [HeadLayout::HeadsFirst, HeadLayout::TokensFirst] {
-        time(&format!("rope {size} {layout:?}"), 2.0 * bytes, "GB/s", || {
+        time(criterion, &format!("rope {size} {layout:?}"), moved(2.0 * bytes), || {
             rope(&x, layout, 8, tokens, (&table, &table), false, &mut y);
         });
     }
     let (n, c, spatial) = (4, 16, 17 * 64 * 64);
     let (x, g, gamma) = (random(n * c * spatial), random(n * c * spatial), random(c));
     let bytes = 4.0 * x.len() as f64;
-    time("channel rms norm 4x16x17x64x64 forward", 2.0 * bytes, "GB/s", || {
+    time(criterion, "channel rms norm 4x16x17x64x64 forward", moved(2.0 * bytes), || {
         channel_rms_norm_forward(&x, n, &gamma);
     });
-    time("channel rms norm 4x16x17x64x64 backward", 3.0 * bytes, "GB/s", || {
+    time(criterion, "channel rms norm 4x16x17x64x64 backward", moved(3.0 * bytes), || {
         channel_rms_norm_backward(&x, n, &gamma, &g);
     });
 }
 
-fn main() {
-    matrices();
-    attention();
-    convolutions();
-    rows();
-    elementwise();
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
 }
+
+criterion_group! {
+    name = operations;
+    config = short();
+    targets = matrices, attention, convolutions, rows, elementwise
+}
+criterion_main!(operations);
