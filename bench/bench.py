@@ -33,6 +33,9 @@ def run(command):
         if line.startswith("{"):
             events.append({"at": time.perf_counter() - begun, **json.loads(line)})
     errors = process.stderr.read()
+    fit = next((event for event in events if event["event"] == "fit"), {"clips": 1})
+    if fit["clips"] < 1:
+        sys.exit(f"{' '.join(map(str, command))} did not learn from a whole clip: {fit}")
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -82,7 +85,8 @@ def works(args, folder):
         out = folder / f"{random.random()}.safetensors"
         own = [ours, "fit", "--base", base, "--preset", preset, "--subject", clip(folder), "--class", "robot"]
         own += ["--rank", "16", "--batch", str(batch), "--token-steps", "0", "--steps", str(steps), "--prior-weight", "0"]
-        own += ["--dtype", dtype, "--set", "token_rate=0", "--set", "samples.every=0", "--json", "--out", out, *extra]
+        own += ["--set", "token_rate=0", "--set", "samples.every=0", "--set", "clip_frames=17", "--dtype", dtype]
+        own += ["--json", "--out", out, *extra, *(["--set", "checkpointing=true"] if extra else [])]
         size = extra[1] if extra else "64"
         # Of the large base both sides replay blocks in the backward pass.
         other = [*theirs, "lora", *(["--checkpointing"] if extra else []), "--base", base, "--rank", "16", "--batch", str(batch), "--steps", str(steps)]

@@ -70,7 +70,8 @@ impl Video {
     }
 
     /// Reads a clip: MP4 with H.264, GIF, or animated WebP, told apart by content. Transparency is laid over white.
-    /// Variable frame rates become their mean.
+    /// A frame of an animated picture that is shown a whole number of times as long as the shortest stands as often: encoders
+    /// write frames that repeat as one. Other variable frame rates become their mean.
     ///
     /// # Errors
     /// When the file cannot be read, is none of these, is damaged, has no frames, or exceeds the limits
@@ -86,14 +87,14 @@ impl Video {
                 return Err(Error::unreadable(path, "the GIF is truncated", RE_ENCODE));
             }
             let area = decoder.dimensions();
-            collect(path, area, decoder.into_frames())
+            collect(path, area, decoder.into_frames(), 10.0)
         } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
             let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
             crate::complete::check(path, ::image::ImageFormat::WebP, &bytes)?;
             let decoder = WebPDecoder::new(Cursor::new(&bytes)).map_err(|e| damaged(path, e))?;
             check_dimensions(path, decoder.dimensions())?;
             let area = decoder.dimensions();
-            collect(path, area, decoder.into_frames())
+            collect(path, area, decoder.into_frames(), 1.0)
         } else if is_mp4(&head) {
             Self::read_mp4(path)
         } else {
@@ -173,23 +174,57 @@ pub(crate) fn read_head(path: &Path) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// The frames of an animated picture, at their mean rate.
-fn collect(path: &Path, (width, height): (u32, u32), source: Frames<'_>) -> Result<Video> {
-    let (mut frames, mut milliseconds) = (Vec::new(), 0.0);
+/// The frames of an animated picture, at their mean rate; those that stand for several as often. Its format counts in so
+/// many milliseconds.
+fn collect(path: &Path, (width, height): (u32, u32), source: Frames<'_>, unit: f64) -> Result<Video> {
+    let (mut distinct, mut delays) = (Vec::new(), Vec::new());
     for frame in source {
-        check_memory(path, frames.len() as u64 + 1, width.into(), height.into())?;
+        check_memory(path, distinct.len() as u64 + 1, width.into(), height.into())?;
         let frame = frame.map_err(|e| damaged(path, e))?;
         let (numerator, denominator) = frame.delay().numer_denom_ms();
-        milliseconds += f64::from(numerator) / f64::from(denominator.max(1));
-        frames.push(flatten(frame.into_buffer(), [255; 3]).image);
+        delays.push(f64::from(numerator) / f64::from(denominator.max(1)));
+        distinct.push(flatten(frame.into_buffer(), [255; 3]).image);
     }
-    if frames.is_empty() {
+    if distinct.is_empty() {
         return Err(Error::unreadable(path, "has no frames", RE_ENCODE));
     }
+    let milliseconds: f64 = delays.iter().sum();
+    let counts = repeats(&delays, unit);
+    check_memory(path, counts.iter().sum::<usize>() as u64, width.into(), height.into())?;
+    let repeated = |(frame, count)| std::iter::repeat_n(frame, count);
+    let frames: Vec<Image> = distinct.into_iter().zip(counts).flat_map(repeated).collect();
     let fps = if milliseconds > 0.0 { frames.len() as f64 * 1000.0 / milliseconds } else { 10.0 };
     Video::new(frames, fps.clamp(0.1, 1000.0))
 }
 
+/// How often each frame is shown, if all delays are about whole multiples of the shortest; else once. Of those counted in
+/// less than three units nothing can be told: of 60 frames a second a GIF shows some for one unit and some for two.
+fn repeats(delays: &[f64], unit: f64) -> Vec<usize> {
+    // Of 24 frames a second a GIF shows some for 4 hundredths and some for 5.
+    const OFF: f64 = 0.3;
+    let shortest = delays.iter().copied().fold(f64::INFINITY, f64::min);
+    let counts = delays.iter().map(|delay| {
+        let times = delay / shortest;
+        (shortest >= 3.0 * unit && (times - times.round()).abs() < OFF).then_some(times.round() as usize)
+    });
+    counts.collect::<Option<_>>().unwrap_or_else(|| vec![1; delays.len()])
+}
+
 fn damaged(path: &Path, error: ::image::ImageError) -> Error {
     Error::unreadable(path, format!("damaged: {error}"), RE_ENCODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repeats;
+
+    #[test]
+    fn delays_of_whole_multiples_are_repeats() {
+        assert_eq!(repeats(&[125.0, 250.0, 125.0, 375.0], 1.0), [1, 2, 1, 3]);
+        assert_eq!(repeats(&[40.0, 40.0, 50.0, 40.0], 10.0), [1, 1, 1, 1]);
+        // A rate that varies, one that cannot be told, and none.
+        assert_eq!(repeats(&[100.0, 150.0], 1.0), [1, 1]);
+        assert_eq!(repeats(&[10.0, 20.0, 20.0], 10.0), [1, 1, 1]);
+        assert_eq!(repeats(&[0.0, 20.0], 1.0), [1, 1]);
+    }
 }

@@ -82,6 +82,20 @@ fn mp4_header_tells_before_decoding() {
 }
 
 #[test]
+fn frames_that_repeat_come_back_as_often() {
+    let mut video = waves(48, 32, 9, 8.0);
+    for (to, from) in [(2, 1), (3, 1), (8, 7)] {
+        video.frames[to] = video.frames[from].clone();
+    }
+    for name in ["a.webp", "a.gif", "a.mp4"] {
+        let back = round_trip(&video, name, &WriteOptions::default());
+        assert!((back.fps - 8.0).abs() < 0.2, "{name}: {}", back.fps);
+        let db = worst_psnr(&video, &back);
+        assert!(db > 25.0, "{name}: {db:.1} dB");
+    }
+}
+
+#[test]
 fn webp_and_gif_come_back() {
     let video = waves(65, 47, 6, 8.0);
     let webp = round_trip(&video, "a.webp", &WriteOptions::default());

@@ -8,6 +8,7 @@ pub mod i3d;
 pub mod iresnet;
 pub mod layers;
 pub mod raft;
+pub mod reuse;
 pub mod tiling;
 pub mod umt5;
 pub mod vit;

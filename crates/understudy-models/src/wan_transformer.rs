@@ -3,6 +3,8 @@
 //! Published as `WanTransformer3DModel` (Wan: "Open and Advanced Large-Scale Video Generative Models",
 //! 2025). Modules, their order and their names follow the checkpoint.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::{Attachments, AttentionInputs};
@@ -12,6 +14,7 @@ use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{LayerNorm, Linear, RmsNorm, join_heads, split_heads};
+use crate::reuse::BlockReuse;
 
 /// The published `config.json` of a Wan transformer (text-to-video).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -450,13 +453,33 @@ impl WanTransformer {
         context: TextContext,
         attachments: &Attachments,
     ) -> Tensor<5> {
+        self.forward_reusing(latents, timesteps, context, attachments, None)
+    }
+
+    /// The same, with blocks skipped in steps that `reuse` finds like earlier ones.
+    pub fn forward_reusing(
+        &self,
+        latents: Tensor<5>,
+        timesteps: &[f32],
+        context: TextContext,
+        attachments: &Attachments,
+        reuse: Option<&mut BlockReuse>,
+    ) -> Tensor<5> {
         let dims = latents.dims();
         let rotary = self.rotary(dims, &latents.device().without_autodiff());
         let conditions = self.conditions(timesteps, context, attachments);
-        let mut hidden = self.patchify(latents, attachments);
-        for index in 0..self.blocks.len() {
-            hidden = self.block(index, hidden, &conditions, &rotary, attachments);
-        }
+        let start = self.patchify(latents, attachments);
+        let through = |blocks: Range<usize>, hidden: Tensor<3>| {
+            blocks.fold(hidden, |hidden, index| self.block(index, hidden, &conditions, &rotary, attachments))
+        };
+        let depth = self.blocks.len();
+        let hidden = match reuse {
+            None => through(0..depth, start),
+            Some(reuse) => {
+                let after = through(0..depth.min(1), start.clone());
+                reuse.through(start, after, |after| through(depth.min(1)..depth, after))
+            }
+        };
         self.finish(hidden, &conditions.time, dims, attachments)
     }
 }

@@ -124,6 +124,11 @@ pub fn weight_bytes(config: &BaseConfig, halved: Halved, blocks_on_host: usize) 
     PROGRAM + all - text_absent - blocks_absent
 }
 
+fn autoencoder_bytes(config: &BaseConfig) -> u64 {
+    let shapes = Probe::shapes(&Device::flex(), |w| WanVae::new(w, &config.vae));
+    shapes.values().map(|shape| held_bytes(shape, false)).sum()
+}
+
 /// Bytes a tensor of this shape takes: a large one gets whole huge pages from the system.
 fn held_bytes(shape: &[usize], halved: bool) -> u64 {
     const HUGE: u64 = 2 << 20;
@@ -173,12 +178,15 @@ impl Request {
         let at_once = prompts * side(self.height) * side(self.width);
         let decoding = at_once * decoded_numbers(&config.vae) + 3 * decoded * self.frames * 2;
         let denoising = passes * tokens * denoised_numbers(transformer);
-        let used = FLOAT * denoising.max(decoding);
+        let weights = weight_bytes(config, halved, blocks_on_host);
+        // What encoded and denoised is gone when the autoencoder decodes.
+        let gone = weights.saturating_sub(PROGRAM + autoencoder_bytes(config)) as usize;
+        let used = (FLOAT * denoising).max((FLOAT * decoding).saturating_sub(gone));
         let step = passes as f64 * denoiser_work(transformer, tokens, longest);
         let decode = decode_work(config, decoded * self.frames);
         let rate = products_per_second(transformer, device) / OVERHEAD;
         Ok(Estimate {
-            weights: weight_bytes(config, halved, blocks_on_host),
+            weights,
             activations: (used + KEPT.min(used / 4 * 3)) as u64,
             step_seconds: (step / rate) as f32,
             seconds: ((self.steps as f64 * step + decode) / rate) as f32,

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use understudy_engine::attach::{Attachments, Window};
+use understudy_models::reuse::BlockReuse;
 use understudy_models::wan_transformer::TextContext;
 
 use crate::base::Base;
@@ -23,6 +24,7 @@ pub struct Denoiser<'a> {
     guidance: Option<f32>,
     /// The part of denoising that guidance is active in.
     window: Window,
+    reuse: Option<BlockReuse>,
 }
 
 impl<'a> Denoiser<'a> {
@@ -44,7 +46,7 @@ impl<'a> Denoiser<'a> {
         };
         let varies = attachments.sites().any(|site| site.starts_with(TEXT_SITES));
         let context = (!varies).then(|| base.transformer.context(text.clone(), attachments));
-        Self { base, attachments, text, context, guidance, window: Window::ALWAYS }
+        Self { base, attachments, text, context, guidance, window: Window::ALWAYS, reuse: None }
     }
 
     /// The same with guidance active in `window` only; steps outside of it cost half (Kynkäänniemi and others,
@@ -53,9 +55,19 @@ impl<'a> Denoiser<'a> {
         Self { window, ..self }
     }
 
+    /// The same with blocks skipped where the first changes by less than `threshold`; see [`BlockReuse`].
+    pub fn reusing(self, threshold: Option<f32>) -> Self {
+        Self { reuse: threshold.map(BlockReuse::new), ..self }
+    }
+
+    /// How many steps were skipped; see [`Denoiser::reusing`].
+    pub fn skipped(&self) -> usize {
+        self.reuse.as_ref().map_or(0, BlockReuse::skipped)
+    }
+
     /// The velocity `noise - data` at `latents (prompts, channels, frames, height, width)`. `timestep` is in
     /// `[0, 1000]`; `progress` in `[0, 1]` says which attachments are active.
-    pub fn velocity(&self, latents: &Tensor<5>, timestep: f32, progress: f32) -> Tensor<5> {
+    pub fn velocity(&mut self, latents: &Tensor<5>, timestep: f32, progress: f32) -> Tensor<5> {
         let prompts = latents.dims()[0];
         let attachments = self.attachments.at(progress);
         let context = match &self.context {
@@ -65,13 +77,24 @@ impl<'a> Denoiser<'a> {
         let Some(scale) = self.guidance.filter(|_| self.window.contains(progress)) else {
             let timesteps = vec![timestep; prompts];
             let context = context.narrow(0, prompts);
-            return self.base.transformer.forward(latents.clone(), &timesteps, context, &attachments);
+            return self.predict(latents.clone(), &timesteps, context, &attachments);
         };
         let twice = Tensor::cat(vec![latents.clone(), latents.clone()], 0);
         let timesteps = vec![timestep; 2 * prompts];
-        let both = self.base.transformer.forward(twice, &timesteps, context, &attachments);
+        let both = self.predict(twice, &timesteps, context, &attachments);
         let prompt = both.clone().narrow(0, 0, prompts);
         let negative = both.narrow(0, prompts, prompts);
         negative.clone() + (prompt - negative) * scale
+    }
+
+    fn predict(
+        &mut self,
+        latents: Tensor<5>,
+        timesteps: &[f32],
+        context: TextContext,
+        attachments: &Attachments,
+    ) -> Tensor<5> {
+        let reuse = self.reuse.as_mut();
+        self.base.transformer.forward_reusing(latents, timesteps, context, attachments, reuse)
     }
 }

@@ -56,6 +56,6 @@ pub use sampler::{Sampler, dpm_plus_plus, euler, unipc};
 pub use schedule::Schedule;
 pub use scheduler::Scheduler;
 pub use source::{Parts, Source};
-pub use text_to_video::{Event, Output, Request, generate};
+pub use text_to_video::{Event, Output, Request, decode, denoise, generate};
 pub use tokenize::{Tokenizer, Tokens, clean};
 pub use video::{decode_video, encode_video, latent_shape};

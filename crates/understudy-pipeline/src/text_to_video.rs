@@ -9,6 +9,7 @@ use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::memory;
 use understudy_engine::random::Random;
 use understudy_models::tiling::Tiles;
+use understudy_models::wan_vae::WanVae;
 
 use crate::base::{Base, BaseConfig};
 use crate::companion::{Companion, Moment};
@@ -38,6 +39,9 @@ pub struct Request {
     pub guidance: f32,
     /// The part of denoising that guidance is active in; the other steps cost half.
     pub guidance_window: Window,
+    /// Skip blocks in steps in which what the first one adds has changed by less than this part since all of them ran; see
+    /// [`BlockReuse`](understudy_models::reuse::BlockReuse).
+    pub block_reuse: Option<f32>,
     /// The sampler, if not the base's own.
     pub sampler: Option<Sampler>,
     /// The shift of the noise levels, if not the base's own.
@@ -72,6 +76,7 @@ impl Request {
             steps: 50,
             guidance: 5.0,
             guidance_window: Window::ALWAYS,
+            block_reuse: None,
             sampler: None,
             shift: None,
             seed: 0,
@@ -106,6 +111,15 @@ impl Request {
         let Window { start, end } = self.guidance_window;
         if !(0.0..=1.0).contains(&start) || !(start..=1.0).contains(&end) {
             return fault("guidance-start and guidance-end", "must be a part of 0 to 1");
+        }
+        if self.block_reuse.is_some_and(|threshold| !(threshold > 0.0 && threshold <= 1.0)) {
+            return fault("block-reuse", "must be above 0 and at most 1");
+        }
+        if self.block_reuse.is_some() && !self.companions.is_empty() {
+            return fault(
+                "block-reuse",
+                "does not go with V-Warper, which looks into all blocks; leave one out",
+            );
         }
         let tile = 4 * config.vae.spatial_factor();
         if self.vae_tile.is_some_and(|side| side == 0 || !side.is_multiple_of(tile)) {
@@ -155,7 +169,9 @@ impl Request {
             true => Some((encode_prompt(base, &[&self.negative_prompt], options)?, self.guidance)),
             false => None,
         };
-        Ok(Denoiser::new(base, text, negative, &self.attachments).guided_in(self.guidance_window))
+        Ok(Denoiser::new(base, text, negative, &self.attachments)
+            .guided_in(self.guidance_window)
+            .reusing(self.block_reuse))
     }
 }
 
@@ -175,6 +191,8 @@ pub enum Event {
         total: usize,
         /// The noise level it started from, in `[0, 1]`.
         sigma: f32,
+        /// How many steps so far went through the first block alone.
+        skipped: usize,
         /// How long it took.
         elapsed: Duration,
     },
@@ -206,6 +224,19 @@ pub fn generate(
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Output> {
+    Ok(decode(&base.vae, request, denoise(base, request, on_event)?, on_event))
+}
+
+/// The first part of [`generate`]: normalized latents `(prompts, channels, frames, height, width)`. What follows needs the
+/// autoencoder alone, and as much memory as the base took: who has one video to make drops the base between the two.
+///
+/// # Errors
+/// As [`generate`].
+pub fn denoise(
+    base: &Base,
+    request: &Request,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Tensor<5>> {
     let shape = request.check(&base.config)?;
     let total = request.steps;
     let mut report = |event, done| match on_event(event) {
@@ -214,12 +245,12 @@ pub fn generate(
     };
 
     let start = Instant::now();
-    let denoiser = request.denoiser(base)?;
+    let mut denoiser = request.denoiser(base)?;
     report(Event::Encoded { elapsed: start.elapsed() }, 0)?;
 
     let Scheduler { sampler, shift } = request.scheduler(&base.config);
     let schedule = sampler.schedule(shift, total);
-    let latents = sampler.sample(request.noise(shape, base), &schedule, |index, latents| {
+    sampler.sample(request.noise(shape, base), &schedule, |index, latents| {
         let start = Instant::now();
         let progress = index as f32 / total as f32;
         let (sigma, timestep) = (schedule.sigmas()[index], schedule.timesteps()[index]);
@@ -227,15 +258,23 @@ pub fn generate(
             companion.clone().step(base, Moment { sigma, timestep, progress });
         }
         let velocity = denoiser.velocity(latents, timestep, progress);
-        report(Event::Step { index, total, sigma, elapsed: start.elapsed() }, index + 1)?;
+        let skipped = denoiser.skipped();
+        report(Event::Step { index, total, sigma, skipped, elapsed: start.elapsed() }, index + 1)?;
         Ok::<_, Error>(velocity)
-    })?;
+    })
+}
 
+/// The second part of [`generate`].
+pub fn decode(
+    vae: &WanVae,
+    request: &Request,
+    latents: Tensor<5>,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Output {
     let start = Instant::now();
-    drop(denoiser);
     memory::release();
-    let frames = decode_video(base, latents.clone(), request.vae_tile.map(Tiles::square));
+    let frames = decode_video(vae, latents.clone(), request.vae_tile.map(Tiles::square));
     // All is done: an answer to stop comes too late to lose it.
     let _ = on_event(Event::Decoded { elapsed: start.elapsed() });
-    Ok(Output { latents, frames })
+    Output { latents, frames }
 }

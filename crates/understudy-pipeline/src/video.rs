@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use understudy_models::tiling::Tiles;
+use understudy_models::wan_vae::WanVae;
 
 use crate::base::{Base, BaseConfig};
 use crate::error::{Error, Result};
@@ -88,13 +89,13 @@ pub fn encode_video(base: &Base, video: Tensor<5>) -> Result<Tensor<5>> {
 /// The video `(batch, 3, frames, height, width)` in [0, 1] of normalized latents
 /// `(batch, channels, frames, height, width)`, decoded one latent frame at a time, and in `tiles` if the picture is
 /// larger than one.
-pub fn decode_video(base: &Base, latents: Tensor<5>, tiles: Option<Tiles>) -> Tensor<5> {
+pub fn decode_video(vae: &WanVae, latents: Tensor<5>, tiles: Option<Tiles>) -> Tensor<5> {
     let [_, _, _, rows, columns] = latents.dims();
-    let pixels = [rows, columns].map(|side| side * base.vae.config().spatial_factor());
-    let latents = base.vae.denormalize(latents);
+    let pixels = [rows, columns].map(|side| side * vae.config().spatial_factor());
+    let latents = vae.denormalize(latents);
     let video = match tiles.filter(|tiles| tiles.divide(pixels)) {
-        Some(tiles) => base.vae.decode_tiled(latents, tiles),
-        None => base.vae.decode_streamed(latents),
+        Some(tiles) => vae.decode_tiled(latents, tiles),
+        None => vae.decode_streamed(latents),
     };
     (video / 2.0 + 0.5).clamp(0.0, 1.0)
 }

@@ -282,6 +282,29 @@ fn events_come_in_order_and_a_break_stops_the_run() {
     assert!(matches!(error, Error::Interrupted { done: 2, total: 3 }), "{error}");
 }
 
+#[test]
+fn blocks_are_skipped_where_the_first_changes_little() {
+    let base = base(A);
+    let run = |block_reuse: Option<f32>| {
+        let mut most = 0;
+        let request = Request { block_reuse, steps: 6, ..small() };
+        let output = generate(&base, &request, &mut |event| {
+            if let Event::Step { skipped, .. } = event {
+                most = skipped;
+            }
+            ControlFlow::Continue(())
+        });
+        (values(output.unwrap().latents), most)
+    };
+    let (plain, none) = run(None);
+    assert_eq!(none, 0);
+    assert!(run(Some(1e-6)) == (plain.clone(), 0));
+    let (faster, skipped) = run(Some(1.0));
+    assert!(skipped >= 1 && faster != plain);
+    let message = generate(&base, &Request { block_reuse: Some(0.0), ..small() }, &mut go).unwrap_err();
+    assert!(message.to_string().contains("block-reuse"), "{message}");
+}
+
 fn low_rank(outputs: usize, inputs: usize, window: Window) -> LowRank {
     let ones = |shape: [usize; 2]| Tensor::<2>::ones(shape, &device()) * 0.1;
     LowRank { down: ones([2, inputs]), up: ones([outputs, 2]), scale: 0.5, window }
@@ -360,7 +383,7 @@ fn added_tokens_stand_after_the_vocabulary() {
 #[test]
 fn videos_are_encoded_to_normalized_latents() {
     let base = base(A);
-    let video = decode_video(&base, Case::open(A).tensor("latents_out"), None) * 2.0 - 1.0;
+    let video = decode_video(&base.vae, Case::open(A).tensor("latents_out"), None) * 2.0 - 1.0;
     let latents = encode_video(&base, video.clone()).unwrap();
     assert_eq!(latents.dims()[1..], latent_shape(&base.config, [5, 32, 16]).unwrap());
     let mean = base.vae.encode(video).mean;

@@ -97,7 +97,7 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     let scheduler = request.scheduler(&base.config);
     let schedule = scheduler.sampler.schedule(scheduler.shift, request.steps);
     let none = Attachments::none();
-    let denoiser = Denoiser::new(&base, text, Some((negative, request.guidance)), &none);
+    let mut denoiser = Denoiser::new(&base, text, Some((negative, request.guidance)), &none);
     let noise = case.tensor::<5>("latents_in");
     let steps = trajectory(scheduler.sampler, &schedule, noise, |step, x| {
         denoiser.velocity(x, schedule.timesteps()[step], step as f32 / request.steps as f32)
@@ -108,7 +108,7 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     let output = generate(&base, &request, &mut go).unwrap();
     check("latents_out", &values(output.latents.clone()), &expected("latents_out"), 1e-3);
     check("frames", &channels_last(output.frames.clone()), &expected("frames"), 1e-3);
-    assert_eq!(values(decode_video(&base, output.latents, None)), values(output.frames));
+    assert_eq!(values(decode_video(&base.vae, output.latents, None)), values(output.frames));
 }
 
 #[test]

@@ -17,19 +17,13 @@ const LINES_EVERY: u64 = 25;
 /// Where events go. For people everything is on stderr; JSON is on stdout.
 pub struct Progress {
     json: bool,
-    silent: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// A renderer; `json` prints every event as one JSON object a line on stdout.
     pub fn new(json: bool) -> Self {
-        Self { json, silent: false, bar: None }
-    }
-
-    /// A renderer that renders nothing.
-    pub fn silent() -> Self {
-        Self { json: false, silent: true, bar: None }
+        Self { json, bar: None }
     }
 
     /// One event as a JSON line, if JSON was asked for.
@@ -45,7 +39,7 @@ impl Progress {
     /// A line for people, above the bar.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            _ if self.json || self.silent => {}
+            _ if self.json => {}
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
         }
@@ -53,7 +47,7 @@ impl Progress {
 
     /// Shows that `done` of `total` are done.
     pub fn step(&mut self, what: &str, done: u64, total: u64, message: &str) {
-        if self.json || self.silent {
+        if self.json {
             return;
         }
         if !std::io::stderr().is_terminal() {

@@ -1,11 +1,12 @@
 //! Measures `nano` and its judges on the puppet world: the figures of docs/results.md.
 //!
 //! ```text
-//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches [--count N]
+//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | savings [--count N]
 //! ```
 //! Each prints one JSON object. All seeds are fixed.
 
 mod matches;
+mod savings;
 
 use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor};
@@ -36,7 +37,8 @@ fn main() -> Result<()> {
         Some("frechet") => measure.frechet(count.unwrap_or(1024))?,
         Some("lora") => measure.lora(count.unwrap_or(10))?,
         Some("matches") => matches::matches(&measure.base, count.unwrap_or(26))?,
-        _ => bail!("name a measure: autoencoder, identity, retrieval, frechet, lora or matches"),
+        Some("savings") => savings::savings(&measure, count.unwrap_or(32))?,
+        _ => bail!("name a measure: autoencoder, identity, retrieval, frechet, lora, matches or savings"),
     };
     println!("{figures:#}");
     Ok(())
@@ -69,7 +71,7 @@ impl Measure {
         for index in 0..count {
             let scenario = self.clips.scenario(Split::HeldOut, index);
             let video = self.clips.batch(&[scenario], 0, SIZE[0]).video(&self.device);
-            let decoded = decode_video(&self.base, encode_video(&self.base, video.clone())?, None);
+            let decoded = decode_video(&self.base.vae, encode_video(&self.base, video.clone())?, None);
             let error: f32 = (decoded * 2.0 - 1.0 - video).powi_scalar(2).mean().into_scalar();
             ratios.push(10.0 * f64::from(4.0 / error).log10());
         }
@@ -148,7 +150,7 @@ impl Measure {
         let mut coded = Vec::new();
         for scenario in &scenarios {
             let video = self.clips.batch(std::slice::from_ref(scenario), 0, SIZE[0]).video(&self.device);
-            coded.extend(clips_of(decode_video(&self.base, encode_video(&self.base, video)?, None))?);
+            coded.extend(clips_of(decode_video(&self.base.vae, encode_video(&self.base, video)?, None))?);
         }
         let generated = self.generated(&captions, 0, &[])?;
         let accuracy =

@@ -16,11 +16,12 @@ use understudy_media::{Image, Picture, Range, Video, WriteOptions, check_writabl
 use understudy_personalize::{
     Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, combine, lora,
 };
-use understudy_pipeline::{Base, Request};
+use understudy_pipeline::{Base, Request, generate};
 
-use super::generate::{run, values};
+use super::generate::values;
 use super::{Common, Dtype};
 use crate::base::{BaseName, Usual, nano};
+use crate::interrupt;
 use crate::progress::Progress;
 use results::{Results, Scores, Shown};
 
@@ -160,7 +161,7 @@ impl Takes<'_> {
                 ..Request::new(&text)
             };
             // The steps of one short video are no news.
-            let output = run(self.base, &request, &mut Progress::silent())?;
+            let output = generate(self.base, &request, &mut |_| interrupt::flow())?;
             let video = Video::from_planar(&values(output.frames)?, usual.size, usual.fps, Range::Unit)?;
             let path = self.out.join(when).join(format!("{}-{}-seed{seed}.mp4", prompt + 1, self.class));
             video.write(&path, &WriteOptions { upscale: usual.upscale, ..WriteOptions::default() })?;

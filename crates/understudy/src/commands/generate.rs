@@ -4,8 +4,9 @@ mod adapters;
 pub mod sampling;
 mod warping;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -16,7 +17,7 @@ use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
 use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
 use understudy_personalize::Adapter;
 use understudy_pipeline::cost::{Estimate, Halved};
-use understudy_pipeline::{Base, BaseConfig, Event, LoadOptions, Output, Request, Source, generate};
+use understudy_pipeline::{BaseConfig, Event, LoadOptions, Output, Request, Source, decode, denoise};
 
 use super::Common;
 use crate::base::BaseArguments;
@@ -108,10 +109,14 @@ impl Generate {
         let options = LoadOptions { additions, blocks_on_host: self.base.blocks_on_host };
         let base = source.load_with(options, &device)?;
         let warp = self.warping.attach(&base, &adapters, &mut request)?;
-        let output = run(&base, &request, &mut progress)?;
+        let mut listen = Listener::new(&mut progress);
+        let latents = denoise(&base, &request, &mut |event| listen.hear(event))?;
+        let vae = base.vae.clone();
+        drop(base);
+        let output = decode(&vae, &request, latents, &mut |event| listen.hear(event));
         progress.clear();
         if let Some(warp) = &warp {
-            self.warping.show(warp, &base, &adapters, &output.frames)?;
+            self.warping.show(warp, &vae, &adapters, &output.frames)?;
         }
         self.write(output, format)?;
         self.tell_done(started, &progress);
@@ -330,40 +335,42 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Runs `request` and shows its steps.
-///
-/// # Errors
-/// When the run is stopped by Ctrl-C.
-pub fn run(base: &Base, request: &Request, progress: &mut Progress) -> Result<Output> {
-    let (mut encoding, mut denoising) = (Duration::ZERO, Duration::ZERO);
-    let output = generate(base, request, &mut |event| {
-        let seconds = |elapsed: Duration| elapsed.as_secs_f64();
+/// Shows what happens on the way to a video.
+struct Listener<'a> {
+    progress: &'a mut Progress,
+    encoding: f64,
+    denoising: f64,
+}
+
+impl<'a> Listener<'a> {
+    fn new(progress: &'a mut Progress) -> Self {
+        Self { progress, encoding: 0.0, denoising: 0.0 }
+    }
+
+    /// Shows `event`, and says whether to go on: Ctrl-C asks to stop.
+    fn hear(&mut self, event: Event) -> ControlFlow<()> {
         match event {
             Event::Encoded { elapsed } => {
-                encoding = elapsed;
-                progress.event(&json!({"event": "encoded", "seconds": seconds(elapsed)}))
+                self.encoding = elapsed.as_secs_f64();
+                self.progress.event(&json!({"event": "encoded", "seconds": self.encoding}));
             }
-            Event::Step { index, total, sigma, elapsed } => {
-                denoising += elapsed;
-                let (step, seconds) = (index + 1, seconds(elapsed));
-                progress.event(
-                    &json!({"event": "step", "step": step, "total": total, "sigma": sigma, "seconds": seconds}),
-                );
-                progress.step("step", step as u64, total as u64, &format!("({seconds:.2} s)"));
+            Event::Step { index, total, sigma, skipped, elapsed } => {
+                let (step, seconds) = (index + 1, elapsed.as_secs_f64());
+                self.denoising += seconds;
+                self.progress.event(&json!({"event": "step", "step": step, "total": total, "sigma": sigma,
+                    "skipped": skipped, "seconds": seconds}));
+                self.progress.step("step", step as u64, total as u64, &format!("({seconds:.2} s)"));
             }
             Event::Decoded { elapsed } => {
-                progress.event(&json!({"event": "decoded", "seconds": seconds(elapsed)}));
-                progress.say(&format!(
-                    "text {:.1} s, denoising {:.1} s, decoding {:.1} s",
-                    seconds(encoding),
-                    seconds(denoising),
-                    seconds(elapsed)
+                let (encoding, denoising, seconds) = (self.encoding, self.denoising, elapsed.as_secs_f64());
+                self.progress.event(&json!({"event": "decoded", "seconds": seconds}));
+                self.progress.say(&format!(
+                    "text {encoding:.1} s, denoising {denoising:.1} s, decoding {seconds:.1} s"
                 ));
             }
         }
         interrupt::flow()
-    })?;
-    Ok(output)
+    }
 }
 
 /// The values of a tensor, row by row.

@@ -30,6 +30,10 @@ pub struct Sampling {
     /// Where in denoising guidance ends.
     #[arg(long, default_value_t = 1.0, value_name = "X")]
     pub guidance_end: f32,
+    /// Skip all blocks but the first in steps in which what it adds has changed by less than this part since all of them
+    /// ran: faster, and not quite the same video. 0.1 is careful.
+    #[arg(long, value_name = "X")]
+    pub block_reuse: Option<f32>,
     /// Decode in square tiles of so many pixels, for the memory of one; a multiple of 4 latents.
     #[arg(long, value_name = "N")]
     pub vae_tile: Option<usize>,
@@ -66,6 +70,7 @@ impl Sampling {
             steps: self.steps.unwrap_or(usual.steps),
             guidance: self.guidance.unwrap_or(usual.guidance),
             guidance_window: Window { start: self.guidance_start, end: self.guidance_end },
+            block_reuse: self.block_reuse,
             vae_tile: self.vae_tile,
             sampler: self.scheduler,
             shift: self.shift,

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use clap::Args;
 use understudy_media::{ContactSheet, Image, Range, SheetRow, Video, WriteOptions};
+use understudy_models::wan_vae::WanVae;
 use understudy_personalize::{Adapter, Descriptor, Matches, Replaced, Warp, WarpConfig, WarpJob};
 use understudy_pipeline::{Base, Request, decode_video, latent_shape};
 
@@ -141,7 +142,7 @@ impl Warping {
     pub fn show(
         &self,
         warp: &Warp,
-        base: &Base,
+        vae: &WanVae,
         adapters: &[(Adapter, f32)],
         videos: &Tensor<5>,
     ) -> Result<()> {
@@ -150,7 +151,7 @@ impl Warping {
         let references: Vec<Image> = adapters
             .iter()
             .flat_map(|(adapter, _)| &adapter.references)
-            .map(|own| Ok(images(decode_video(base, own.latents.clone().narrow(2, 0, 1), None))?.remove(0)))
+            .map(|own| Ok(images(decode_video(vae, own.latents.clone().narrow(2, 0, 1), None))?.remove(0)))
             .collect::<Result<_>>()?;
         for (index, matches) in warp.matches().iter().enumerate() {
             let frames = images(videos.clone().narrow(0, index, 1))?;
