@@ -111,6 +111,17 @@ impl Attachments {
         self.extra.entry(site.into()).or_default().push(Windowed { window, item: module });
     }
 
+    /// The same with the values of low-rank residuals alone, outside any graph.
+    pub fn without_autodiff(&self) -> Self {
+        let value = |residual: &LowRank| LowRank {
+            down: residual.down.clone().without_autodiff(),
+            up: residual.up.clone().without_autodiff(),
+            ..*residual
+        };
+        let values = |(site, all): (&String, &Vec<LowRank>)| (site.clone(), all.iter().map(value).collect());
+        Self { low_rank: self.low_rank.iter().map(values).collect(), ..self.clone() }
+    }
+
     /// Takes in everything attached by `other`.
     pub fn extend(&mut self, other: Attachments) {
         for (site, items) in other.low_rank {
@@ -127,6 +138,12 @@ impl Attachments {
     /// The same attachments at another progress of denoising, in `[0, 1]`.
     pub fn at(&self, progress: f32) -> Self {
         Self { progress, ..self.clone() }
+    }
+
+    /// Whether the linear map at `site` has the same residuals at every step.
+    pub fn is_steady(&self, site: &str) -> bool {
+        let always = |own: &LowRank| own.window == Window::ALWAYS;
+        self.low_rank.get(site).is_none_or(|residuals| residuals.iter().all(always))
     }
 
     /// Every site something is attached to.

@@ -23,6 +23,12 @@ pub trait BlockStack<const S: usize> {
     /// Block `index`.
     fn block(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>; S]) -> Tensor<3>;
 
+    /// What block `index` gives, outside any graph. Where trained tensors take part this must be computed with their values
+    /// alone: burn keeps a graph until the next backward pass, also that of a result that was taken out of it.
+    fn block_value(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>; S]) -> Tensor<3> {
+        self.block(index, hidden, shared).without_autodiff()
+    }
+
     /// Everything after the last block, down to the scalar loss.
     fn loss(&self, hidden: Tensor<3>, shared: &[Tensor<3>; S]) -> Tensor<1>;
 }
@@ -52,7 +58,7 @@ pub fn backward_checkpointed<const S: usize>(
     let mut inputs = vec![first.clone().without_autodiff()];
     for index in 0..stack.depth() {
         let input = inputs[index].clone();
-        inputs.push(stack.block(index, input, &frozen).without_autodiff());
+        inputs.push(stack.block_value(index, input, &frozen));
     }
 
     let mut gradients = NamedGradients::new();

@@ -64,6 +64,11 @@ impl<B: Clone + Send + Sync + 'static> Stack<B> {
         self.inner.held.len()
     }
 
+    /// How many are held and not read whenever they are needed.
+    pub fn held(&self) -> usize {
+        self.inner.held.iter().flatten().count()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

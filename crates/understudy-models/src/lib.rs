@@ -9,6 +9,7 @@ pub mod iresnet;
 pub mod layers;
 pub mod raft;
 pub mod reuse;
+pub mod text_context;
 pub mod tiling;
 pub mod umt5;
 pub mod vit;

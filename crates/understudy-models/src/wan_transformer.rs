@@ -8,13 +8,13 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::{Attachments, AttentionInputs};
-use understudy_engine::host;
 use understudy_engine::ops;
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{LayerNorm, Linear, RmsNorm, join_heads, split_heads};
 use crate::reuse::BlockReuse;
+use crate::text_context::{BlockText, TextContext};
 
 /// The published `config.json` of a Wan transformer (text-to-video).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,19 +155,20 @@ impl WanAttention {
     fn forward(
         &self,
         hidden: Tensor<3>,
-        context: Option<&TextContext>,
+        context: Option<BlockText>,
         rotary: Option<&Rotary>,
         attachments: &Attachments,
     ) -> Tensor<3> {
         let hooks = attachments.hooks_attention(&self.site);
-        let (context, repeats) = match context {
-            None => (hidden.clone(), 1),
-            Some(text) if hooks => (text.whole(), 1),
-            Some(text) => (text.words.clone(), text.repeats),
+        let ([key, value], repeats) = match context {
+            None => (self.project(hidden.clone(), attachments), 1),
+            Some(text) if hooks => (self.project(text.context.whole(), attachments), 1),
+            Some(BlockText { context, projected: Some(known) }) => (known.clone(), context.repeats),
+            Some(BlockText { context, projected: None }) => {
+                (self.project(context.words.clone(), attachments), context.repeats)
+            }
         };
         let query = self.norm_q.forward(self.to_q.forward(hidden, attachments));
-        let key = self.norm_k.forward(self.to_k.forward(context.clone(), attachments));
-        let value = self.to_v.forward(context, attachments);
         let [mut query, mut key, value] = match hooks {
             true => self.hooked([query, key, value], attachments),
             false => [query, key, value],
@@ -178,6 +179,12 @@ impl WanAttention {
         }
         let output = ops::multi_head_attention(query, key, value, self.heads, repeats);
         self.to_out.forward(output, attachments)
+    }
+
+    /// Keys and values of `context (batch, tokens, channels)`.
+    fn project(&self, context: Tensor<3>, attachments: &Attachments) -> [Tensor<3>; 2] {
+        let key = self.norm_k.forward(self.to_k.forward(context.clone(), attachments));
+        [key, self.to_v.forward(context, attachments)]
     }
 
     /// Queries, keys and values as the attached hooks leave them.
@@ -225,7 +232,7 @@ impl WanBlock {
     pub fn forward(
         &self,
         hidden: Tensor<3>,
-        context: &TextContext,
+        context: BlockText,
         time: &Tensor<3>,
         rotary: &Rotary,
         attachments: &Attachments,
@@ -261,50 +268,6 @@ pub struct WanConditions {
     pub modulation: Tensor<3>,
     /// Text context.
     pub context: TextContext,
-}
-
-/// What the blocks read of texts. Wan attends to padding too, all of which is alike: it is computed once.
-#[derive(Clone, Debug)]
-pub struct TextContext {
-    /// `(batch, words, channels)`.
-    pub words: Tensor<3>,
-    /// The last word stands for so many like it.
-    pub repeats: usize,
-}
-
-impl TextContext {
-    /// Text-encoder states `(batch, words, text_dim)` up to the first word that is zero in all of them and in all that
-    /// follow, and how many of these there are; 1 where there are none.
-    pub fn distinct(states: Tensor<3>) -> (Tensor<3>, usize) {
-        let [_, words, channels] = states.dims();
-        let values = host::values(states.clone().without_autodiff());
-        let used =
-            |text: &[f32]| text.iter().rposition(|value| *value != 0.0).map_or(0, |at| at / channels + 1);
-        let longest = values.chunks(words * channels).map(used).max().unwrap_or(words);
-        match words - longest {
-            0 | 1 => (states, 1),
-            repeats => (states.narrow(1, 0, longest + 1), repeats),
-        }
-    }
-
-    /// So many texts from `first` on.
-    pub fn narrow(&self, first: usize, count: usize) -> Self {
-        Self { words: self.words.clone().narrow(0, first, count), ..*self }
-    }
-
-    /// All texts so many times.
-    pub fn repeat(&self, times: usize) -> Self {
-        Self { words: self.words.clone().repeat_dim(0, times), ..*self }
-    }
-
-    /// All words, repeated ones too, `(batch, words, channels)`.
-    pub fn whole(&self) -> Tensor<3> {
-        let last = self.words.clone().narrow(1, self.words.dims()[1] - 1, 1);
-        match self.repeats {
-            1 => self.words.clone(),
-            repeats => Tensor::cat(vec![self.words.clone(), last.repeat_dim(1, repeats - 1)], 1),
-        }
-    }
 }
 
 /// The whole denoiser.
@@ -364,7 +327,25 @@ impl WanTransformer {
     pub fn context(&self, text: Tensor<3>, attachments: &Attachments) -> TextContext {
         let (text, repeats) = TextContext::distinct(text);
         let inner = ops::gelu_tanh(self.text_in.forward(text, attachments));
-        TextContext { words: self.text_out.forward(inner, attachments), repeats }
+        TextContext::new(self.text_out.forward(inner, attachments), repeats)
+    }
+
+    /// `context` with the keys and values that the blocks make of it, unless they are different at other steps, blocks are not
+    /// at hand, or the text is so long that computing them again is better than keeping them.
+    pub fn projected(&self, context: TextContext, attachments: &Attachments) -> TextContext {
+        const MOST_NUMBERS: usize = 16 << 20;
+        let depth = self.blocks.len();
+        let sites = ["attn2.to_k", "attn2.to_v"];
+        let steady =
+            |index: usize| sites.iter().all(|site| attachments.is_steady(&format!("blocks.{index}.{site}")));
+        let numbers = 2 * depth * context.words.dims().iter().product::<usize>();
+        if numbers > MOST_NUMBERS || self.blocks.held() < depth || !(0..depth).all(steady) {
+            return context;
+        }
+        let of_block =
+            |index: usize| self.blocks.get(index).attn2.project(context.words.clone(), attachments);
+        let projected = (0..depth).map(of_block).collect();
+        context.with_projected(projected)
     }
 
     /// Time conditions for `timesteps` (one per sample, in `[0, 1000]`) beside a text context.
@@ -419,7 +400,7 @@ impl WanTransformer {
         attachments: &Attachments,
     ) -> Tensor<3> {
         let WanConditions { context, modulation, .. } = conditions;
-        self.blocks.get(index).forward(hidden, context, modulation, rotary, attachments)
+        self.blocks.get(index).forward(hidden, context.of_block(index), modulation, rotary, attachments)
     }
 
     /// The output layer: tokens to a prediction of the latents' shape `dims`.

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use understudy_engine::attach::Attachments;
 use understudy_engine::hash::Fnv;
 use understudy_engine::host::values;
-use understudy_models::wan_transformer::TextContext;
+use understudy_models::text_context::TextContext;
 use understudy_pipeline::{Base, PromptOptions, encode_prompt};
 
 use crate::config::LoraConfig;

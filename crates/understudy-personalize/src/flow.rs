@@ -5,7 +5,8 @@ use understudy_engine::attach::Attachments;
 use understudy_engine::checkpoint::{BlockStack, backward_checkpointed, backward_plain};
 use understudy_engine::parameters::{Leaves, NamedGradients};
 use understudy_engine::random::Random;
-use understudy_models::wan_transformer::{Rotary, TextContext, WanConditions, WanTransformer};
+use understudy_models::text_context::TextContext;
+use understudy_models::wan_transformer::{Rotary, WanConditions, WanTransformer};
 use understudy_train::noise::{logit_normal, shifted};
 
 use crate::config::Noise;
@@ -60,6 +61,8 @@ pub struct FlowStack<'a> {
     /// The loss is multiplied by this.
     pub scale: f32,
     rotary: Rotary,
+    /// The values of `attachments`.
+    values: Attachments,
     /// Of the last word of the text; see [`TextContext`].
     repeats: usize,
 }
@@ -75,7 +78,21 @@ impl<'a> FlowStack<'a> {
     ) -> Self {
         let rotary = transformer.rotary(batch.latents.dims(), &batch.latents.device());
         let (text, repeats) = TextContext::distinct(text);
-        Self { transformer, attachments, text, batch, scale, rotary, repeats }
+        let values = attachments.without_autodiff();
+        Self { transformer, attachments, text, batch, scale, rotary, values, repeats }
+    }
+
+    fn block_with(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        shared: &[Tensor<3>; 3],
+        attachments: &Attachments,
+    ) -> Tensor<3> {
+        let [time, modulation, words] = shared.clone();
+        let context = TextContext::new(words, self.repeats);
+        let conditions = WanConditions { time, modulation, context };
+        self.transformer.block(index, hidden, &conditions, &self.rotary, attachments)
     }
 
     /// The loss, times the scale, and the gradients of `leaves`; `checkpointed` keeps only block inputs.
@@ -101,10 +118,11 @@ impl BlockStack<3> for FlowStack<'_> {
     }
 
     fn block(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>; 3]) -> Tensor<3> {
-        let [time, modulation, words] = shared.clone();
-        let context = TextContext { words, repeats: self.repeats };
-        let conditions = WanConditions { time, modulation, context };
-        self.transformer.block(index, hidden, &conditions, &self.rotary, self.attachments)
+        self.block_with(index, hidden, shared, self.attachments)
+    }
+
+    fn block_value(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>; 3]) -> Tensor<3> {
+        self.block_with(index, hidden, shared, &self.values)
     }
 
     fn loss(&self, hidden: Tensor<3>, shared: &[Tensor<3>; 3]) -> Tensor<1> {

@@ -16,7 +16,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, ExtraModule, Window};
 use understudy_engine::host::values;
 use understudy_engine::random::Random;
-use understudy_models::wan_transformer::{Rotary, TextContext};
+use understudy_models::text_context::TextContext;
+use understudy_models::wan_transformer::Rotary;
 use understudy_pipeline::{Base, Companion, Moment, PromptOptions, TokenEmbeddings, encode_prompt};
 
 use crate::error::{Error, Result};
@@ -490,7 +491,7 @@ mod tests {
             latents: Tensor::zeros([1, 1, 1, 2, 3], &device),
             noise: Tensor::zeros([1, 1, 1, 2, 3], &device),
             masks: vec![Some(mask.to_vec())],
-            context: TextContext { words: Tensor::zeros([1, 4, 1], &device), repeats: 1 },
+            context: TextContext::new(Tensor::zeros([1, 4, 1], &device), 1),
             words: vec![1],
             prompts: vec![vec![2]],
             grid: GRID,

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use understudy_engine::attach::{Attachments, Window};
 use understudy_models::reuse::BlockReuse;
-use understudy_models::wan_transformer::TextContext;
+use understudy_models::text_context::TextContext;
 
 use crate::base::Base;
 
@@ -45,7 +45,9 @@ impl<'a> Denoiser<'a> {
             None => (text, None),
         };
         let varies = attachments.sites().any(|site| site.starts_with(TEXT_SITES));
-        let context = (!varies).then(|| base.transformer.context(text.clone(), attachments));
+        let known =
+            || base.transformer.projected(base.transformer.context(text.clone(), attachments), attachments);
+        let context = (!varies).then(known);
         Self { base, attachments, text, context, guidance, window: Window::ALWAYS, reuse: None }
     }
 

@@ -319,7 +319,12 @@ fn attachments_act_in_their_window_of_the_steps() {
         values(generate(&base, &Request { attachments, ..small() }, &mut go).unwrap().latents)
     };
     let plain = values(generate(&base, &small(), &mut go).unwrap().latents);
-    for (site, inputs) in [("blocks.1.attn1.to_q", 32), ("condition_embedder.text_embedder.linear_1", 20)] {
+    let sites = [
+        ("blocks.1.attn1.to_q", 32),
+        ("blocks.1.attn2.to_k", 32),
+        ("condition_embedder.text_embedder.linear_1", 20),
+    ];
+    for (site, inputs) in sites {
         // Steps are at progress 0, 1/3 and 2/3.
         assert_eq!(plain, run(site, inputs, 0.7, 0.9), "{site}");
         let [early, late] = [run(site, inputs, 0.0, 0.3), run(site, inputs, 0.6, 1.0)];
