@@ -57,14 +57,14 @@ def measures(what):
     }.get(what, lambda events: seconds(events, what))
 
 
-def clip(folder):
-    """A clip of 17 frames to fit."""
+def clip(folder, count=1):
+    """A video of so many clips of 17 frames to fit."""
     from PIL import Image
 
-    frames = [Image.new("RGB", (64, 64), (40, 90 + 5 * i, 160)) for i in range(17)]
+    frames = [Image.new("RGB", (64, 64), (40, 90 + 5 * (i % 17), 160)) for i in range(17 * count)]
     for i, frame in enumerate(frames):
-        frame.paste((220, 30, 40), (10 + 2 * i, 20, 26 + 2 * i, 44))
-    path = folder / "clip.gif"
+        frame.paste((220, 30, 40), (10 + 2 * (i % 17), 20, 26 + 2 * (i % 17), 44))
+    path = folder / f"clips-{count}.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=125)
     return path
 

@@ -52,7 +52,7 @@ def generate(args, out, side, adapters=()):
     return [*words, "--json", "--out", out / "video.safetensors"]
 
 
-def fit(args, out, side, subject, to):
+def fit(args, side, subject, to):
     words = [args.understudy, "fit", "--base", args.folder, "--preset", "wan", "--subject", subject, "--class", "robot"]
     words += ["--rank", "16", "--batch", "1", "--token-steps", "0", "--steps", "2", "--prior-weight", "0"]
     words += ["--set", "token_rate=0", "--set", "samples.every=0", "--set", "checkpointing=true", "--set", "clip_frames=17"]
@@ -68,17 +68,10 @@ def measure(command):
 def measurements(args, out):
     for side in SIDES:
         yield "denoising", tokens(side), generate(args, out, side)
-    one = out / "one"
-    one.mkdir()
-    shutil.move(clip(out), one / "0.gif")
     for side in TRAINED:
-        yield "training", tokens(side), fit(args, out, side, one, out / f"{side}.safetensors")
+        yield "training", tokens(side), fit(args, side, clip(out), out / f"{side}.safetensors")
     for count in COUNTS:
-        folder = out / f"clips-{count}"
-        folder.mkdir()
-        for index in range(count):
-            shutil.copy(one / "0.gif", folder / f"{index}.gif")
-        yield "clips", count, fit(args, out, 256, folder, out / f"clips-{count}.safetensors")
+        yield "clips", count, fit(args, 256, clip(out, count), out / f"clips-{count}.safetensors")
     for count in [0, *COUNTS]:
         adapters = [out / f"adapter-{index}.safetensors" for index in range(count)]
         for adapter in adapters:

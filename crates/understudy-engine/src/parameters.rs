@@ -3,6 +3,7 @@
 //! Masters are f32 and flat, one leaf each. A network under training is built from them like from any other
 //! [`WeightSource`]; its tensors are reshaped views of the leaves, so gradients come back by name.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use crate::error::WeightError;
 use crate::host::values;
 use crate::random::Random;
-use crate::safetensors::{Checkpoint, NamedValues};
+use crate::safetensors::{Checkpoint, LazyValues, NamedValues};
 use crate::weights::{Init, WeightSource};
 
 /// One trainable tensor.
@@ -115,6 +116,19 @@ impl Parameters {
             (name.clone(), (p.shape.clone(), tracked))
         };
         Leaves { entries: self.entries.iter().map(leaf).collect() }
+    }
+
+    /// The values, to be written to a file one after the other, each under `prefix` and its name.
+    pub fn lazy_values(&self, prefix: &str) -> Vec<LazyValues<'static>> {
+        let lazy = |(name, p): (&String, &Parameter)| {
+            let value = p.value.clone();
+            LazyValues {
+                name: format!("{prefix}{name}"),
+                shape: p.shape.clone(),
+                values: Box::new(move || Cow::Owned(values(value.clone()))),
+            }
+        };
+        self.entries.iter().map(lazy).collect()
     }
 
     /// The values, to be written to a file.

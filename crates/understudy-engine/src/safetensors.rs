@@ -17,7 +17,7 @@ use memmap2::Mmap;
 use pytorch_reader::PytorchReader;
 
 pub use stored::StoredTensor;
-pub use write::{NamedValues, Precision, write, write_atomically, write_stored};
+pub use write::{LazyValues, NamedValues, Precision, write, write_atomically, write_lazily, write_stored};
 
 use crate::encoding::Encoding;
 use crate::error::WeightError;

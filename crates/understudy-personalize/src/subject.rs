@@ -153,6 +153,14 @@ impl Subject {
             for (picture, mask) in self.pictures.iter_mut().zip(masks) {
                 picture.picture.mask = Some(mask);
             }
+            if rest.len() > 1 {
+                let reason = format!(
+                    "how it moves: {} frames make no clip of {} (clip_frames), so each is a picture",
+                    rest.len(),
+                    options.clip_frames
+                );
+                self.left_out.push(LeftOut { path: path.to_owned(), reason });
+            }
             return Ok(());
         }
         let whole = masks.chunks_exact(options.clip_frames.max(1));
@@ -328,7 +336,9 @@ mod tests {
         assert_eq!(subject.clip_captions, ["a cat in a room", "the cat indoors"]);
         assert!(subject.left_out[0].reason.contains("last 2 frames"));
         let long = SubjectOptions { clip_frames: 17, ..OPTIONS };
-        assert_eq!(Subject::open(&path, "cat", "<s>", long).unwrap().pictures.len(), 12);
+        let subject = Subject::open(&path, "cat", "<s>", long).unwrap();
+        assert_eq!(subject.pictures.len(), 12);
+        assert!(subject.left_out[0].reason.contains("12 frames make no clip of 17"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use understudy_engine::optimizer::{AdamW, AdamWConfig};
 use understudy_engine::parameters::Parameters;
-use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
+use understudy_engine::safetensors::{self, Checkpoint, Precision};
 
 use crate::error::TrainError;
 
@@ -40,17 +40,14 @@ impl State {
     pub fn save(&self, path: &Path, name: &str) -> Result<(), TrainError> {
         let [first, second] = self.optimizer.moments();
         let groups = [&self.parameters, &self.ema, &first, &second];
-        let mut tensors = Vec::new();
-        for (prefix, group) in PREFIXES.iter().zip(groups) {
-            let prefixed = |t: NamedValues| NamedValues { name: format!("{prefix}{}", t.name), ..t };
-            tensors.extend(group.to_named_values().into_iter().map(prefixed));
-        }
+        let of_group = |(prefix, group): (&&str, &Parameters)| group.lazy_values(prefix);
+        let tensors: Vec<_> = PREFIXES.iter().zip(groups).flat_map(of_group).collect();
         let metadata = BTreeMap::from([
             (RUN.to_owned(), name.to_owned()),
             ("step".to_owned(), self.step.to_string()),
             ("optimizer_step".to_owned(), self.optimizer.steps().to_string()),
         ]);
-        Ok(safetensors::write(path, &tensors, metadata, Precision::F32)?)
+        Ok(safetensors::write_lazily(path, &tensors, metadata, Precision::F32)?)
     }
 
     /// The name of the run whose state is at `path`, or `None` if there is no file. Only the file's header is

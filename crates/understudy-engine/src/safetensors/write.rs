@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -34,6 +34,11 @@ impl Precision {
             Self::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
         }
     }
+
+    /// Bytes of a number.
+    fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
 }
 
 impl From<Precision> for Encoding {
@@ -56,6 +61,16 @@ pub struct NamedValues {
     pub values: Vec<f32>,
 }
 
+/// A tensor whose values are taken when they are written, so that a file needs the memory of one of its tensors.
+pub struct LazyValues<'a> {
+    /// Path of the tensor.
+    pub name: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Gives row-major values, as many as the shape says.
+    pub values: Box<dyn Fn() -> Cow<'a, [f32]> + 'a>,
+}
+
 /// Writes a safetensors file under a temporary name, flushes it to the disk, and renames it to `path`, so
 /// that `path` never holds half a file.
 ///
@@ -75,7 +90,34 @@ pub fn write(
             return Err(WeightError::Tensor { name: name.clone(), reason });
         }
     }
-    write_atomically(path, &serialize(tensors, metadata, precision))
+    let lazy = tensors.iter().map(|tensor| LazyValues {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        values: Box::new(|| Cow::Borrowed(&tensor.values)),
+    });
+    write_lazily(path, &lazy.collect::<Vec<_>>(), metadata, precision)
+}
+
+/// The same for tensors whose values are taken one after the other.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_lazily(
+    path: &Path,
+    tensors: &[LazyValues],
+    metadata: BTreeMap<String, String>,
+    precision: Precision,
+) -> Result<(), WeightError> {
+    let mut sorted: Vec<&LazyValues> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let pieces = sorted.into_iter().map(|tensor| Piece {
+        name: &tensor.name,
+        dtype: Encoding::from(precision).name(),
+        shape: &tensor.shape,
+        length: precision.bytes() * tensor.shape.iter().product::<usize>(),
+        content: Content::Values(&*tensor.values, precision),
+    });
+    write_pieces(path, &pieces.collect::<Vec<_>>(), metadata)
 }
 
 /// The same for tensors whose numbers are already as the file is to have them.
@@ -97,52 +139,70 @@ pub fn write_stored(
         name,
         dtype: tensor.encoding.name(),
         shape: &tensor.shape,
-        bytes: Cow::Borrowed(&tensor.bytes),
+        length: tensor.bytes.len(),
+        content: Content::Bytes(&tensor.bytes),
     });
-    write_atomically(path, &assemble(pieces, metadata))
+    write_pieces(path, &pieces.collect::<Vec<_>>(), metadata)
 }
 
 /// One tensor of a file.
-struct Piece<'a> {
+struct Piece<'a, 'v> {
     name: &'a str,
     dtype: String,
     shape: &'a [usize],
-    bytes: Cow<'a, [u8]>,
+    /// Bytes of its content.
+    length: usize,
+    content: Content<'a, 'v>,
 }
 
-/// The bytes of a safetensors file of `tensors`, in order of name.
-fn serialize(tensors: &[NamedValues], metadata: BTreeMap<String, String>, precision: Precision) -> Vec<u8> {
-    let mut sorted: Vec<&NamedValues> = tensors.iter().collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    let pieces = sorted.into_iter().map(|tensor| Piece {
-        name: &tensor.name,
-        dtype: Encoding::from(precision).name(),
-        shape: &tensor.shape,
-        bytes: Cow::Owned(precision.encode(&tensor.values)),
-    });
-    assemble(pieces, metadata)
+enum Content<'a, 'v> {
+    Bytes(&'a [u8]),
+    Values(&'a (dyn Fn() -> Cow<'v, [f32]> + 'v), Precision),
 }
 
-/// The bytes of a safetensors file. The header is padded to eight bytes and in a fixed order, so equal content
-/// gives equal files; the format's own crate orders metadata at random.
-fn assemble<'a>(pieces: impl Iterator<Item = Piece<'a>>, metadata: BTreeMap<String, String>) -> Vec<u8> {
+fn write_pieces(
+    path: &Path,
+    pieces: &[Piece],
+    metadata: BTreeMap<String, String>,
+) -> Result<(), WeightError> {
+    replace(path, |file| {
+        let mut out = BufWriter::new(file);
+        assemble(pieces, metadata, &mut out)?;
+        out.flush()
+    })
+}
+
+/// Writes a safetensors file. The header is padded to eight bytes and in a fixed order, so equal content gives equal files;
+/// the format's own crate orders metadata at random.
+fn assemble(pieces: &[Piece], metadata: BTreeMap<String, String>, out: &mut impl Write) -> io::Result<()> {
+    const AT_ONCE: usize = 1 << 16;
     let mut header = Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), json!(metadata));
     }
-    let mut data = Vec::new();
-    for Piece { name, dtype, shape, bytes } in pieces {
-        let start = data.len();
-        data.extend_from_slice(&bytes);
-        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
-        header.insert(name.to_owned(), entry);
+    let mut start = 0;
+    for Piece { name, dtype, shape, length, .. } in pieces {
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, start + length]});
+        header.insert((*name).to_owned(), entry);
+        start += length;
     }
     let mut text = Value::Object(header).to_string();
     text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(text.as_bytes());
-    bytes.extend(data);
-    bytes
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(text.as_bytes())?;
+    for Piece { name, length, content, .. } in pieces {
+        match content {
+            Content::Bytes(bytes) => out.write_all(bytes)?,
+            Content::Values(values, precision) => {
+                let values = values();
+                if values.len() * precision.bytes() != *length {
+                    return Err(io::Error::other(format!("{name} has {} values", values.len())));
+                }
+                values.chunks(AT_ONCE).try_for_each(|part| out.write_all(&precision.encode(part)))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Replaces `path` by `bytes` in one step: temporary file beside it, flush to the disk, rename.
@@ -150,10 +210,15 @@ fn assemble<'a>(pieces: impl Iterator<Item = Piece<'a>>, metadata: BTreeMap<Stri
 /// # Errors
 /// When any of these fails; nothing is left behind then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WeightError> {
+    replace(path, |mut file| file.write_all(bytes))
+}
+
+/// Replaces `path` by what `write` writes.
+fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<(), WeightError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let partial = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
     let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|file| write(&file).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|error| {
         // The first error is the one to report; a leftover that cannot be removed is hidden by its dot.
@@ -170,10 +235,30 @@ mod tests {
 
     #[test]
     fn equal_content_gives_equal_files() {
+        let folder = tempfile::tempdir().unwrap();
         let tensor = |name: &str| NamedValues { name: name.into(), shape: vec![2], values: vec![1.0, -2.0] };
         let metadata = || (0..20).map(|i| (format!("key{i}"), i.to_string())).collect::<BTreeMap<_, _>>();
-        let one = serialize(&[tensor("a"), tensor("b")], metadata(), Precision::F32);
-        assert_eq!(one, serialize(&[tensor("b"), tensor("a")], metadata(), Precision::F32));
+        let file = |tensors: &[NamedValues]| {
+            let path = folder.path().join("a.safetensors");
+            write(&path, tensors, metadata(), Precision::F32).unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let one = file(&[tensor("a"), tensor("b")]);
+        assert_eq!(one, file(&[tensor("b"), tensor("a")]));
         assert!(SafeTensors::deserialize(&one).is_ok());
+    }
+
+    #[test]
+    fn values_that_do_not_make_their_shape_leave_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let lazy = LazyValues {
+            name: "a".to_owned(),
+            shape: vec![3],
+            values: Box::new(|| Cow::Owned(vec![1.0, 2.0])),
+        };
+        let path = folder.path().join("a.safetensors");
+        let error = write_lazily(&path, &[lazy], BTreeMap::new(), Precision::F32).unwrap_err();
+        assert!(error.to_string().contains("a has 2 values"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

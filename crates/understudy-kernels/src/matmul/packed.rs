@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use rayon::prelude::*;
+
 use super::{MatRef, Output, Threads, matmul_f32, pack_lanes, panels_len};
 use crate::bf16::{DEPTH, LANES, Panels, Side, TILE, widen_tile};
 use crate::cpu::Isa;
-use crate::par::{self, Buffer, Shared};
+use crate::par::{self, Buffer, CHUNK, Shared};
 
 /// A cache line of bf16, where tiles begin.
 #[derive(Clone, Copy)]
@@ -54,9 +56,14 @@ impl PackedB {
     /// Packs `b` if bf16 holds every number of it, so that products with it lose nothing.
     pub fn exact(b: MatRef) -> Option<Self> {
         b.check();
-        let row = |i: usize| (0..b.cols).map(move |j| b.data[i * b.row_stride + j * b.col_stride]);
-        let holds = |x: f32| x.to_bits() & 0xffff == 0;
-        (0..b.rows).all(|i| row(i).all(holds)).then(|| Self::new(b))
+        let holds = |x: &f32| x.to_bits() & 0xffff == 0;
+        let whole = [(b.cols, 1), (1, b.rows)].contains(&(b.row_stride, b.col_stride));
+        let all = match whole {
+            true => b.data[..b.rows * b.cols].par_chunks(CHUNK).all(|part| part.iter().all(holds)),
+            false => (0..b.rows * b.cols)
+                .all(|at| holds(&b.data[at / b.cols * b.row_stride + at % b.cols * b.col_stride])),
+        };
+        all.then(|| Self::new(b))
     }
 
     /// The matrix.
