@@ -7,7 +7,6 @@ FOLDER is made if it is not there (0.6 GB). Every point is a process; its peak o
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -45,7 +44,8 @@ def make(folder):
 
 
 def generate(args, out, side, adapters=()):
-    words = [args.understudy, "generate", "--base", args.folder, "--prompt", "a <s> robot" if adapters else "a robot"]
+    prompt = " and ".join(["a robot", *(f"a <s{index}> robot" for index in range(len(adapters)))])
+    words = [args.understudy, "generate", "--base", args.folder, "--prompt", prompt]
     words += ["--frames", "17", "--height", side, "--width", side, "--steps", "2", "--dtype", args.dtype]
     for adapter in adapters:
         words += ["--adapter", adapter]
@@ -72,11 +72,11 @@ def measurements(args, out):
         yield "training", tokens(side), fit(args, side, clip(out), out / f"{side}.safetensors")
     for count in COUNTS:
         yield "clips", count, fit(args, 256, clip(out, count), out / f"clips-{count}.safetensors")
+    adapters = [out / f"adapter-{index}.safetensors" for index in range(max(COUNTS))]
+    for index, adapter in enumerate(adapters):
+        run(list(map(str, [*fit(args, 128, clip(out), adapter), "--token", f"<s{index}>"])))
     for count in [0, *COUNTS]:
-        adapters = [out / f"adapter-{index}.safetensors" for index in range(count)]
-        for adapter in adapters:
-            shutil.copy(out / "256.safetensors", adapter)
-        yield "adapters", count, generate(args, out, 256, adapters)
+        yield "adapters", count, generate(args, out, 256, adapters[:count])
 
 
 def plot(found, path):

@@ -38,7 +38,7 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
     let parameters = residuals + job.subjects().count() * base.config.text_encoder.d_model;
     let longest = motion.iter().map(|(_, size)| size.all()).fold(looks.all(), usize::max);
     let checkpointing = use_checkpointing(config, longest);
-    let rate = products_per_second(&base.config.transformer, &base.device);
+    let rate = products_per_second(&base.config.transformer, base.halved.transformer, &base.device);
     let stages = stages(base, config, (&looks, motion.as_ref()), checkpointing, rate);
     let prior = config.prior.batch;
     let at_once = |stage: &Stage, size: &Sizes| (stage.batch * size.longest).max(prior * size.prior);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use understudy_engine::ops;
+use understudy_engine::ops::{self, Weight};
 use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::Probe;
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
@@ -137,14 +137,15 @@ fn held_bytes(shape: &[usize], halved: bool) -> u64 {
     if bytes < HUGE { bytes } else { bytes.next_multiple_of(HUGE) }
 }
 
-/// How many multiplications the device does a second, measured on a feed-forward layer of this denoiser.
-pub fn products_per_second(config: &WanTransformerConfig, device: &Device) -> f64 {
+/// How many multiplications the device does a second, measured on a feed-forward layer of this denoiser, `halved` or not.
+pub fn products_per_second(config: &WanTransformerConfig, halved: bool, device: &Device) -> f64 {
     const TOKENS: usize = 256;
     const ENOUGH: f64 = 0.05;
     let [dim, ffn] = [config.inner_dim(), config.ffn_dim];
     let x = Tensor::<2>::ones([TOKENS, dim], device);
     let weight = Tensor::<2>::ones([ffn, dim], device);
-    let run = || ops::linear(x.clone(), weight.clone(), None).slice([0..1, 0..1]).into_scalar::<f32>();
+    let weight = if halved { Weight::new(weight) } else { Weight::Dense(weight) };
+    let run = || weight.linear(x.clone(), None).slice([0..1, 0..1]).into_scalar::<f32>();
     run();
     let start = Instant::now();
     let mut runs = 0.0;
@@ -184,7 +185,7 @@ impl Request {
         let used = (FLOAT * denoising).max((FLOAT * decoding).saturating_sub(gone));
         let step = passes as f64 * denoiser_work(transformer, tokens, longest);
         let decode = decode_work(config, decoded * self.frames);
-        let rate = products_per_second(transformer, device) / OVERHEAD;
+        let rate = products_per_second(transformer, halved.transformer, device) / OVERHEAD;
         Ok(Estimate {
             weights,
             activations: (used + KEPT.min(used / 4 * 3)) as u64,
