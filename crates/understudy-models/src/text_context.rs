@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use understudy_engine::host;
+use understudy_engine::{host, ops};
 
 /// What the blocks read of texts. Wan attends to padding too, all of which is alike: it is computed once.
 #[derive(Clone, Debug)]
@@ -73,10 +73,6 @@ impl TextContext {
 
     /// All words, repeated ones too, `(batch, words, channels)`.
     pub fn whole(&self) -> Tensor<3> {
-        let last = self.words.clone().narrow(1, self.words.dims()[1] - 1, 1);
-        match self.repeats {
-            1 => self.words.clone(),
-            repeats => Tensor::cat(vec![self.words.clone(), last.repeat_dim(1, repeats - 1)], 1),
-        }
+        ops::repeat_last(self.words.clone(), self.repeats)
     }
 }

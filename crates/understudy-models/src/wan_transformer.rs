@@ -326,6 +326,11 @@ impl WanTransformer {
     /// The text context of text-encoder states `(batch, words, text_dim)`. It does not change from step to step.
     pub fn context(&self, text: Tensor<3>, attachments: &Attachments) -> TextContext {
         let (text, repeats) = TextContext::distinct(text);
+        self.context_of(text, repeats, attachments)
+    }
+
+    /// The same of states that [`TextContext::distinct`] gave.
+    pub fn context_of(&self, text: Tensor<3>, repeats: usize, attachments: &Attachments) -> TextContext {
         let inner = ops::gelu_tanh(self.text_in.forward(text, attachments));
         TextContext::new(self.text_out.forward(inner, attachments), repeats)
     }

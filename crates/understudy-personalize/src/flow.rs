@@ -110,7 +110,7 @@ impl BlockStack<3> for FlowStack<'_> {
 
     fn begin(&self) -> (Tensor<3>, [Tensor<3>; 3]) {
         let hidden = self.transformer.patchify(self.batch.noised(), self.attachments);
-        let context = self.transformer.context(self.text.clone(), self.attachments);
+        let context = self.transformer.context_of(self.text.clone(), self.repeats, self.attachments);
         let timesteps: Vec<f32> = self.batch.sigmas.iter().map(|sigma| sigma * 1000.0).collect();
         let WanConditions { time, modulation, context } =
             self.transformer.conditions(&timesteps, context, self.attachments);

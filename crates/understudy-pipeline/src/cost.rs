@@ -104,13 +104,11 @@ pub fn weight_bytes(config: &BaseConfig, halved: Halved, blocks_on_host: usize) 
     let device = Device::flex();
     let text = Probe::shapes(&device, |w| Umt5Encoder::new(w, &config.text_encoder));
     let denoiser = Probe::shapes(&device, |w| WanTransformer::new(w, &config.transformer));
-    let vae = Probe::shapes(&device, |w| WanVae::new(w, &config.vae));
     let bytes = |(shapes, halved): (&BTreeMap<String, Vec<usize>>, bool), part: &str| -> u64 {
         let part = shapes.iter().filter(|(name, _)| name.starts_with(part));
         part.map(|(name, shape)| held_bytes(shape, halved && is_matrix(name, shape))).sum()
     };
-    let (text, denoiser, vae) =
-        ((&text, halved.text_encoder), (&denoiser, halved.transformer), (&vae, false));
+    let (text, denoiser) = ((&text, halved.text_encoder), (&denoiser, halved.transformer));
     let absent = |blocks: u64, depth: usize, on_host: usize| {
         blocks * on_host.min(depth).saturating_sub(2) as u64 / depth.max(1) as u64
     };
@@ -120,7 +118,7 @@ pub fn weight_bytes(config: &BaseConfig, halved: Halved, blocks_on_host: usize) 
         false => 0,
     };
     let blocks_absent = absent(bytes(denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
-    let all: u64 = [text, denoiser, vae].map(|shapes| bytes(shapes, "")).iter().sum();
+    let all = bytes(text, "") + bytes(denoiser, "") + autoencoder_bytes(config);
     PROGRAM + all - text_absent - blocks_absent
 }
 

@@ -63,14 +63,20 @@ pub fn multi_head_attention(
         return apply(op, [q, k, v]).into_tensor();
     }
     let split = |x: Tensor<3>, tokens| x.reshape([batch, tokens, heads, dim]).swap_dims(1, 2);
-    let [key, value] = [key, value].map(|x| {
-        let last = x.clone().narrow(1, k_tokens - 1, 1).repeat_dim(1, repeats.max(1) - 1);
-        if repeats > 1 { Tensor::cat(vec![x, last], 1) } else { x }
-    });
+    let [key, value] = [key, value].map(|x| repeat_last(x, repeats));
     let options = AttentionOptions::default();
     let keys = key.dims()[1];
     let output = composed(split(query, q_tokens), split(key, keys), split(value, keys), &options);
     output.swap_dims(1, 2).reshape([batch, q_tokens, channels])
+}
+
+/// `x (batch, tokens, channels)` with its last token `repeats` times.
+pub fn repeat_last(x: Tensor<3>, repeats: usize) -> Tensor<3> {
+    if repeats <= 1 {
+        return x;
+    }
+    let last = x.clone().narrow(1, x.dims()[1] - 1, 1);
+    Tensor::cat(vec![x, last.repeat_dim(1, repeats - 1)], 1)
 }
 
 /// What to add to scores so that the last of `keys` counts `repeats` times.

@@ -17,7 +17,7 @@ mod testing;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use activation::{gelu, gelu_tanh, silu};
-pub use attention::{AttentionOptions, attention, multi_head_attention};
+pub use attention::{AttentionOptions, attention, multi_head_attention, repeat_last};
 pub use channelwise::{BatchNormTrain, batch_norm_train, prelu};
 pub use conv::{Conv3dOptions, conv3d, upsample_nearest_2x};
 pub use linear::{Weight, gated_add, linear};

@@ -98,10 +98,11 @@ impl Generate {
         self.check_prompts(&config, &source, &adapters)?;
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
-        let estimate = self.estimate(&request, &config, &source, &adapters, &device)?;
+        let halved = halved(&source);
+        let estimate = self.estimate(&request, (&config, halved), &source, &adapters, &device)?;
         self.tell_plan(&config, &request, &adapters, estimate, &progress);
         if self.common.device == DeviceName::Cpu {
-            self.warn_of_memory(&config, &request, (estimate.peak(), halved(&source)), &device)?;
+            self.warn_of_memory(&config, &request, (estimate.peak(), halved), &device)?;
         }
         if self.plan {
             return Ok(());
@@ -127,13 +128,13 @@ impl Generate {
     fn estimate(
         &self,
         request: &Request,
-        config: &BaseConfig,
+        (config, halved): (&BaseConfig, Halved),
         source: &Source,
         adapters: &[(Adapter, f32)],
         device: &Device,
     ) -> Result<Estimate> {
         let Estimate { weights, activations, step_seconds, seconds } =
-            request.estimate(config, halved(source), self.base.blocks_on_host, device)?;
+            request.estimate(config, halved, self.base.blocks_on_host, device)?;
         let [_, _, frames, ..] = request.check(config)?;
         let passes = if request.guidance > 1.0 { 2 } else { 1 };
         let slowdown = self.warping.slowdown(adapters, frames, passes);
