@@ -25,6 +25,7 @@ mod draw;
 mod error;
 mod head;
 mod identity;
+mod markings;
 mod motion;
 mod place;
 mod pose;
@@ -43,6 +44,7 @@ pub use identity::{
     Accessory, AccessoryKind, Build, Class, Crest, Emblem, EmblemShape, Eyes, Face, HeadShape, Identity,
     Pattern, Split,
 };
+pub use markings::{MARKINGS, Marking, markings};
 pub use motion::{Action, Motion, Quirk};
 pub use pose::{POSTURE, Posture};
 pub use scenario::{Actor, Scenario};

@@ -6,6 +6,7 @@ use crate::pretrain::autoencoder::AutoencoderRecipe;
 use crate::pretrain::contrast::ContrastRecipe;
 use crate::pretrain::denoiser::{DenoiserRecipe, Material};
 use crate::pretrain::identity::IdentityRecipe;
+use crate::pretrain::markings::MarkingsRecipe;
 use crate::pretrain::posture::PostureRecipe;
 use crate::pretrain::vocabulary::vocabulary_size;
 use crate::trainer::TrainConfig;
@@ -103,6 +104,20 @@ pub(crate) fn posture(recipe: &PostureRecipe) -> Option<Fault> {
             "model.embedding",
             recipe.model.embedding == POSTURE,
             &format!("{POSTURE}, the numbers of a posture"),
+        ),
+        not_negative("noise", recipe.noise),
+    ])
+    .or_else(|| training(&recipe.training))
+}
+
+pub(crate) fn markings(recipe: &MarkingsRecipe) -> Option<Fault> {
+    let values = MarkingsRecipe::values();
+    first([
+        batch(recipe.batch, 2),
+        rule(
+            "model.embedding",
+            recipe.model.embedding == values,
+            &format!("{values}, the values of all markings"),
         ),
         not_negative("noise", recipe.noise),
     ])

@@ -50,7 +50,7 @@ pub struct Postures {
 }
 
 /// The length of the clips that frames are taken of.
-const FRAMES: usize = 17;
+pub(crate) const FRAMES: usize = 17;
 
 impl PostureReader {
     /// Prepares `recipe`.
@@ -70,19 +70,35 @@ impl PostureReader {
         Ok(network)
     }
 
-    /// One frame of one character of `split`, planar in [-1, 1]: every second one moves in a way of its own.
     fn frame(&self, split: Split, seed: u64) -> (Vec<f32>, Posture) {
-        let mut random = Random::new(seed, 0);
-        let identity = Identity::from_index(split, random.next_u64() >> 20);
-        let index = random.next_u64() >> 20;
-        let motion = match seed % 2 {
-            0 => Motion::from_index(split, index),
-            _ => Motion::idiosyncratic(index),
-        };
-        let scenario = Scenario::performance(identity, motion, random.next_u64() >> 20);
-        let frame = random.below(FRAMES as u64) as usize;
-        (planes(&self.world.render_frame(&scenario, frame)), scenario.actors[0].posture(frame, FRAMES))
+        let (pixels, scenario, frame) = moving_frame(&self.world, split, seed);
+        (pixels, scenario.actors[0].posture(frame, FRAMES))
     }
+}
+
+/// One frame of one character of `split`, planar in [-1, 1], the scenario it is of, and which frame it is: every second
+/// character moves in a way of its own.
+pub(crate) fn moving_frame(world: &World, split: Split, seed: u64) -> (Vec<f32>, Scenario, usize) {
+    let mut random = Random::new(seed, 0);
+    let identity = Identity::from_index(split, random.next_u64() >> 20);
+    let index = random.next_u64() >> 20;
+    let motion = match seed % 2 {
+        0 => Motion::from_index(split, index),
+        _ => Motion::idiosyncratic(index),
+    };
+    let scenario = Scenario::performance(identity, motion, random.next_u64() >> 20);
+    let frame = random.below(FRAMES as u64) as usize;
+    (planes(&world.render_frame(&scenario, frame)), scenario, frame)
+}
+
+/// `pixels` blurred up to so often and with noise of a deviation up to so much, by the `seed`.
+pub(crate) fn worsened(mut pixels: Vec<f32>, side: usize, (blur, noise): (u64, f32), seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed, 1);
+    for _ in 0..random.below(blur + 1) {
+        pixels = blurred(&pixels, side);
+    }
+    add_noise(&mut pixels, noise, &mut random);
+    pixels
 }
 
 impl PostureReader {
@@ -155,15 +171,9 @@ impl Objective for PostureReader {
     fn batch(&self, step: u64) -> Result<Postures, TrainError> {
         let mut random = Random::stream(self.recipe.seed, "posture batch", step);
         let seeds: Vec<u64> = (0..self.recipe.batch).map(|_| random.next_u64() >> 20).collect();
-        let side = self.recipe.model.size;
         let make = |&seed: &u64| {
-            let (mut pixels, posture) = self.frame(Split::Train, seed);
-            let mut random = Random::new(seed, 1);
-            for _ in 0..random.below(self.recipe.blur + 1) {
-                pixels = blurred(&pixels, side);
-            }
-            add_noise(&mut pixels, self.recipe.noise, &mut random);
-            (pixels, posture)
+            let (pixels, posture) = self.frame(Split::Train, seed);
+            (worsened(pixels, self.recipe.model.size, (self.recipe.blur, self.recipe.noise), seed), posture)
         };
         let made: Vec<(Vec<f32>, Posture)> = seeds.par_iter().map(make).collect();
         let (pixels, postures): (Vec<_>, Vec<_>) = made.into_iter().unzip();

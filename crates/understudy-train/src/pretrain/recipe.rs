@@ -21,6 +21,7 @@ use crate::pretrain::denoiser::{Cache, Caches, Denoiser, DenoiserRecipe, Materia
 use crate::pretrain::export;
 use crate::pretrain::identity::{IdentityEncoder, IdentityRecipe};
 use crate::pretrain::latents::{Kind, LatentCache};
+use crate::pretrain::markings::{self, MarkingsReader, MarkingsRecipe};
 use crate::pretrain::masks::MaskCache;
 use crate::pretrain::posture::{Described, PostureReader, PostureRecipe};
 use crate::pretrain::vocabulary::tokenizer;
@@ -41,6 +42,8 @@ pub enum Recipe {
     Identity(IdentityRecipe),
     /// A judge of motion.
     Posture(PostureRecipe),
+    /// A judge of markings.
+    Markings(MarkingsRecipe),
 }
 
 /// Clips the latents' mean and deviation are taken over.
@@ -90,6 +93,7 @@ impl Recipe {
             Self::Clip(recipe) => check::clip(recipe),
             Self::Identity(recipe) => check::identity(recipe),
             Self::Posture(recipe) => check::posture(recipe),
+            Self::Markings(recipe) => check::markings(recipe),
         }
     }
 
@@ -101,6 +105,7 @@ impl Recipe {
             Self::Clip(recipe) => &mut recipe.training,
             Self::Identity(recipe) => &mut recipe.training,
             Self::Posture(recipe) => &mut recipe.training,
+            Self::Markings(recipe) => &mut recipe.training,
         };
         training.steps = steps;
         self
@@ -154,6 +159,15 @@ impl Recipe {
                 };
                 let described =
                     Described { model: &recipe.model, reliability: objective.reliability(&state.ema)? };
+                export::network(&export, "IResNet", export::TRANSFORMERS, &described, &state.ema)
+            }
+            Self::Markings(recipe) => {
+                let objective = MarkingsReader::new(recipe.clone())?;
+                let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
+                    return Ok(());
+                };
+                let named = objective.named(&state.ema)?;
+                let described = markings::Described { model: &recipe.model, markings: named };
                 export::network(&export, "IResNet", export::TRANSFORMERS, &described, &state.ema)
             }
             Self::Denoiser(recipe) => run_denoiser(*recipe, folder, device, emit),
@@ -256,13 +270,15 @@ fn build_vae(parameters: &Parameters, config: &WanVaeConfig, device: &Device) ->
 mod tests {
     use super::*;
 
-    const RECIPES: [&str; 6] = [
+    const RECIPES: [&str; 8] = [
         include_str!("../../../../recipes/autoencoder.toml"),
         include_str!("../../../../recipes/denoiser.toml"),
         include_str!("../../../../recipes/clip.toml"),
         include_str!("../../../../recipes/identity.toml"),
         include_str!("../../../../recipes/identity-reward.toml"),
         include_str!("../../../../recipes/autoencoder-smooth.toml"),
+        include_str!("../../../../recipes/motion.toml"),
+        include_str!("../../../../recipes/markings.toml"),
     ];
 
     #[test]
