@@ -1,7 +1,7 @@
 #!/bin/sh
 # Puts the embedded base together from finished pretraining runs.
 #
-#   for part in autoencoder autoencoder-smooth clip identity identity-reward motion denoiser; do
+#   for part in autoencoder autoencoder-smooth clip identity identity-reward motion markings denoiser; do
 #     cargo run --release --no-default-features -- pretrain recipes/$part.toml --out runs/$part
 #   done
 #   tools/assemble-nano.sh runs crates/understudy-nano/weights
@@ -21,7 +21,7 @@ rm -rf "$partial"
 mkdir -p "$partial/judges"
 # The denoiser's export is the whole base: it holds the autoencoder it was trained with.
 cp -R "$runs/denoiser/export/." "$partial"
-for judge in clip identity identity-reward motion; do
+for judge in clip identity identity-reward motion markings; do
     cp -R "$runs/$judge/export" "$partial/judges/$judge"
 done
 

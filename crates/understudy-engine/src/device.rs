@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 /// A device as the command line names it: `cpu`, `cuda:N`, `vulkan:N` or `metal`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,16 @@ pub enum DeviceError {
     /// The program was built without it.
     #[error("this program was built without {0}; build it with `--features {0}` or use --device cpu")]
     NotBuilt(&'static str),
+    /// A first computation on it failed.
+    #[error("{name} cannot be used: {reason}; {advice}, or use --device cpu")]
+    Unusable {
+        /// As it is named.
+        name: String,
+        /// What its driver said.
+        reason: String,
+        /// What it needs.
+        advice: &'static str,
+    },
 }
 
 impl FromStr for DeviceName {
@@ -50,16 +60,24 @@ impl DeviceName {
     /// The device itself.
     ///
     /// # Errors
-    /// When the program was built without it.
+    /// When the program was built without it, or a first small computation on it fails: its driver or a library is missing.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::flex()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(index) => Ok(Device::cuda(index)),
+            Self::Cuda(index) => tried(
+                &format!("cuda:{index}"),
+                || Device::cuda(index),
+                "it needs NVIDIA's driver, libnvrtc and CUDA's headers (CUDA_PATH names their folder)",
+            ),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(DeviceError::NotBuilt("cuda")),
             #[cfg(feature = "vulkan")]
-            Self::Vulkan(index) => Ok(Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index))),
+            Self::Vulkan(index) => tried(
+                &format!("vulkan:{index}"),
+                || Device::vulkan(burn::tensor::DeviceKind::DiscreteGpu(index)),
+                "it needs a GPU with a Vulkan driver",
+            ),
             #[cfg(not(feature = "vulkan"))]
             Self::Vulkan(_) => Err(DeviceError::NotBuilt("vulkan")),
             #[cfg(feature = "metal")]
@@ -70,9 +88,39 @@ impl DeviceName {
     }
 }
 
+/// The device that `open` gives, after a first small computation on it. Backends find out what is missing only then, and
+/// panic.
+#[cfg_attr(not(any(feature = "cuda", feature = "vulkan")), allow(dead_code))]
+fn tried(name: &str, open: impl FnOnce() -> Device, advice: &'static str) -> Result<Device, DeviceError> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let device = open();
+        Tensor::<1>::ones([8], &device).sum().into_data();
+        device
+    }));
+    std::panic::set_hook(hook);
+    found.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its backend failed");
+        let reason = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or(text);
+        DeviceError::Unusable { name: name.to_owned(), reason: reason.to_owned(), advice }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_used_is_said_in_one_line() {
+        assert_eq!(tried("cpu", Device::flex, ""), Ok(Device::flex()));
+        let missing = || panic!("no library of that name\nsearched here\nand there");
+        let message = tried("cuda:0", missing, "it needs a driver").unwrap_err().to_string();
+        let expected =
+            "cuda:0 cannot be used: no library of that name; it needs a driver, or use --device cpu";
+        assert_eq!(message, expected);
+    }
 
     #[test]
     fn devices_are_named_as_on_the_command_line() {

@@ -13,6 +13,7 @@ pub mod error;
 mod gguf;
 pub mod hash;
 pub mod host;
+pub mod late;
 pub mod memory;
 pub mod ops;
 pub mod optimizer;

@@ -11,6 +11,7 @@ use crate::features::VideoEmbedder;
 use crate::flow::FlowJudge;
 use crate::fvd::{FVD, Fvd};
 use crate::identity::{FacePolicy, Faces, Seen, detection_rate, similarities, without_faces};
+use crate::markings::{MarkingsJudge, true_markings};
 use crate::metrics::{
     Metric, Needs, consecutive_cosine, consistency, mean_cosine, mean_squared_error, temporal_flickering,
 };
@@ -41,6 +42,8 @@ pub struct Networks {
     pub smoothness: Option<SmoothnessJudge>,
     /// For how characters move.
     pub motion: Option<MotionJudge>,
+    /// For what is painted on characters.
+    pub markings: Option<MarkingsJudge>,
     /// For whole clips, whose distributions FVD compares; features are taken whenever it is there.
     pub video: Option<Box<dyn VideoEmbedder>>,
 }
@@ -119,6 +122,7 @@ impl Evaluation {
                 (needs.flow && networks.flow.is_none(), "a RAFT"),
                 (needs.middles && networks.smoothness.is_none(), "an AMT"),
                 (needs.motion && networks.motion.is_none(), "a judge of motion"),
+                (needs.markings && networks.markings.is_none(), "a judge of markings"),
                 (needs.annotations && networks.benchmark.is_none(), "annotations"),
                 (needs.faces && networks.faces.is_none(), "faces"),
                 (needs.compares() && references.is_none(), "references"),
@@ -338,6 +342,16 @@ impl Evaluation {
             Metric::MotionError => match (&self.networks.motion, &self.references) {
                 (Some(network), Some(references)) => {
                     network.error(&TrueMotion::read(&references.of(&clip.name))?, frames)?
+                }
+                _ => None,
+            },
+            Metric::MotionAmount => match &self.networks.motion {
+                Some(network) => network.amount(frames)?,
+                None => None,
+            },
+            Metric::Markings => match (&self.networks.markings, &self.references) {
+                (Some(network), Some(references)) => {
+                    network.score(&true_markings(&references.of(&clip.name))?, frames)?
                 }
                 _ => None,
             },

@@ -31,6 +31,7 @@ mod grounded;
 mod identity;
 mod input;
 mod judges;
+mod markings;
 mod metrics;
 mod motion;
 mod msrvtt;
@@ -62,6 +63,7 @@ pub use fvd::{FVD, Fvd};
 pub use grounded::GroundedSam;
 pub use identity::{FacePolicy, Faces};
 pub use judges::Judges;
+pub use markings::{MarkingsJudge, TrueMarkings, true_markings};
 pub use metrics::{
     Metric, Needs, consecutive_cosine, consistency, mean_cosine, mean_squared_error, temporal_flickering,
 };

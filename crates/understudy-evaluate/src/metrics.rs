@@ -36,6 +36,10 @@ pub enum Metric {
     MotionSmoothness,
     /// How far the postures of the character are from those of its true motion, in parts of standing still: of puppets.
     MotionError,
+    /// How much the character moves, by the change of its posture from frame to frame: of puppets.
+    MotionAmount,
+    /// The probability that a judge gives to the true pattern and emblem of the character: of puppets.
+    Markings,
     /// Mean squared difference of the frames and those of the reference video, pixels in [0, 1]: Set-and-Sequence's
     /// measure of how much of a clip comes back.
     Mse,
@@ -64,8 +68,10 @@ pub struct Needs {
     pub flow: bool,
     /// An AMT.
     pub middles: bool,
-    /// A judge of motion, and the true motion of the subject.
+    /// A judge of motion.
     pub motion: bool,
+    /// A judge of markings, and the true markings of the subject.
+    pub markings: bool,
     /// Faces that were found in the frames.
     pub faces: bool,
     /// Frames prepared as VBench does, which other metrics do not look at.
@@ -91,7 +97,7 @@ impl Needs {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::ClipT,
         Self::ClipI,
         Self::DinoI,
@@ -104,6 +110,8 @@ impl Metric {
         Self::DynamicDegree,
         Self::MotionSmoothness,
         Self::MotionError,
+        Self::MotionAmount,
+        Self::Markings,
         Self::Mse,
         Self::TextS,
         Self::VidS,
@@ -127,6 +135,8 @@ impl Metric {
             Self::DynamicDegree => "dynamic-degree",
             Self::MotionSmoothness => "motion-smoothness",
             Self::MotionError => "motion-error",
+            Self::MotionAmount => "motion-amount",
+            Self::Markings => "markings",
             Self::Mse => "mse",
             Self::TextS => "text-s",
             Self::VidS => "vid-s",
@@ -150,6 +160,7 @@ impl Metric {
             flow: false,
             middles: false,
             motion: false,
+            markings: false,
             faces: false,
             vbench: false,
             prompt: false,
@@ -171,6 +182,8 @@ impl Metric {
             Self::DynamicDegree => Needs { flow: true, ..nothing },
             Self::MotionSmoothness => Needs { middles: true, frames: 3, ..nothing },
             Self::MotionError => Needs { motion: true, references: true, ..nothing },
+            Self::MotionAmount => Needs { motion: true, frames: 2, ..nothing },
+            Self::Markings => Needs { markings: true, references: true, ..nothing },
             Self::TextS | Self::VidS => Needs { clip: true, annotations: true, ..nothing },
             Self::SubjS => Needs { dino: true, annotations: true, ..nothing },
             Self::FaceS => Needs { identity: true, annotations: true, ..nothing },

@@ -112,6 +112,15 @@ impl MotionJudge {
         Ok(motion.error(&smoothed(&self.postures(frames)?), &self.reliability))
     }
 
+    /// How much the character of `frames` moves: the root of the mean square by which its posture changes from one frame
+    /// to the next, each number by how well it is read. `None` for fewer than two frames.
+    ///
+    /// # Errors
+    /// As [`MotionJudge::postures`].
+    pub fn amount(&self, frames: &[Image]) -> Result<Option<f64>> {
+        Ok(amount(&smoothed(&self.postures(frames)?), &self.reliability))
+    }
+
     /// The posture of the character in each of `frames`.
     ///
     /// # Errors
@@ -122,6 +131,14 @@ impl MotionJudge {
             rows(found)
         })
     }
+}
+
+/// The root mean square change of a posture from one frame to the next.
+fn amount(postures: &[Vec<f32>], weights: &[f32]) -> Option<f64> {
+    let pairs = postures.len().checked_sub(1).filter(|pairs| *pairs > 0)?;
+    let squared = |((a, b), weight): ((&f32, &f32), &f32)| f64::from(*weight) * f64::from(a - b).powi(2);
+    let change = |pair: &[Vec<f32>]| pair[0].iter().zip(&pair[1]).zip(weights).map(squared).sum::<f64>();
+    Some((postures.windows(2).map(change).sum::<f64>() / pairs as f64).sqrt())
 }
 
 /// Postures averaged with those of the frames before and after, half as much: what is read from one frame is noisy.
@@ -142,12 +159,13 @@ struct Described {
     reliability: Vec<f32>,
 }
 
-fn rows(matrix: Tensor<2>) -> Result<Vec<Vec<f32>>> {
+/// What a network read, a row a picture.
+pub(crate) fn rows(matrix: Tensor<2>) -> Result<Vec<Vec<f32>>> {
     let [_, columns] = matrix.dims();
     let values = host::values(matrix);
     match values.iter().all(|value| value.is_finite()) {
         true => Ok(values.chunks(columns.max(1)).map(<[f32]>::to_vec).collect()),
-        false => Err(Error::NotFinite { what: "posture" }),
+        false => Err(Error::NotFinite { what: "what a judge reads" }),
     }
 }
 
@@ -166,5 +184,14 @@ mod tests {
         let still = vec![frame(3.0, 0.0); 3];
         assert!((motion.error(&still, &[1.0; 2]).unwrap() - 1.0).abs() < 1e-6);
         assert_eq!(motion.error(&[], &[1.0; 2]), None);
+    }
+
+    #[test]
+    fn what_stands_still_does_not_move() {
+        let frames = [vec![0.0, 0.0], vec![3.0, 4.0], vec![0.0, 0.0]];
+        assert_eq!(amount(&frames, &[1.0, 1.0]), Some(5.0));
+        assert_eq!(amount(&frames, &[1.0, 0.0]), Some(3.0));
+        assert_eq!(amount(&vec![vec![2.0]; 4], &[1.0]), Some(0.0));
+        assert_eq!(amount(&frames[..1], &[1.0, 1.0]), None);
     }
 }

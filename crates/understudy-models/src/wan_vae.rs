@@ -7,6 +7,7 @@
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use understudy_engine::late::Late;
 use understudy_engine::ops::{self, AttentionOptions, Conv3dOptions};
 use understudy_engine::weights::{Init, Weights};
 
@@ -482,14 +483,24 @@ pub struct Posterior {
     pub log_variance: Tensor<5>,
 }
 
-/// The whole autoencoder.
+/// The whole autoencoder. Of a base that is opened from files, either half is read when it is first used: videos are
+/// generated without the encoder, and subjects learned without the decoder.
 #[derive(Clone, Debug)]
 pub struct WanVae {
     config: WanVaeConfig,
-    encoder: Encoder,
+    encoder: Late<Encoder>,
     quant_conv: CausalConv,
     post_quant_conv: CausalConv,
-    decoder: Decoder,
+    decoder: Late<Decoder>,
+}
+
+/// How a half is built of weights.
+fn half<H: 'static>(
+    build: fn(&Weights, &WanVaeConfig) -> H,
+    config: &WanVaeConfig,
+) -> impl Fn(&Weights) -> H + Send + Sync + 'static {
+    let config = config.clone();
+    move |weights| build(weights, &config)
 }
 
 impl WanVae {
@@ -498,10 +509,10 @@ impl WanVae {
         let z = config.z_dim;
         Self {
             config: config.clone(),
-            encoder: Encoder::new(&weights.at("encoder"), config),
+            encoder: Late::new(&weights.at("encoder"), half(Encoder::new, config)),
             quant_conv: CausalConv::new(&weights.at("quant_conv"), [2 * z, 2 * z], [1, 1, 1]),
             post_quant_conv: CausalConv::new(&weights.at("post_quant_conv"), [z, z], [1, 1, 1]),
-            decoder: Decoder::new(&weights.at("decoder"), config),
+            decoder: Late::new(&weights.at("decoder"), half(Decoder::new, config)),
         }
     }
 
@@ -513,7 +524,7 @@ impl WanVae {
     /// Encodes `video (batch, 3, frames, height, width)` in [-1, 1] whole; frames are `1 + 4 k` for two
     /// temporal downsamplings.
     pub fn encode(&self, video: Tensor<5>) -> Posterior {
-        let x = self.encoder.forward(video, &mut Stream::whole());
+        let x = self.encoder.get().forward(video, &mut Stream::whole());
         self.posterior(self.quant_conv.forward(x, &mut Stream::whole()))
     }
 
@@ -527,10 +538,10 @@ impl WanVae {
         let frames = video.dims()[2];
         let step = self.config.temporal_factor();
         let mut stream = Stream::chunked();
-        let mut parts = vec![self.encoder.forward(video.clone().narrow(2, 0, 1), &mut stream)];
+        let mut parts = vec![self.encoder.get().forward(video.clone().narrow(2, 0, 1), &mut stream)];
         for start in (1..frames).step_by(step) {
             let count = step.min(frames - start);
-            parts.push(self.encoder.forward(video.clone().narrow(2, start, count), &mut stream));
+            parts.push(self.encoder.get().forward(video.clone().narrow(2, start, count), &mut stream));
         }
         self.quant_conv.forward(Tensor::cat(parts, 2), &mut Stream::whole())
     }
@@ -545,7 +556,7 @@ impl WanVae {
     /// Decodes `latents (batch, z, frames, h, w)` whole; the result is not clamped.
     pub fn decode(&self, latents: Tensor<5>) -> Tensor<5> {
         let x = self.post_quant_conv.forward(latents, &mut Stream::whole());
-        self.decoder.forward(x, &mut Stream::whole())
+        self.decoder.get().forward(x, &mut Stream::whole())
     }
 
     /// The same, one latent frame at a time.
@@ -553,7 +564,7 @@ impl WanVae {
         let x = self.post_quant_conv.forward(latents, &mut Stream::whole());
         let mut stream = Stream::chunked();
         let frames = x.dims()[2];
-        let decode = |index| self.decoder.forward(x.clone().narrow(2, index, 1), &mut stream);
+        let decode = |index| self.decoder.get().forward(x.clone().narrow(2, index, 1), &mut stream);
         Tensor::cat((0..frames).map(decode).collect(), 2)
     }
 

@@ -277,6 +277,35 @@ impl Adapter {
         weighed
     }
 
+    /// Whether each of its tokens stands for a motion: those of the subjects come first.
+    fn tokens_of_motions(&self) -> impl Iterator<Item = (&String, bool)> {
+        let subjects = 1 + self.metadata.others.len();
+        self.metadata.tokens.iter().enumerate().map(move |(at, token)| (token, at >= subjects))
+    }
+
+    /// Its tokens that stand for a part, the looks or the motion, that has a scale of 0.
+    pub fn idle_tokens(&self, [identity, motion]: [f32; 2]) -> Vec<String> {
+        let idle = |(token, moves): (&String, bool)| {
+            (if moves { motion } else { identity } == 0.0).then(|| token.clone())
+        };
+        self.tokens_of_motions().filter_map(idle).collect()
+    }
+
+    /// The same without its rows for `tokens`, which prompts then name something else by, or nothing.
+    pub fn without_tokens(&self, tokens: &[String]) -> Self {
+        let kept: Vec<i32> = (0_i32..)
+            .zip(&self.metadata.tokens)
+            .filter_map(|(at, token)| (!tokens.contains(token)).then_some(at))
+            .collect();
+        let mut left = self.clone();
+        left.metadata.tokens.retain(|token| !tokens.contains(token));
+        left.token_rows = self.token_rows.clone().filter(|_| !kept.is_empty()).map(|rows| {
+            let kept = Tensor::from_data(TensorData::new(kept.clone(), [kept.len()]), &rows.device());
+            rows.select(0, kept)
+        });
+        left
+    }
+
     /// Its residuals, scaled by `weight`; looks and motion together. A residual that would add nothing is left out, so
     /// that a network it is attached to computes exactly what it would without.
     pub fn attachments(&self, weight: f32) -> Attachments {

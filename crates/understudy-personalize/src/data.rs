@@ -215,7 +215,8 @@ impl Motion {
     }
 }
 
-/// Clips of every two subjects side by side, each cut to half the width, with prompts that name both.
+/// Clips of every two subjects side by side, each cut to half the width around its subject, with prompts that name both and
+/// what they do, as far as their captions tell.
 ///
 /// # Errors
 /// When a clip cannot be cut.
@@ -224,15 +225,13 @@ pub(crate) fn stitched_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -
     let mut inputs = Vec::new();
     for (at, (one, left)) in subjects.iter().enumerate() {
         for (other, right) in &subjects[at + 1..] {
-            let (still, named) =
-                ([left.phrase(), right.phrase()], [motion.token_of(*one), motion.token_of(*other)]);
-            let prompts = [
-                format!("a {} and a {}", still[0], still[1]),
-                format!("a {} {} and a {} {}", still[0], named[0], still[1], named[1]),
-            ];
-            let prompts = motion.mixed(&prompts[..1], &prompts[1..]);
-            for (left, right) in left.clips.iter().zip(&right.clips) {
-                let video = side_by_side(left, right, config.size)?;
+            let still = format!("a {} and a {}", left.phrase(), right.phrase());
+            let named = [(left, one), (right, other)]
+                .map(|(own, at)| format!("a {} {} {}", own.phrase(), motion.token_of(*at), own.action()));
+            let prompts = motion.mixed(&[still], &[named.map(|own| own.trim_end().to_owned()).join(" and ")]);
+            for (index, clips) in left.clips.iter().zip(&right.clips).enumerate() {
+                let masks = [left, right].map(|own| own.clip_masks.get(index).map_or(&[][..], Vec::as_slice));
+                let video = side_by_side([clips.0, clips.1], masks, config.size)?;
                 let shape = [video.frames.len(), config.size[0], config.size[1]];
                 inputs.push(Input {
                     planar: video.to_planar(Range::Signed),
@@ -246,18 +245,33 @@ pub(crate) fn stitched_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -
     Ok(inputs)
 }
 
-/// Two clips in one, the left and the right half of `[height, width]`.
-fn side_by_side(left: &Video, right: &Video, [height, width]: [usize; 2]) -> Result<Video> {
+/// Two clips of `[height, width]` in one of that size: of each the half of its columns that its subject is in the middle of.
+fn side_by_side(
+    [left, right]: [&Video; 2],
+    masks: [&[Mask]; 2],
+    [height, width]: [usize; 2],
+) -> Result<Video> {
     let half = width / 2;
-    let (one, other) = (left.cover_crop([height, half])?, right.cover_crop([height, width - half])?);
+    let first = masks.map(|masks| middle(masks).unwrap_or(half).saturating_sub(half / 2).min(width - half));
     let frame = |(one, other): (&Image, &Image)| {
-        Image::from_fn(
-            width,
-            height,
-            |x, y| if x < half { one.pixel(x, y) } else { other.pixel(x - half, y) },
-        )
+        Image::from_fn(width, height, |x, y| match x < half {
+            true => one.pixel(first[0] + x, y),
+            false => other.pixel((first[1] + x - half).min(width - 1), y),
+        })
     };
-    Ok(Video::new(one.frames.iter().zip(&other.frames).map(frame).collect(), left.fps)?)
+    Ok(Video::new(left.frames.iter().zip(&right.frames).map(frame).collect(), left.fps)?)
+}
+
+/// The column in the middle of what all masks together cover; nothing where they cover nothing.
+fn middle(masks: &[Mask]) -> Option<usize> {
+    let (mut sum, mut weight) = (0, 0);
+    for mask in masks {
+        for (at, alpha) in mask.alpha.iter().enumerate() {
+            sum += at % mask.width * usize::from(*alpha);
+            weight += usize::from(*alpha);
+        }
+    }
+    (weight > 0).then(|| sum / weight)
 }
 
 fn clips(subject: &Subject, prompts: &[String], config: &LoraConfig) -> Result<Vec<Input>> {
@@ -413,6 +427,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn clips_side_by_side_show_their_subjects() {
+        let clip = |shade: u8| {
+            let frame = Image::from_fn(8, 2, move |x, _| [x as u8, shade, 0]);
+            Video::new(vec![frame; 2], 8.0).unwrap()
+        };
+        let (left, right) = (clip(1), clip(2));
+        // One stands at the right edge, of the other nobody knows.
+        let alpha = (0..16).map(|at| if at % 8 == 7 { 255 } else { 0 }).collect();
+        let masks = [Mask { width: 8, height: 2, alpha }];
+        let both = side_by_side([&left, &right], [&masks[..], &[]], [2, 8]).unwrap();
+        let row: Vec<[u8; 3]> = (0..8).map(|x| both.frames[1].pixel(x, 0)).collect();
+        assert_eq!(row.iter().map(|own| own[0]).collect::<Vec<_>>(), [4, 5, 6, 7, 2, 3, 4, 5]);
+        assert!(row.iter().enumerate().all(|(x, own)| own[1] == if x < 4 { 1 } else { 2 }));
+    }
+
+    #[test]
     fn crops_and_mirrors_take_the_mask_along() {
         let image = Image::from_fn(8, 6, |x, y| [x as u8, y as u8, 0]);
         let alpha = (0..48).map(|i| (i % 8) as u8).collect();
@@ -441,7 +471,7 @@ mod tests {
     #[test]
     fn two_clips_are_shown_side_by_side() {
         let clip = |color: u8| Video::new(vec![Image::filled(8, 8, [color; 3]); 3], 8.0).unwrap();
-        let both = side_by_side(&clip(10), &clip(200), [8, 8]).unwrap();
+        let both = side_by_side([&clip(10), &clip(200)], [&[], &[]], [8, 8]).unwrap();
         assert_eq!((both.frames.len(), both.width(), both.height()), (3, 8, 8));
         assert_eq!([both.frames[2].pixel(3, 5), both.frames[2].pixel(4, 5)], [[10; 3], [200; 3]]);
     }

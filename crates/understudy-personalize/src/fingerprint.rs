@@ -87,13 +87,12 @@ impl Hash {
 }
 
 impl Bytes {
-    /// What the autoencoder and the denoiser make of the smallest input there is.
+    /// What the encoder and the denoiser make of the smallest input there is. What is learned does not depend on the decoder.
     fn add_networks(&mut self, base: &Base, context: TextContext) {
         let [_, rows, columns] = base.config.transformer.patch_size;
         let side = |patch: usize| patch * base.config.vae.spatial_factor();
         let picture = Tensor::full([1, 3, 1, side(rows), side(columns)], 0.25, &base.device);
         let latents = base.vae.encode(picture).mean;
-        self.add_tensor(base.vae.decode(latents.clone()).flatten(0, 4));
         if base.config.transformer.patch_size[0] == 1 {
             let velocity = base.transformer.forward(latents.clone(), &[500.0], context, &Attachments::none());
             self.add_tensor(velocity.flatten(0, 4));

@@ -1,7 +1,8 @@
 //! What the method `lora` is going to cost, before it starts.
 
 use understudy_pipeline::cost::{
-    OVERHEAD, block_numbers, denoiser_work, products_per_second, text_weights, weight_bytes,
+    OVERHEAD, autoencoder_bytes, block_numbers, denoiser_work, products_per_second, text_weights,
+    weight_bytes,
 };
 use understudy_pipeline::{Base, latent_shape};
 
@@ -59,7 +60,7 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
         parameters,
         tokens: longest,
         checkpointing,
-        memory: memory(base, parameters, tokens, checkpointing),
+        memory: memory(base, config, parameters, tokens, checkpointing),
         seconds: training + generating,
         stages,
     })
@@ -264,15 +265,20 @@ fn text_work(base: &Base) -> f64 {
     2.0 * WORDS * text_weights(&base.config.text_encoder) as f64
 }
 
-/// Bytes: the base, four numbers for each trained one, and activations.
-fn memory(base: &Base, parameters: usize, tokens: usize, checkpointing: bool) -> u64 {
+/// Bytes: the base, of its autoencoder the encoder and, where videos are made on the way, the decoder; four numbers for each
+/// trained one; and activations.
+fn memory(base: &Base, config: &LoraConfig, parameters: usize, tokens: usize, checkpointing: bool) -> u64 {
     const FLOAT: usize = 4;
-    let config = &base.config.transformer;
-    let block = block_numbers(config);
+    let transformer = &base.config.transformer;
+    let block = block_numbers(transformer);
     let activations = match checkpointing {
-        true => tokens * (config.num_layers * config.inner_dim() + 2 * block),
-        false => tokens * config.num_layers * block,
+        true => tokens * (transformer.num_layers * transformer.inner_dim() + 2 * block),
+        false => tokens * transformer.num_layers * block,
     };
+    let [encoder, decoder] = autoencoder_bytes(&base.config);
+    let shown = config.samples.every.max(config.samples.evaluate_every) > 0;
     weight_bytes(&base.config, base.halved, base.blocks_on_host)
+        + encoder
+        + if shown { decoder } else { 0 }
         + (FLOAT * (4 * parameters + activations)) as u64
 }

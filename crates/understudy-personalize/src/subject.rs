@@ -195,6 +195,12 @@ impl Subject {
         }
     }
 
+    /// What it does in its clip, as the caption tells it in brackets: `walks to the left`; nothing where it does not.
+    pub(crate) fn action<'a>(&'a self) -> &'a str {
+        let inside = |caption: &'a str| Some(caption.split_once('[')?.1.split_once(']')?.0.trim());
+        self.clip_captions.iter().find_map(|caption| inside(caption)).unwrap_or_default()
+    }
+
     /// How an adapter names it.
     pub(crate) fn name(&self) -> SubjectName {
         SubjectName { class: self.class.clone(), token: self.token.clone() }

@@ -6,10 +6,11 @@
 //! video looks like. In the attentions after it, values of the video are replaced by those of the pictures, where a match
 //! leads back to where it came from and both ends are on the subject.
 
+mod cache;
 mod config;
 mod matching;
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Int, Tensor, TensorData};
@@ -21,6 +22,7 @@ use understudy_models::wan_transformer::Rotary;
 use understudy_pipeline::{Base, Companion, Moment, PromptOptions, TokenEmbeddings, encode_prompt};
 
 use crate::error::{Error, Result};
+use cache::{Cache, Seen};
 use matching::{attention_to, best, descriptors, distance, foreground, pooled, scaled};
 
 pub use config::{Descriptor, Replaced, WarpConfig};
@@ -50,7 +52,8 @@ pub struct Matches {
 #[derive(Debug)]
 pub struct Warp {
     config: WarpConfig,
-    /// `(references, channels, kinds, height, width)`, and noise of the same shape, the same at every step.
+    /// `(references, channels, kinds, height, width)`, and noise of the same shape, the same at every step and for every
+    /// seed: what the references show can be kept.
     latents: Tensor<5>,
     noise: Tensor<5>,
     /// The subject's share of each of the references' places, where it is known.
@@ -69,20 +72,18 @@ pub struct Warp {
     /// What is attached to the denoiser for the subject.
     attachments: Attachments,
     state: Mutex<State>,
+    /// What the references showed in earlier runs, if it is kept.
+    cache: Option<Mutex<Cache>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the references are compared by, for each kind of frame `(references * places, channels)`.
-    descriptors: Option<Vec<Tensor<2>>>,
-    /// Keys and values of the references by site, all kinds after one another, `(kinds * references * places, channels)`.
-    values: BTreeMap<String, [Tensor<2>; 2]>,
+    /// What the reference branch saw at this step.
+    references: Seen,
     /// The hidden states before the block that is matched, where they are compared: of the references, by kind, and of the
     /// videos `(samples, places, channels)`.
     hidden: Option<Tensor<3>>,
-    /// Attention of the references' places to the subject's words.
-    shown: Vec<f32>,
-    /// The same of each prompt's places, summed over the steps.
+    /// Attention of each prompt's places to the subject's words, summed over the steps.
     seen: Vec<Vec<f32>>,
     matches: Vec<Matches>,
 }
@@ -103,6 +104,8 @@ pub struct WarpJob<'a> {
     pub prompts: &'a [String],
     /// Latent frames, rows and columns of the videos.
     pub latent_size: [usize; 3],
+    /// A file for what the references show at each step, which is the same for every seed and prompt.
+    pub cache: Option<&'a Path>,
 }
 
 impl Warp {
@@ -111,7 +114,7 @@ impl Warp {
     /// # Errors
     /// When a setting is out of its range, there is no reference, they are of another size than the videos, or a prompt
     /// does not name the subject.
-    pub fn new(job: &WarpJob, config: WarpConfig, seed: u64) -> Result<Arc<Self>> {
+    pub fn new(job: &WarpJob, config: WarpConfig) -> Result<Arc<Self>> {
         let transformer = &job.base.transformer;
         config.check(transformer.depth())?;
         let Some(first) = job.references.first() else {
@@ -141,9 +144,9 @@ impl Warp {
         let device = &job.base.device;
         let rotary = [latents.dims(), size].map(|dims| transformer.rotary(dims, device));
         let [kinds, ..] = transformer.grid([1, channels, kinds, rows, columns]);
-        Ok(Arc::new(Self {
+        let mut warp = Self {
             config,
-            noise: Random::stream(seed, "references", 0).normal_tensor(latents.dims(), device),
+            noise: Random::stream(0, "references", 0).normal_tensor(latents.dims(), device),
             latents,
             masks: job.references.iter().map(|own| own.mask.clone()).collect(),
             context,
@@ -154,7 +157,31 @@ impl Warp {
             rotary,
             attachments: job.attachments.clone(),
             state: Mutex::new(State::default()),
-        }))
+            cache: None,
+        };
+        warp.cache = job.cache.map(|path| Mutex::new(Cache::open(path, warp.key(job.base), device)));
+        Ok(Arc::new(warp))
+    }
+
+    /// A hash of what the reference branch computes: the settings, and what becomes of the references at both ends of the
+    /// window.
+    fn key(&self, base: &Base) -> String {
+        let WarpConfig { match_block, blocks, descriptor, .. } = self.config;
+        let settings = format!("{} {match_block} {blocks:?} {descriptor:?} {:?}", base.identity, self.words);
+        let Window { start, end } = self.config.window;
+        let at = |progress: f32| {
+            let moment = Moment { sigma: 1.0 - progress, timestep: 1000.0 * (1.0 - progress), progress };
+            values(self.through(base, moment, self.attachments.at(progress)))
+        };
+        cache::key(&settings, [values(self.latents.clone()), at(start), at(end)])
+    }
+
+    /// Writes what the references showed to the file it is kept in, if it is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self) -> Result<()> {
+        self.cache.as_ref().map_or(Ok(()), |cache| lock(cache).write())
     }
 
     /// Adds what the generation needs to `attachments`.
@@ -171,7 +198,7 @@ impl Warp {
         if let (Descriptor::Hidden, Some(before)) =
             (self.config.descriptor, self.config.match_block.checked_sub(1))
         {
-            let seen = Seen { warp: self.clone() };
+            let seen = Watch { warp: self.clone() };
             attachments.add_extra(format!("blocks.{before}"), window, Arc::new(seen));
         }
     }
@@ -198,7 +225,7 @@ impl Warp {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn is_warped(&self, site: &str) -> bool {
@@ -217,17 +244,18 @@ impl Warp {
                     |place: usize| all.iter().skip(place).step_by(each).sum::<f32>() / self.kinds as f32;
                 (0..each).map(mean).collect::<Vec<_>>()
             };
-            state.shown = (0..self.masks.len()).flat_map(of).collect();
+            state.references.shown = (0..self.masks.len()).flat_map(of).collect();
             return;
         }
         let kinds = |tensor: &Tensor<4>| self.kinds_of(tensor.clone().swap_dims(1, 2).flatten(2, 3));
         if site == self_attention(self.config.match_block) {
             let features = self.features(inputs, state.hidden.take(), 0);
-            state.descriptors = Some(self.kinds_of(features).into_iter().map(descriptors).collect());
+            state.references.descriptors =
+                Some(self.kinds_of(features).into_iter().map(descriptors).collect());
         }
         if self.is_warped(site) {
             let both = [&inputs.key, &inputs.value].map(|own| Tensor::cat(kinds(own), 0));
-            state.values.insert(site.to_owned(), both);
+            state.references.values.insert(site.to_owned(), both);
         }
     }
 
@@ -264,7 +292,7 @@ impl Warp {
         if site == self_attention(self.config.match_block) {
             self.find(&mut state, &inputs);
         }
-        match state.values.get(site).filter(|_| self.is_warped(site)) {
+        match state.references.values.get(site).filter(|_| self.is_warped(site)) {
             Some(reference) => self.replaced(&state, reference, inputs),
             None => inputs,
         }
@@ -285,7 +313,7 @@ impl Warp {
     /// Finds the reference's place that every place of each video looks most like, and which of the matches hold.
     fn find(&self, state: &mut State, inputs: &AttentionInputs) {
         let hidden = state.hidden.take();
-        let Some(references) = &state.descriptors else { return };
+        let Some(references) = &state.references.descriptors else { return };
         let features = self.features(inputs, hidden, 1);
         let [frames, rows, columns] = self.grid;
         let each = rows * columns;
@@ -326,7 +354,7 @@ impl Warp {
         let share = |(index, mask): (usize, &Option<Vec<f32>>)| match mask {
             Some(mask) => pooled(mask, self.latents.dims(), [rows, columns]),
             None => {
-                let own = state.shown.get(index * each..(index + 1) * each);
+                let own = state.references.shown.get(index * each..(index + 1) * each);
                 own.map_or_else(|| vec![1.0; each], scaled)
             }
         };
@@ -383,12 +411,27 @@ impl Companion for Warp {
         if !self.config.window.contains(moment.progress) {
             return;
         }
+        let cached = self.cache.as_ref().and_then(|cache| lock(cache).get(moment.timestep));
+        if let Some(seen) = cached {
+            self.state().references = seen;
+            return;
+        }
         let mut attachments = self.attachments.at(moment.progress);
         for site in self.sites() {
             let hook = Hook { warp: self.clone(), branch: Branch::References };
             attachments.add_attention(site, Window::ALWAYS, Arc::new(hook));
         }
         self.attach_hidden(&mut attachments, Window::ALWAYS);
+        self.through(base, moment, attachments);
+        if let Some(cache) = &self.cache {
+            lock(cache).insert(moment.timestep, self.state().references.clone());
+        }
+    }
+}
+
+impl Warp {
+    /// The hidden states of the references at a moment, as far as the denoiser is looked into.
+    fn through(&self, base: &Base, moment: Moment, attachments: Attachments) -> Tensor<3> {
         let transformer = &base.transformer;
         let noised = self.latents.clone() * (1.0 - moment.sigma) + self.noise.clone() * moment.sigma;
         let timesteps = vec![moment.timestep; self.masks.len()];
@@ -397,7 +440,12 @@ impl Companion for Warp {
         for block in 0..self.config.blocks[1] {
             hidden = transformer.block(block, hidden, &conditions, &self.rotary[0], &attachments);
         }
+        hidden
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which of the two branches a hook is attached to.
@@ -427,11 +475,11 @@ impl AttentionHook for Hook {
 
 /// Keeps the hidden states before the block that is matched until it is.
 #[derive(Debug)]
-struct Seen {
+struct Watch {
     warp: Arc<Warp>,
 }
 
-impl ExtraModule for Seen {
+impl ExtraModule for Watch {
     fn forward(&self, _: &str, _: f32, hidden: Tensor<3>) -> Tensor<3> {
         self.warp.state().hidden = Some(hidden.clone());
         hidden.zeros_like()
@@ -499,6 +547,7 @@ mod tests {
             rotary: [[1, 2, 3], GRID].map(|grid| Rotary::new(6, grid, &device)),
             attachments: Attachments::none(),
             state: Mutex::new(State::default()),
+            cache: None,
         }
     }
 

@@ -1,4 +1,5 @@
-//! LoRA training against peft: gradients, AdamW steps and losses; see `oracle/lora_steps.py`.
+//! LoRA training against peft, and that of a motion on its basis against PyTorch: gradients, AdamW steps and losses; see
+//! `oracle/lora_steps.py` and `oracle/motion_steps.py`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -118,6 +119,58 @@ fn every_linear_of_a_block_trains_as_with_peft() {
 #[test]
 fn attention_alone_with_twice_the_scale_trains_as_with_peft() {
     check("lora_steps_b");
+}
+
+/// The motion stage on the frozen residuals of `lora_steps_a`, with this basis.
+fn check_motion(basis: Basis, name: &str) {
+    let case = Case::open("lora_steps_a");
+    let residuals = Residuals { basis, ..case.residuals.clone() };
+    let io = open(&golden(name).join("io.safetensors"));
+    let half = if basis == Basis::Output { 0 } else { 1 };
+    let mut motion = Parameters::new();
+    for site in residuals.sites.keys() {
+        let (start, shape) = io.values(&format!("start.{site}")).unwrap();
+        motion.insert(&Residuals::names(site)[half], &shape, start, &device());
+    }
+    let gradients = |motion: &Parameters| {
+        let leaves = motion.leaves();
+        let attachments = residuals.attach_motion(&case.parameters, &leaves);
+        FlowStack::new(&case.transformer, &attachments, case.text.clone(), &case.batch, 1.0)
+            .gradients(&leaves, false)
+    };
+    let against = |prefix: &str, found: &dyn Fn(&str) -> Vec<f32>| {
+        let errors = residuals.sites.keys().map(|site| {
+            let expected = io.values(&format!("{prefix}.{site}")).unwrap().0;
+            error(&found(&Residuals::names(site)[half]), &expected)
+        });
+        errors.fold(0.0, f64::max)
+    };
+    let (_, first) = gradients(&motion);
+    // Nothing but the motion is trained.
+    assert_eq!(first.len(), residuals.sites.len());
+    let worst_gradient = against("grad", &|name| values(first[name].clone()));
+    let adamw = AdamWConfig { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: 0.0, muon: None };
+    let mut optimizer = AdamW::new(adamw);
+    let expected = io.values("losses").unwrap().0;
+    let mut losses = Vec::new();
+    for _ in 0..expected.len() {
+        let (loss, gradients) = gradients(&motion);
+        losses.push(loss);
+        optimizer.step(&mut motion, gradients, |_| 1e-3);
+    }
+    let worst_weight = against("after", &|name| values(motion.get(name).unwrap().value.clone()));
+    let loss = error(&losses, &expected);
+    println!("{name}: gradients {worst_gradient:.1e}, weights {worst_weight:.1e}, losses {loss:.1e}");
+    assert!(
+        worst_gradient < 1e-3 && worst_weight < 1e-4 && loss < 1e-5,
+        "{worst_gradient} {worst_weight} {loss}"
+    );
+}
+
+#[test]
+fn a_motion_trains_as_in_pytorch_on_either_basis() {
+    check_motion(Basis::Output, "motion_steps_output");
+    check_motion(Basis::Input, "motion_steps_input");
 }
 
 #[test]

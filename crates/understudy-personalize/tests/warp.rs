@@ -4,6 +4,7 @@
 mod common;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use common::{base, config, go, small_request, subject, values};
@@ -42,6 +43,16 @@ fn warp(
     request: &mut Request,
     config: WarpConfig,
 ) -> Result<Arc<Warp>, Error> {
+    warp_cached(base, adapter, request, config, None)
+}
+
+fn warp_cached(
+    base: &Base,
+    adapter: &Adapter,
+    request: &mut Request,
+    config: WarpConfig,
+    cache: Option<&Path>,
+) -> Result<Arc<Warp>, Error> {
     let [_, frames, rows, columns] =
         latent_shape(&base.config, [request.frames, request.height, request.width]).unwrap();
     let job = WarpJob {
@@ -52,8 +63,9 @@ fn warp(
         phrase: "<s> ball",
         prompts: &request.prompts,
         latent_size: [frames, rows, columns],
+        cache,
     };
-    let warp = Warp::new(&job, config, 1)?;
+    let warp = Warp::new(&job, config)?;
     warp.attach(&mut request.attachments);
     request.companions.push(warp.clone());
     Ok(warp)
@@ -99,6 +111,34 @@ fn nothing_changes_without_a_share_and_much_does_with_one() {
     assert_eq!(matches.len(), 2);
     assert!(matches[0].used.iter().any(|used| *used));
     assert_eq!(with(usual()).0, warped);
+}
+
+#[test]
+fn what_the_references_show_is_kept_for_other_seeds() {
+    let base = base(A);
+    let adapter = adapter(&base);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("references.safetensors");
+    let with = |prompt: &str, seed: u64, config: WarpConfig, cache: Option<&Path>| {
+        let mut request = Request { seed, ..request(&adapter, prompt) };
+        let warp = warp_cached(&base, &adapter, &mut request, config, cache).unwrap();
+        let latents = values(run(&base, &request).latents);
+        warp.save().unwrap();
+        latents
+    };
+    let fresh = with("the <s> ball rolls", 5, usual(), None);
+    with("a <s> ball", 4, usual(), Some(&path));
+    let kept = std::fs::read(&path).unwrap();
+    // Another seed and another prompt read what is kept, bit for bit, and leave it as it is.
+    assert_eq!(with("the <s> ball rolls", 5, usual(), Some(&path)), fresh);
+    assert_eq!(std::fs::read(&path).unwrap(), kept);
+    // Other settings see the references otherwise and take its place.
+    let other = WarpConfig { match_block: 1, blocks: [1, 2], ..usual() };
+    assert_eq!(with("a <s> ball", 4, other, Some(&path)), with("a <s> ball", 4, other, None));
+    assert_ne!(std::fs::read(&path).unwrap(), kept);
+    // So does what is damaged.
+    std::fs::write(&path, &kept[..kept.len() / 2]).unwrap();
+    assert_eq!(with("the <s> ball rolls", 5, usual(), Some(&path)), fresh);
 }
 
 #[test]

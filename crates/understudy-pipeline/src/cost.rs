@@ -98,7 +98,7 @@ fn is_matrix(name: &str, shape: &[usize]) -> bool {
     map && name.ends_with("weight") && !TABLES.iter().any(|table| name.ends_with(table))
 }
 
-/// Bytes of the program and a base's weights in memory. Of blocks that stay in their file two are in memory at a time: one
+/// Bytes of the program and of what a base's text encoder and denoiser hold in memory. Of blocks that stay in their file two are in memory at a time: one
 /// computes, one is being read.
 pub fn weight_bytes(config: &BaseConfig, halved: Halved, blocks_on_host: usize) -> u64 {
     let device = Device::flex();
@@ -118,13 +118,17 @@ pub fn weight_bytes(config: &BaseConfig, halved: Halved, blocks_on_host: usize) 
         false => 0,
     };
     let blocks_absent = absent(bytes(denoiser, "blocks."), config.transformer.num_layers, blocks_on_host);
-    let all = bytes(text, "") + bytes(denoiser, "") + autoencoder_bytes(config);
+    let all = bytes(text, "") + bytes(denoiser, "");
     PROGRAM + all - text_absent - blocks_absent
 }
 
-fn autoencoder_bytes(config: &BaseConfig) -> u64 {
+/// Bytes of the autoencoder's halves, the encoder and the decoder, each of which is read when it is first used.
+pub fn autoencoder_bytes(config: &BaseConfig) -> [u64; 2] {
     let shapes = Probe::shapes(&Device::flex(), |w| WanVae::new(w, &config.vae));
-    shapes.values().map(|shape| held_bytes(shape, false)).sum()
+    ["encoder.", "decoder."].map(|half| {
+        let part = shapes.iter().filter(|(name, _)| name.starts_with(half));
+        part.map(|(_, shape)| held_bytes(shape, false)).sum()
+    })
 }
 
 /// Bytes a tensor of this shape takes: a large one gets whole huge pages from the system.
@@ -178,8 +182,10 @@ impl Request {
         let decoding = at_once * decoded_numbers(&config.vae) + 3 * decoded * self.frames * 2;
         let denoising = passes * tokens * denoised_numbers(transformer);
         let weights = weight_bytes(config, halved, blocks_on_host);
+        let [_, decoder] = autoencoder_bytes(config);
+        let decoding = decoding + decoder as usize / FLOAT;
         // What encoded and denoised is gone when the autoencoder decodes.
-        let gone = weights.saturating_sub(PROGRAM + autoencoder_bytes(config)) as usize;
+        let gone = weights.saturating_sub(PROGRAM) as usize;
         let used = (FLOAT * denoising).max((FLOAT * decoding).saturating_sub(gone));
         let step = passes as f64 * denoiser_work(transformer, tokens, longest);
         let decode = decode_work(config, decoded * self.frames);

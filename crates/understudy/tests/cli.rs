@@ -388,6 +388,13 @@ fn looks_and_motion_are_fitted_apart_and_weighed_apart() {
         looks,
         with("cube.safetensors", &["--identity-scale", "0.3", "--motion-scale", "0"], "c.safetensors")
     );
+    // Each adapter weighs its own parts; two of one file share its tokens, each for the part it is used for.
+    assert_eq!(looks, with("cube.safetensors:motion=0", &[], "f.safetensors"));
+    let again = ["--adapter", "cube.safetensors:identity=0"];
+    let together = with("cube.safetensors:motion=0", &again, "g.safetensors");
+    let difference = together.iter().zip(&both).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 1e-4, "{difference}");
+    assert_ne!(together, looks);
     let convert = |part: &str, out: &str| {
         let flags = ["convert", "cube.safetensors", "--part", part, "--to", "diffusers", "--out", out];
         understudy(folder.path(), &flags).succeeds();

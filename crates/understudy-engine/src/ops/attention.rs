@@ -1,6 +1,8 @@
 //! Attention that trains without storing its score matrix.
 
 use burn::tensor::activation::softmax;
+use burn::tensor::module::attention as device_attention;
+use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor, TensorData};
 use understudy_kernels as kernels;
 use understudy_kernels::AttentionShape;
@@ -40,7 +42,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
         };
         return apply(op, [q, k, v]).into_tensor();
     }
-    composed(query, key, value, &options)
+    elsewhere(query, key, value, &options)
 }
 
 /// [`attention`] over `heads` heads that lie one after the other in the channels: `query (batch, queries,
@@ -66,7 +68,7 @@ pub fn multi_head_attention(
     let [key, value] = [key, value].map(|x| repeat_last(x, repeats));
     let options = AttentionOptions::default();
     let keys = key.dims()[1];
-    let output = composed(split(query, q_tokens), split(key, keys), split(value, keys), &options);
+    let output = elsewhere(split(query, q_tokens), split(key, keys), split(value, keys), &options);
     output.swap_dims(1, 2).reshape([batch, q_tokens, channels])
 }
 
@@ -86,6 +88,33 @@ fn repeated(keys: usize, repeats: usize) -> Vec<f32> {
         *last = (repeats as f32).ln();
     }
     bias
+}
+
+/// Attention on devices other than the CPU engine: by their own kernel, which stores no scores, where no gradient is wanted
+/// and nothing is hidden; composed otherwise.
+fn elsewhere(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
+    let plain = options.scale.is_none() && options.key_lengths.is_none() && !options.causal;
+    let tracked = [&query, &key, &value].iter().any(|tensor| tensor.is_autodiff());
+    match plain && !tracked {
+        true => by_device(query, key, value),
+        false => composed(query, key, value, options),
+    }
+}
+
+/// Attention by the device's kernel. The fast ones take queries in whole tiles and become the composed form without a word
+/// where there is a rest, so queries are padded, and cut again; of keys any number will do.
+fn by_device(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    const TILE: usize = 128;
+    let [batch, heads, queries, dim] = query.dims();
+    let whole = queries.next_multiple_of(TILE);
+    let query = match whole - queries {
+        0 => query,
+        rest => {
+            let padding = Tensor::zeros([batch, heads, rest, dim], &query.device());
+            Tensor::cat(vec![query, padding], 2)
+        }
+    };
+    device_attention(query, key, value, None, None, AttentionModuleOptions::default()).narrow(2, 0, queries)
 }
 
 fn composed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
@@ -179,6 +208,17 @@ mod tests {
                 |t| composed(t.get(0), t.get(1), t.get(2), &options),
             );
         }
+    }
+
+    #[test]
+    fn a_device_of_its_own_kernel_gives_the_same() {
+        let shapes = [[2, 3, 70, 8], [2, 3, 11, 8], [2, 3, 11, 8]];
+        let [query, key, value] = [0, 1, 2].map(|index| random(shapes[index], 7 + index as u64));
+        let expected = composed(query.clone(), key.clone(), value.clone(), &AttentionOptions::default());
+        let found = by_device(query, key, value);
+        assert_eq!(found.dims(), expected.dims());
+        let difference = (found - expected).abs().max().into_scalar::<f32>();
+        assert!(difference < 1e-5, "{difference}");
     }
 
     #[test]

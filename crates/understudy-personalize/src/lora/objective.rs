@@ -222,7 +222,7 @@ impl<'a> Objective<'a> {
             Trained::Residuals(residuals, _) => residuals.attach_with(leaves, dropout(config.dropout)),
             Trained::Motion(still, _) => {
                 let share = config.motion.as_ref().map_or(0.0, |motion| motion.dropout);
-                still.residuals.attach_motion(&still.parameters, leaves, dropout(share))
+                still.residuals.attach_motion_with(&still.parameters, leaves, dropout(share))
             }
         }
     }

@@ -138,8 +138,18 @@ impl Residuals {
         })
     }
 
-    /// The residuals of `still`, with the motion in `leaves` added to their coefficients.
-    pub(super) fn attach_motion(&self, still: &Parameters, leaves: &Leaves, dropout: Dropout) -> Attachments {
+    /// The residuals of `still`, which stay as they are, with the motion in `leaves` added to their coefficients.
+    pub fn attach_motion(&self, still: &Parameters, leaves: &Leaves) -> Attachments {
+        self.attach_motion_with(still, leaves, Dropout { share: 0.0, seed: 0, step: 0 })
+    }
+
+    /// The same with some of the motion's coefficients left out.
+    pub(super) fn attach_motion_with(
+        &self,
+        still: &Parameters,
+        leaves: &Leaves,
+        dropout: Dropout,
+    ) -> Attachments {
         let fixed = |name: &str, dims: [usize; 2]| Some(still.get(name)?.value.clone().reshape(dims));
         self.attached(|site, names, shapes| {
             let mut halves = [fixed(&names[0], shapes[0])?, fixed(&names[1], shapes[1])?];

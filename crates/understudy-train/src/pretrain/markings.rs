@@ -102,8 +102,7 @@ impl MarkingsReader {
     fn accuracies(&self, parameters: &Parameters, frames: u64) -> Result<[f32; MARKINGS], TrainError> {
         let device = device_of(parameters);
         let network = self.build(&Weights::new(parameters, &device))?;
-        let made: Vec<_> =
-            (0..frames).into_par_iter().map(|seed| self.frame(Split::HeldOut, seed)).collect();
+        let made: Vec<_> = (0..frames).into_par_iter().map(|seed| self.frame(Split::HeldOut, seed)).collect();
         let (pixels, truth): (Vec<_>, Vec<_>) = made.into_iter().unzip();
         let read = host::values(network.forward(batch_of(pixels.concat(), self.recipe.model.size, &device)));
         let mut counts = [[0_u32; 2]; MARKINGS];

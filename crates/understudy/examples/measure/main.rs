@@ -1,10 +1,11 @@
 //! Measures `nano` and its judges on the puppet world: the figures of docs/results.md.
 //!
 //! ```text
-//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | savings [--count N]
+//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | savings | composition [--count N]
 //! ```
 //! Each prints one JSON object. All seeds are fixed.
 
+mod composition;
 mod matches;
 mod savings;
 
@@ -37,8 +38,14 @@ fn main() -> Result<()> {
         Some("frechet") => measure.frechet(count.unwrap_or(1024))?,
         Some("lora") => measure.lora(count.unwrap_or(10))?,
         Some("matches") => matches::matches(&measure.base, count.unwrap_or(26))?,
+        Some("composition") => {
+            let save = arguments.iter().position(|a| a == "--save").and_then(|at| arguments.get(at + 1));
+            composition::composition(&measure, count.unwrap_or(8), save.map(std::path::Path::new))?
+        }
         Some("savings") => savings::savings(&measure, count.unwrap_or(32))?,
-        _ => bail!("name a measure: autoencoder, identity, retrieval, frechet, lora, matches or savings"),
+        _ => bail!(
+            "name a measure: autoencoder, identity, retrieval, frechet, lora, matches, savings or composition"
+        ),
     };
     println!("{figures:#}");
     Ok(())

@@ -129,8 +129,9 @@ impl Case {
             phrase: self.class,
             prompts: std::slice::from_ref(&prompt),
             latent_size: [frames, rows, columns],
+            cache: None,
         };
-        let warp = Warp::new(&job, config, 1)?;
+        let warp = Warp::new(&job, config)?;
         let moment = Moment { sigma, timestep: 1000.0 * sigma, progress: 0.5 };
         warp.clone().step(base, moment);
         let mut attachments = Attachments::none();

@@ -98,7 +98,7 @@ pub struct Evaluate {
     fps: f64,
     /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces),
     /// temporal-flickering, subject-consistency, background-consistency, dynamic-degree,
-    /// motion-smoothness, mse (against the reference video), motion-error (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
+    /// motion-smoothness, mse (against the reference video), motion-error, motion-amount and markings (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
     /// no column of the table.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,
@@ -284,6 +284,9 @@ impl Evaluate {
         }
         if needed(|needs| needs.motion) {
             networks.motion = Some(judges::motion(device)?);
+        }
+        if needed(|needs| needs.markings) {
+            networks.markings = Some(judges::markings(device)?);
         }
         if let (Some(path), true) = (&self.raft, needed(|needs| needs.flow)) {
             networks.flow = Some(FlowJudge::open(path, device).context("--raft")?);

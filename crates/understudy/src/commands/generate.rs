@@ -117,6 +117,7 @@ impl Generate {
         let output = decode(&vae, &request, latents, &mut |event| listen.hear(event));
         progress.clear();
         if let Some(warp) = &warp {
+            warp.save()?;
             self.warping.show(warp, &vae, &adapters, &output.frames)?;
         }
         self.write(output, format)?;

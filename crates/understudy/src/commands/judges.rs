@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use understudy_evaluate::{
-    ClipJudge, DinoJudge, Embedder, I3dJudge, IdentityJudge, MotionJudge, VideoEmbedder,
+    ClipJudge, DinoJudge, Embedder, I3dJudge, IdentityJudge, MarkingsJudge, MotionJudge, VideoEmbedder,
 };
 use understudy_pipeline::Files;
 
@@ -50,6 +50,14 @@ pub fn identity(path: Option<&Path>, device: &Device) -> Result<Box<dyn Embedder
 /// When it cannot be read.
 pub fn motion(device: &Device) -> Result<MotionJudge> {
     Ok(MotionJudge::load(&nano()?, "judges/motion", device)?)
+}
+
+/// `nano`'s judge of markings.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn markings(device: &Device) -> Result<MarkingsJudge> {
+    Ok(MarkingsJudge::load(&nano()?, "judges/markings", device)?)
 }
 
 /// The I3D of `--i3d`, which looks at the first `frames` frames; in the puppet world a CLIP stands for it.

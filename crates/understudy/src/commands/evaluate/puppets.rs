@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 use understudy_media::{Image, Video, WriteOptions};
-use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World};
+use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World, markings};
 
 /// Pictures to learn from, and others to compare with.
 const PICTURES: u64 = 6;
@@ -17,7 +17,7 @@ const FRAMES: usize = 17;
 const SIDE: usize = 64;
 
 /// Writes characters `first..first + count`: `folder/N/` has `clip.mp4`, `pictures/`, `class.txt` and `words.toml`, and
-/// `references/N/` beside `folder` other pictures, the true motion, and the clip as it was drawn. What is there is kept.
+/// `references/N/` beside `folder` other pictures, the true motion and markings, and the clip as it was drawn. What is there is kept.
 ///
 /// # Errors
 /// When a folder cannot be written.
@@ -62,6 +62,7 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
         Video::new(picture, 1.0)?.write(path, &WriteOptions::default())?;
     }
     fs::write(references.join("motion.json"), truth(&scenario).to_string())?;
+    fs::write(references.join("markings.json"), marked(&identity).to_string())?;
     fs::write(
         own.join("clip.txt"),
         format!("a {} [{}] {}", identity.noun(), verb(motion.action), scene.phrase()),
@@ -82,6 +83,13 @@ fn truth(scenario: &Scenario) -> serde_json::Value {
     };
     let phases: Vec<_> = (0..Motion::PHASES).map(phase).collect();
     json!({"phases": phases, "rest": actor.resting().to_vec()})
+}
+
+/// What is painted on a character, by name.
+fn marked(identity: &Identity) -> serde_json::Value {
+    let known = markings();
+    let own = identity.markings().into_iter().zip(&known);
+    own.filter_map(|(value, marking)| Some((marking.name, marking.values[value?]))).collect()
 }
 
 fn images(frames: &[u8]) -> Result<Vec<Image>> {

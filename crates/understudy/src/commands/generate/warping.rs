@@ -50,6 +50,10 @@ pub struct Warping {
     /// What is replaced: values, keys-values.
     #[arg(long, value_name = "NAME", default_value = "values", value_parser = replaced)]
     warp_what: Replaced,
+    /// Keep what the references show at every step in this file and use it for other seeds and prompts, which saves their
+    /// way through the denoiser. On a large base it takes gigabytes.
+    #[arg(long, value_name = "FILE.safetensors")]
+    warp_cache: Option<PathBuf>,
     /// Write pictures of what was matched: the frames, the references' parts in their places, and where they were used.
     #[arg(long, value_name = "DIR")]
     show_matches: Option<PathBuf>,
@@ -79,6 +83,9 @@ impl Warping {
     pub fn check(&self) -> Result<()> {
         if let Some(folder) = &self.show_matches {
             understudy_media::check_writable(folder)?;
+        }
+        if let Some(path) = &self.warp_cache {
+            understudy_media::check_writable(path)?;
         }
         Ok(())
     }
@@ -128,8 +135,9 @@ impl Warping {
             phrase: &phrase,
             prompts: &request.prompts,
             latent_size: [frames, rows, columns],
+            cache: self.warp_cache.as_deref(),
         };
-        let warp = Warp::new(&job, self.config(base.transformer.depth()), request.seed)?;
+        let warp = Warp::new(&job, self.config(base.transformer.depth()))?;
         warp.attach(&mut request.attachments);
         request.companions.push(warp.clone());
         Ok(Some(warp))

@@ -1,0 +1,210 @@
+//! Two concepts in one video: whether both are recognised, by Set-and-Sequence learned jointly and by a joint LoRA.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use understudy_evaluate::{Embedder, bootstrap, mean_cosine};
+use understudy_media::{Image, Video, WriteOptions};
+use understudy_personalize::{Job, LoraConfig, Preset, Subject, SubjectOptions, lora};
+use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World};
+
+use crate::{Measure, SIZE};
+
+/// The first character; every second one is another's partner.
+const FIRST: u64 = 300;
+/// Pictures that a character is recognised by.
+const REFERENCES: u64 = 8;
+/// Where both are to be.
+const PLACES: [&str; 4] = ["on the beach", "in the snow", "on a stage", "in a meadow"];
+/// Frames of a video that are looked at.
+const SEEN: usize = 5;
+
+/// A character with the clip it is learned from.
+struct Concept {
+    subject: Subject,
+    action: &'static str,
+    references: Vec<Vec<f32>>,
+}
+
+/// Shares of videos in which both characters of a pair are recognised, over `pairs` pairs; `save` is a folder for videos.
+pub fn composition(measure: &Measure, pairs: u64, save: Option<&Path>) -> Result<Value> {
+    let threshold = threshold(measure)?;
+    let mut found = serde_json::Map::new();
+    for (name, config) in methods() {
+        let mut both = Vec::new();
+        let mut each = Vec::new();
+        for pair in 0..pairs {
+            let videos = save.map(|folder| folder.join(format!("{name}-{pair}").replace(' ', "-")));
+            for seen in of_pair(measure, &config, pair, threshold, videos.as_deref())? {
+                each.extend(seen.map(|own| f64::from(u8::from(own))));
+                both.push(f64::from(u8::from(seen[0] && seen[1])));
+            }
+            eprintln!(
+                "{name}, pair {pair}: both in {:.2} so far",
+                both.iter().sum::<f64>() / both.len() as f64
+            );
+        }
+        found.insert(
+            name.to_owned(),
+            json!({"both": bootstrap(&both, 0.95, 0)?, "each": bootstrap(&each, 0.95, 0)?, "videos": both.len()}),
+        );
+    }
+    Ok(json!({"threshold": threshold, "pairs": pairs, "methods": found}))
+}
+
+/// The joint fits that are compared: as many samples a step and in all.
+fn methods() -> [(&'static str, LoraConfig); 2] {
+    let quick = Preset::Quick;
+    let mut joint = quick.sequence();
+    joint.bf16_products = true;
+    (joint.dropout, joint.text_masking, joint.prior.weight, joint.background) = (0.2, 0.0, 0.0, 0.05);
+    (joint.token.steps, joint.lora.steps) = (50, 300);
+    if let Some(motion) = &mut joint.motion {
+        (motion.dropout, motion.stitched) = (0.2, 0.5);
+        (motion.stage.steps, motion.stage.batch) = (500, 2);
+    }
+    let mut baseline = quick.config();
+    (baseline.rank, baseline.alpha, baseline.bf16_products) = (joint.rank, joint.alpha, true);
+    (baseline.background, baseline.token.steps) = (0.05, 50);
+    (baseline.lora.steps, baseline.lora.batch) = (800, 2);
+    [("set-and-sequence", joint), ("joint LoRA", baseline)]
+}
+
+/// Of every video of a pair, which of its characters are recognised.
+fn of_pair(
+    measure: &Measure,
+    config: &LoraConfig,
+    pair: u64,
+    threshold: f64,
+    save: Option<&Path>,
+) -> Result<Vec<[bool; 2]>> {
+    let folder = tempfile::tempdir()?;
+    let mut concepts = Vec::new();
+    for place in 0..2 {
+        let token = if place == 0 { "<s>" } else { "<s2>" };
+        concepts.push(concept(measure, 2 * pair + place, token, folder.path(), config)?);
+    }
+    let [one, other] = &concepts[..] else { return Ok(Vec::new()) };
+    let run = folder.path().join("run");
+    let job = Job {
+        base: &measure.base,
+        base_name: "nano",
+        subject: &one.subject,
+        others: std::slice::from_ref(&other.subject),
+        folder: &run,
+    };
+    let adapter = lora::fit(&job, config, &mut |_| ControlFlow::Continue(()))?;
+    let videos = measure.generated(&prompts(&concepts, config), 1000 * pair, &[(adapter, 1.0)])?;
+    if let Some(folder) = save {
+        for (index, frames) in videos.iter().enumerate() {
+            Video::new(frames.clone(), 8.0)?
+                .write(folder.with_extension(format!("{index}.webp")), &WriteOptions::default())?;
+        }
+    }
+    videos.iter().map(|frames| recognised(measure, frames, [one, other], threshold)).collect()
+}
+
+/// Both characters doing what they do, in every place.
+fn prompts(concepts: &[Concept], config: &LoraConfig) -> Vec<String> {
+    let called = |(index, own): (usize, &Concept)| {
+        let motion = config.motion.as_ref().map_or_else(String::new, |own| own.token_of(index) + " ");
+        format!("a {} {motion}{}", own.subject.phrase(), own.action)
+    };
+    let both: Vec<String> = concepts.iter().enumerate().map(called).collect();
+    PLACES.iter().map(|place| format!("{} {place}", both.join(" and "))).collect()
+}
+
+fn concept(
+    measure: &Measure,
+    index: u64,
+    token: &str,
+    folder: &Path,
+    config: &LoraConfig,
+) -> Result<Concept> {
+    let identity = Identity::from_index(Split::HeldOut, FIRST + index);
+    // Two who stay where they are: what walks out of its half is no question of who it is.
+    const ACTIONS: [Action; 4] = [Action::Jump, Action::Wave, Action::Dance, Action::Nod];
+    let action = ACTIONS[index as usize % ACTIONS.len()];
+    let scene = Scene::ALL[index as usize % Scene::ALL.len()];
+    let scenario = Scenario::solo(identity, Motion::of_action(action, Split::HeldOut, index), scene, index);
+    let [frames, height, width] = SIZE;
+    let drawn = World::new(Size::new(frames, height, width))?.render(&scenario);
+    let path = folder.join(format!("{index}.mp4"));
+    let large = WriteOptions { upscale: 4, ..WriteOptions::default() };
+    let images = |rgb: &[u8]| -> Result<Vec<Image>> {
+        rgb.chunks_exact(3 * height * width).map(|own| Ok(Image::new(width, height, own.to_vec())?)).collect()
+    };
+    Video::new(images(&drawn.frames)?, 8.0)?.write(&path, &large)?;
+    let masks = drawn.masks.first().map_or(&[][..], Vec::as_slice);
+    let grey: Vec<u8> = masks.iter().flat_map(|value| [*value; 3]).collect();
+    Video::new(images(&grey)?, 8.0)?.write(folder.join(format!("{index}.masks/")), &large)?;
+    let verb = crate::verb(action);
+    let said = format!("a {} [{verb}] {}", identity.noun(), scene.phrase());
+    std::fs::write(path.with_extension("txt"), said)?;
+    let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
+    let subject = Subject::open(&path, identity.noun(), token, options).context("a character's clip")?;
+    let photo = World::new(Size::new(1, height, width))?;
+    let portraits = (0..REFERENCES).map(|seed| photo.render(&Scenario::portrait(identity, seed)).frames);
+    let portraits = images(&portraits.collect::<Vec<_>>().concat())?;
+    Ok(Concept { subject, action: verb, references: measure.judges.identity.embed(&portraits)? })
+}
+
+/// Which of two characters a video shows: one is recognised where some part of the picture looks like it as much as pictures
+/// of one character do, and more than like the other.
+fn recognised(
+    measure: &Measure,
+    frames: &[Image],
+    concepts: [&Concept; 2],
+    threshold: f64,
+) -> Result<[bool; 2]> {
+    let step = (frames.len() / SEEN).max(1);
+    let mut seen = [false; 2];
+    for part in PARTS {
+        let cut: Vec<Image> = frames.iter().step_by(step).map(|frame| part_of(frame, part)).collect();
+        let shown = measure.judges.identity.embed(&cut)?;
+        let alike = concepts.map(|own| mean_cosine(&shown, &own.references));
+        for own in 0..2 {
+            seen[own] |= alike[own] > threshold && alike[own] > alike[1 - own];
+        }
+    }
+    Ok(seen)
+}
+
+/// Parts of a picture's width, in quarters.
+const PARTS: [[usize; 2]; 4] = [[0, 2], [1, 3], [2, 4], [0, 4]];
+
+/// The columns of `frame` from one quarter to another in the middle of a picture of its size, their edges repeated.
+fn part_of(frame: &Image, [from, to]: [usize; 2]) -> Image {
+    let [first, end] = [from, to].map(|quarter| quarter * frame.width / 4);
+    let beside = (frame.width - (end - first)) / 2;
+    Image::from_fn(frame.width, frame.height, |x, y| {
+        frame.pixel((first + x).saturating_sub(beside).clamp(first, end - 1), y)
+    })
+}
+
+/// The likeness that best tells clips of a character from those of others.
+fn threshold(measure: &Measure) -> Result<f64> {
+    const CHARACTERS: u64 = 48;
+    let [_, height, width] = SIZE;
+    let photo = World::new(Size::new(1, height, width))?;
+    let pictures = |identity: Identity, seeds: std::ops::Range<u64>| -> Result<Vec<Vec<f32>>> {
+        let images = seeds.map(|seed| {
+            Ok(Image::new(width, height, photo.render(&Scenario::portrait(identity, seed)).frames)?)
+        });
+        Ok(measure.judges.identity.embed(&images.collect::<Result<Vec<_>>>()?)?)
+    };
+    let mut scored = Vec::new();
+    for index in 0..CHARACTERS {
+        let own = Identity::from_index(Split::HeldOut, 10_000 + index);
+        let other = Identity::of_class(own.class(), Split::HeldOut, 20_000 + index);
+        let references = pictures(own, 0..REFERENCES)?;
+        let seen = REFERENCES..REFERENCES + SEEN as u64;
+        scored.push((mean_cosine(&pictures(own, seen.clone())?, &references), true));
+        scored.push((mean_cosine(&pictures(other, seen)?, &references), false));
+    }
+    let right = |threshold: f64| scored.iter().filter(|(score, same)| (*score > threshold) == *same).count();
+    let best = scored.iter().map(|(score, _)| *score).max_by_key(|score| right(*score));
+    best.context("there is nobody to tell apart")
+}
