@@ -17,7 +17,18 @@ const FIRST: u64 = 300;
 /// Pictures that a character is recognised by.
 const REFERENCES: u64 = 8;
 /// Where both are to be.
-const PLACES: [&str; 4] = ["on the beach", "in the snow", "on a stage", "in a meadow"];
+const PLACES: [&str; 8] = [
+    "on the beach",
+    "in the snow",
+    "on a stage",
+    "in a meadow",
+    "in the city",
+    "in front of mountains",
+    "in the desert",
+    "in front of houses",
+];
+/// Seeds that each is shown with.
+const SEEDS: [u64; 2] = [0, 100];
 /// Frames of a video that are looked at.
 const SEEN: usize = 5;
 
@@ -31,27 +42,34 @@ struct Concept {
 /// Shares of videos in which both characters of a pair are recognised, over `pairs` pairs; `save` is a folder for videos.
 pub fn composition(measure: &Measure, pairs: u64, save: Option<&Path>) -> Result<Value> {
     let threshold = threshold(measure)?;
-    let mut found = serde_json::Map::new();
-    for (name, config) in methods() {
-        let mut both = Vec::new();
-        let mut each = Vec::new();
-        for pair in 0..pairs {
+    let methods = methods();
+    let mut both = methods.each_ref().map(|_| Vec::new());
+    let mut each = methods.each_ref().map(|_| Vec::new());
+    for pair in 0..pairs {
+        for (index, (name, config)) in methods.iter().enumerate() {
             let videos = save.map(|folder| folder.join(format!("{name}-{pair}").replace(' ', "-")));
-            for seen in of_pair(measure, &config, pair, threshold, videos.as_deref())? {
-                each.extend(seen.map(|own| f64::from(u8::from(own))));
-                both.push(f64::from(u8::from(seen[0] && seen[1])));
+            for seen in of_pair(measure, config, pair, threshold, videos.as_deref())? {
+                each[index].extend(seen.map(|own| f64::from(u8::from(own))));
+                both[index].push(f64::from(u8::from(seen[0] && seen[1])));
             }
+            let share = |found: &[f64]| found.iter().sum::<f64>() / found.len().max(1) as f64;
             eprintln!(
-                "{name}, pair {pair}: both in {:.2} so far",
-                both.iter().sum::<f64>() / both.len() as f64
+                "{name}: both in {:.2}, each in {:.2} of {} videos of {} pairs",
+                share(&both[index]),
+                share(&each[index]),
+                both[index].len(),
+                pair + 1
             );
         }
-        found.insert(
-            name.to_owned(),
-            json!({"both": bootstrap(&both, 0.95, 0)?, "each": bootstrap(&each, 0.95, 0)?, "videos": both.len()}),
-        );
     }
-    Ok(json!({"threshold": threshold, "pairs": pairs, "methods": found}))
+    let figures = methods.iter().zip(both.iter().zip(&each)).map(|((name, _), (both, each))| {
+        let found = json!({"both": bootstrap(both, 0.95, 0)?, "each": bootstrap(each, 0.95, 0)?});
+        Ok(((*name).to_owned(), found))
+    });
+    let figures = figures.collect::<Result<serde_json::Map<_, _>>>()?;
+    Ok(
+        json!({"threshold": threshold, "pairs": pairs, "videos_of_a_pair": PLACES.len() * SEEDS.len(), "methods": figures}),
+    )
 }
 
 /// The joint fits that are compared: as many samples a step and in all.
@@ -96,7 +114,9 @@ fn of_pair(
         folder: &run,
     };
     let adapter = lora::fit(&job, config, &mut |_| ControlFlow::Continue(()))?;
-    let videos = measure.generated(&prompts(&concepts, config), 1000 * pair, &[(adapter, 1.0)])?;
+    let (prompts, adapters) = (prompts(&concepts, config), [(adapter, 1.0)]);
+    let videos = SEEDS.map(|seed| measure.generated(&prompts, seed, &adapters));
+    let videos = videos.into_iter().collect::<Result<Vec<_>>>()?.concat();
     if let Some(folder) = save {
         for (index, frames) in videos.iter().enumerate() {
             Video::new(frames.clone(), 8.0)?
