@@ -203,7 +203,9 @@ multiversion! {
 pub fn geglu_forward(x: &[f32], width: usize, out: &mut [f32]) {
     assert!(width > 0 && x.len().is_multiple_of(2 * width) && x.len() == 2 * out.len(), "geglu: lengths");
     let (isa, chunk) = (Isa::best(), (CHUNK / width).max(1) * width);
-    out.par_chunks_mut(chunk).zip(x.par_chunks(2 * chunk)).for_each(|(out, x)| geglu_rows(isa, x, width, out));
+    out.par_chunks_mut(chunk)
+        .zip(x.par_chunks(2 * chunk))
+        .for_each(|(out, x)| geglu_rows(isa, x, width, out));
 }
 
 /// Gradient of [`geglu_forward`] with respect to `x`.

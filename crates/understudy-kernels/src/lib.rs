@@ -33,7 +33,8 @@ mod testing;
 mod tile;
 
 pub use activation::{
-    Activation, activation_backward, activation_forward, gated_gelu_backward, gated_gelu_forward, geglu_backward, geglu_forward, softmax_backward, softmax_forward,
+    Activation, activation_backward, activation_forward, gated_gelu_backward, gated_gelu_forward,
+    geglu_backward, geglu_forward, softmax_backward, softmax_forward,
 };
 pub use attention::{AttentionShape, KeyMask, attention_backward, attention_forward};
 pub use conv::{Conv3dShape, conv3d_backward_data, conv3d_backward_weight, conv3d_forward};
@@ -44,9 +45,9 @@ pub use gate::{GatedAddGradients, gated_add_backward, gated_add_forward};
 pub use layout::transpose_heads;
 pub use matmul::{BatchRef, MatRef, PackedB, PackedRef, Precision, matmul, matmul_batched, matmul_packed};
 pub use norm::{
-    GroupNormGradients, GroupNormParams, LayerNormGradients, LayerNormOutput, LayerNormParams, channel_rms_norm_backward,
-    channel_rms_norm_forward, group_norm_backward, group_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward,
-    rms_norm_forward,
+    GroupNormGradients, GroupNormParams, LayerNormGradients, LayerNormOutput, LayerNormParams,
+    channel_rms_norm_backward, channel_rms_norm_forward, group_norm_backward, group_norm_forward,
+    layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward, rms_norm_forward,
 };
 pub use optim::{
     AdamW, NEWTON_SCHULZ, NEWTON_SCHULZ_ITERATIONS, adamw_step, ema_step, orthogonalize, sum_squares,

@@ -59,7 +59,9 @@ fn forward_agrees_with_the_sums_in_every_type() {
         for bias in [random(3, s.outputs), random(4, s.batch * s.outputs)] {
             let want = reference(&to_f64(&x), &to_f64(&w), &to_f64(&bias), &s);
             let channels = [s.outputs, s.inputs];
-            for weight in [ConvWeight::plain(&w, channels, s.kernel), ConvWeight::narrow(&w, channels, s.kernel)] {
+            for weight in
+                [ConvWeight::plain(&w, channels, s.kernel), ConvWeight::narrow(&w, channels, s.kernel)]
+            {
                 close(&conv2d_forward(&x, &weight, &bias, &s, Precision::F32), &want, 1e-5);
                 close(&conv2d_forward(&x, &weight, &bias, &s, Precision::Bf16), &want, 1e-5);
             }

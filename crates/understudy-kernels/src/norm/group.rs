@@ -79,9 +79,10 @@ fn slope<const FMA: bool>(z: f32, silu: bool) -> f32 {
 multiversion! {
     /// The sums over positions of the gradient before the activation, and of its product with `(x - mean) * rstd`.
     fn slopes(
-        x: &[f32], dy: &[f32], [gain, offset]: [&[f32]; 2], [mean, rstd]: [&[f32]; 2], silu: bool,
-        sums: &mut [f32], products: &mut [f32],
+        x: &[f32], dy: &[f32], affine: [&[f32]; 2], statistics: [&[f32]; 2], silu: bool, sums: &mut [f32],
+        products: &mut [f32],
     ) {
+        let ([gain, offset], [mean, rstd]) = (affine, statistics);
         let n = gain.len();
         for (x, dy) in x.chunks_exact(n).zip(dy.chunks_exact(n)) {
             for c in 0..n {
@@ -96,8 +97,9 @@ multiversion! {
 multiversion! {
     /// `dx = gain * g - a - (x - mean) * b` with `g` the gradient before the activation.
     fn gradient(
-        x: &[f32], dy: &[f32], [gain, offset]: [&[f32]; 2], mean: &[f32], [a, b]: [&[f32]; 2], silu: bool, dx: &mut [f32],
+        x: &[f32], dy: &[f32], affine: [&[f32]; 2], mean: &[f32], shares: [&[f32]; 2], silu: bool, dx: &mut [f32],
     ) {
+        let ([gain, offset], [a, b]) = (affine, shares);
         let n = gain.len();
         for ((x, dy), dx) in x.chunks_exact(n).zip(dy.chunks_exact(n)).zip(dx.chunks_exact_mut(n)) {
             for c in 0..n {
@@ -116,7 +118,11 @@ impl GroupNormParams<'_> {
     /// Elements of an item.
     fn item(&self, x: &[f32]) -> usize {
         let c = self.channels();
-        assert!(c > 0 && c.is_multiple_of(self.groups.max(1)), "group_norm: {c} channels in {} groups", self.groups);
+        assert!(
+            c > 0 && c.is_multiple_of(self.groups.max(1)),
+            "group_norm: {c} channels in {} groups",
+            self.groups
+        );
         assert_eq!(self.bias.len(), c, "group_norm: length of bias");
         assert!(
             self.batch > 0 && x.len().is_multiple_of(self.batch * c),
@@ -127,7 +133,11 @@ impl GroupNormParams<'_> {
 
     /// For each item the two sums over positions that `span(item, part, first, second)` makes of parts of an item, added in
     /// order: (batch, 2, channels).
-    fn sums(&self, item: usize, span: impl Fn(usize, std::ops::Range<usize>, &mut [f32], &mut [f32]) + Sync) -> Vec<f64> {
+    fn sums(
+        &self,
+        item: usize,
+        span: impl Fn(usize, std::ops::Range<usize>, &mut [f32], &mut [f32]) + Sync,
+    ) -> Vec<f64> {
         let c = self.channels();
         let len = SPAN * c;
         let spans = item.div_ceil(len);
@@ -263,7 +273,14 @@ mod tests {
     use super::*;
     use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
 
-    fn reference(x: &[f64], batch: usize, groups: usize, weight: &[f64], bias: &[f64], silu: bool) -> Vec<f64> {
+    fn reference(
+        x: &[f64],
+        batch: usize,
+        groups: usize,
+        weight: &[f64],
+        bias: &[f64],
+        silu: bool,
+    ) -> Vec<f64> {
         let (c, item) = (weight.len(), x.len() / batch);
         let group = |at: usize| at / item * groups + at % c / (c / groups);
         let count = (item / groups) as f64;
@@ -271,7 +288,8 @@ mod tests {
         (0..x.len()).for_each(|at| mean[group(at)] += x[at] / count);
         (0..x.len()).for_each(|at| variance[group(at)] += (x[at] - mean[group(at)]).powi(2) / count);
         let value = |at: usize| {
-            let z = (x[at] - mean[group(at)]) / (variance[group(at)] + 1e-5).sqrt() * weight[at % c] + bias[at % c];
+            let z = (x[at] - mean[group(at)]) / (variance[group(at)] + 1e-5).sqrt() * weight[at % c]
+                + bias[at % c];
             if silu { z / (1.0 + (-z).exp()) } else { z }
         };
         (0..x.len()).map(value).collect()
@@ -288,7 +306,8 @@ mod tests {
                 let (y, [mean, rstd]) = group_norm_forward(&x, &params);
                 close(&y, &reference(&xd, batch, groups, &wd, &bd, silu), 5e-6);
                 let found = group_norm_backward(&x, &params, [&mean, &rstd], &g);
-                let value = |x: &[f64], w: &[f64], b: &[f64]| dot(&reference(x, batch, groups, w, b, silu), &g);
+                let value =
+                    |x: &[f64], w: &[f64], b: &[f64]| dot(&reference(x, batch, groups, w, b, silu), &g);
                 close(&found.dx, &finite_difference(&xd, |x| value(x, &wd, &bd)), 5e-5);
                 close(&found.dweight, &finite_difference(&wd, |w| value(&xd, w, &bd)), 5e-5);
                 close(&found.dbias, &finite_difference(&bd, |b| value(&xd, &wd, b)), 5e-5);
@@ -300,15 +319,18 @@ mod tests {
     fn a_far_mean_costs_no_digits() {
         let x: Vec<f32> = random(1, 400).iter().map(|x| x + 100.0).collect();
         let (weight, bias) = (vec![1.0; 4], vec![0.0; 4]);
-        let params = GroupNormParams { batch: 1, groups: 2, weight: &weight, bias: &bias, eps: 1e-5, silu: false };
+        let params =
+            GroupNormParams { batch: 1, groups: 2, weight: &weight, bias: &bias, eps: 1e-5, silu: false };
         let want = reference(&to_f64(&x), 1, 2, &[1.0; 4], &[0.0; 4], false);
         close(&group_norm_forward(&x, &params).0, &want, 1e-4);
     }
 
     #[test]
     fn paths_and_threads() {
-        let (x, g, weight, bias) = (random(1, 2 * 700 * 12), random(2, 2 * 700 * 12), random(3, 12), random(4, 12));
-        let params = GroupNormParams { batch: 2, groups: 4, weight: &weight, bias: &bias, eps: 1e-5, silu: true };
+        let (x, g, weight, bias) =
+            (random(1, 2 * 700 * 12), random(2, 2 * 700 * 12), random(3, 12), random(4, 12));
+        let params =
+            GroupNormParams { batch: 2, groups: 4, weight: &weight, bias: &bias, eps: 1e-5, silu: true };
         same_for_any_thread_count(
             || {
                 let (y, [mean, rstd]) = group_norm_forward(&x, &params);
