@@ -7,6 +7,7 @@ mod direct;
 #[cfg(test)]
 mod tests;
 mod weight;
+mod winograd;
 
 pub use weight::ConvWeight;
 
@@ -93,7 +94,11 @@ pub fn conv2d_forward(
     }
     match precision {
         Precision::Bf16 => rounded(x, weight, bias, shape, &mut y),
-        Precision::F32 => direct::run(x, weight, bias, shape, &mut y),
+        Precision::F32 => {
+            if !winograd::run(x, weight, bias, shape, &mut y) {
+                direct::run(x, weight, bias, shape, &mut y);
+            }
+        }
     }
     y
 }

@@ -18,6 +18,8 @@ fn shapes() -> Vec<Conv2dShape> {
         Conv2dShape { inputs: 32, outputs: 64, extent: [8, 8], ..base },
         Conv2dShape { inputs: 48, outputs: 20, extent: [17, 5], batch: 3, ..base },
         Conv2dShape { inputs: 160, outputs: 40, extent: [5, 11], batch: 1, ..base },
+        Conv2dShape { inputs: 160, outputs: 40, extent: [16, 18], batch: 1, ..base },
+        Conv2dShape { inputs: 16, outputs: 32, extent: [33, 40], ..base },
         Conv2dShape { inputs: 16, extent: [1, 1], ..base },
         Conv2dShape { kernel: [1, 1], padding: 0, ..base },
         Conv2dShape { kernel: [2, 3], padding: 0, stride: 3, ..base },
@@ -62,7 +64,8 @@ fn forward_agrees_with_the_sums_in_every_type() {
             for weight in
                 [ConvWeight::plain(&w, channels, s.kernel), ConvWeight::narrow(&w, channels, s.kernel)]
             {
-                close(&conv2d_forward(&x, &weight, &bias, &s, Precision::F32), &want, 1e-5);
+                // Minimal filtering loses a digit.
+                close(&conv2d_forward(&x, &weight, &bias, &s, Precision::F32), &want, 3e-5);
                 close(&conv2d_forward(&x, &weight, &bias, &s, Precision::Bf16), &want, 1e-5);
             }
         }
