@@ -7,7 +7,7 @@
 mod blocks;
 mod config;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops;
 use understudy_engine::weights::Weights;
@@ -59,12 +59,7 @@ impl SdUnet {
 
     /// The time embedding of `timesteps`, one for each sample: `(batch, 4 * first channels)`, already through the
     /// activation that every block begins with.
-    pub fn time(
-        &self,
-        timesteps: &[f32],
-        device: &burn::tensor::Device,
-        attachments: &Attachments,
-    ) -> Tensor<2> {
+    pub fn time(&self, timesteps: &[f32], device: &Device, attachments: &Attachments) -> Tensor<2> {
         let config = &self.config;
         let order = config.flip_sin_to_cos;
         let sinusoid = timestep_embedding(timesteps, config.channels(0), order, config.freq_shift, device);
@@ -85,9 +80,8 @@ impl SdUnet {
         attachments: &Attachments,
     ) -> Tensor<4> {
         let time = self.time(timesteps, &latents.device(), attachments);
-        let hidden = self.conv_in.forward(latents.permute([0, 2, 3, 1]));
+        let mut hidden = self.conv_in.forward(latents.permute([0, 2, 3, 1]));
         let mut skips = vec![blocks::after("conv_in", hidden.clone(), attachments)];
-        let mut hidden = hidden;
         for block in &self.down_blocks {
             hidden = block.forward(hidden, &time, &text, &mut skips, attachments);
         }

@@ -13,11 +13,12 @@ pub(crate) fn timestep_embedding(
 ) -> Tensor<2> {
     let half = channels / 2;
     let frequency = |index: usize| (-(10_000_f32.ln()) * index as f32 / (half as f32 - shift)).exp();
+    let order: [fn(f32) -> f32; 2] = match cosines_first {
+        true => [f32::cos, f32::sin],
+        false => [f32::sin, f32::cos],
+    };
     let row = |&t: &f32| {
-        let part = |of: fn(f32) -> f32| (0..half).map(move |index| of(t * frequency(index)));
-        let (first, second): (fn(f32) -> f32, fn(f32) -> f32) =
-            if cosines_first { (f32::cos, f32::sin) } else { (f32::sin, f32::cos) };
-        part(first).chain(part(second)).collect::<Vec<_>>()
+        order.map(|of| (0..half).map(|index| of(t * frequency(index))).collect::<Vec<_>>()).concat()
     };
     let values: Vec<f32> = timesteps.iter().flat_map(row).collect();
     Tensor::from_data(

@@ -100,7 +100,7 @@ fn sd_unet_gradients() {
     case.check_gradients("grad.", &gradients, "", GRADIENT);
     // The oracle has every gradient that is not zero; nothing else was left out.
     for info in case.checkpoint().infos() {
-        assert!(gradients.get(&info.name).is_some(), "no gradient for {}", info.name);
+        assert!(gradients.contains_key(&info.name), "no gradient for {}", info.name);
     }
 }
 

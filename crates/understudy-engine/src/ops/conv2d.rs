@@ -21,6 +21,7 @@ pub struct Conv2dOptions {
 }
 
 /// The weight of a convolution, `(outputs, inputs, rows, columns)`.
+#[allow(clippy::large_enum_variant)] // There is one a convolution.
 #[derive(Clone, Debug)]
 pub enum Conv2dWeight {
     /// A tensor of any device, which may be trained.

@@ -34,9 +34,9 @@ pub(super) fn run(x: &[f32], weight: &ConvWeight, bias: &[f32], shape: &Conv2dSh
         return false;
     }
     if pays(shape, 4) {
-        Filtering::<4, 6, 36>::new(x, weight, bias, shape).run(y);
+        Filtering::<4, 6, 36>::new(Isa::best(), x, weight, bias, shape).run(y);
     } else if pays(shape, 2) {
-        Filtering::<2, 4, 16>::new(x, weight, bias, shape).run(y);
+        Filtering::<2, 4, 16>::new(Isa::best(), x, weight, bias, shape).run(y);
     } else {
         return false;
     }
@@ -198,7 +198,7 @@ where
 
 /// The outputs of a tile from its sums `sums[point * between + lane]`.
 #[inline(always)]
-fn outputs<const M: usize, const P: usize>(sums: &[f32], between: usize, out: &mut [[[f32; COLUMNS]; M]; M])
+fn outputs<const M: usize, const P: usize>(sums: &[f32], between: usize, out: &mut Tile<M>)
 where
     Points: Transforms<M, P>,
 {
@@ -241,36 +241,67 @@ multiversion! {
 }
 
 multiversion! {
-    fn outputs_2(sums: &[f32], between: usize, out: &mut [[[f32; COLUMNS]; 2]; 2]) {
+    fn outputs_2(sums: &[f32], between: usize, out: &mut Tile<2>) {
         outputs::<2, 4>(sums, between, out);
     }
 }
 
 multiversion! {
-    fn outputs_4(sums: &[f32], between: usize, out: &mut [[[f32; COLUMNS]; 4]; 4]) {
+    fn outputs_4(sums: &[f32], between: usize, out: &mut Tile<4>) {
         outputs::<4, 6>(sums, between, out);
     }
 }
 
-/// The transforms compiled for every instruction set.
-struct Compiled<const M: usize> {
-    input: fn(Isa, &[f32], usize, (usize, usize), &Shared<f32>, (usize, usize)),
-    weight: fn(Isa, [&[f32]; 9], usize, &mut [f32]),
-    output: fn(Isa, &[f32], usize, &mut [[[f32; COLUMNS]; M]; M]),
-}
+/// The outputs of a tile.
+type Tile<const M: usize> = [[[f32; COLUMNS]; M]; M];
 
+/// The transforms compiled for every instruction set.
 trait Side<const M: usize> {
-    const COMPILED: Compiled<M>;
+    fn to_points(isa: Isa, x: &[f32], at: usize, from: (usize, usize), out: &Shared<f32>, to: (usize, usize));
+    fn weight_to_points(isa: Isa, taps: [&[f32]; 9], between: usize, out: &mut [f32]);
+    fn to_outputs(isa: Isa, sums: &[f32], between: usize, out: &mut Tile<M>);
 }
 
 impl Side<2> for Points {
-    const COMPILED: Compiled<2> =
-        Compiled { input: input_points_2, weight: weight_points_2, output: outputs_2 };
+    fn to_points(
+        isa: Isa,
+        x: &[f32],
+        at: usize,
+        from: (usize, usize),
+        out: &Shared<f32>,
+        to: (usize, usize),
+    ) {
+        input_points_2(isa, x, at, from, out, to);
+    }
+
+    fn weight_to_points(isa: Isa, taps: [&[f32]; 9], between: usize, out: &mut [f32]) {
+        weight_points_2(isa, taps, between, out);
+    }
+
+    fn to_outputs(isa: Isa, sums: &[f32], between: usize, out: &mut Tile<2>) {
+        outputs_2(isa, sums, between, out);
+    }
 }
 
 impl Side<4> for Points {
-    const COMPILED: Compiled<4> =
-        Compiled { input: input_points_4, weight: weight_points_4, output: outputs_4 };
+    fn to_points(
+        isa: Isa,
+        x: &[f32],
+        at: usize,
+        from: (usize, usize),
+        out: &Shared<f32>,
+        to: (usize, usize),
+    ) {
+        input_points_4(isa, x, at, from, out, to);
+    }
+
+    fn weight_to_points(isa: Isa, taps: [&[f32]; 9], between: usize, out: &mut [f32]) {
+        weight_points_4(isa, taps, between, out);
+    }
+
+    fn to_outputs(isa: Isa, sums: &[f32], between: usize, out: &mut Tile<4>) {
+        outputs_4(isa, sums, between, out);
+    }
 }
 
 /// A convolution cut into tiles of `M x M` outputs, of `P x P = ALL` points.
@@ -288,10 +319,10 @@ impl<'a, const M: usize, const P: usize, const ALL: usize> Filtering<'a, M, P, A
 where
     Points: Side<M>,
 {
-    fn new(x: &[f32], weight: &'a ConvWeight, bias: &'a [f32], shape: &'a Conv2dShape) -> Self {
+    fn new(isa: Isa, x: &[f32], weight: &'a ConvWeight, bias: &'a [f32], shape: &'a Conv2dShape) -> Self {
         let grid = shape.extent.map(|extent| extent.div_ceil(M));
         let padded = Padded::new(x, shape, 1, grid.map(|tiles| tiles * M + 2));
-        Self { isa: Isa::best(), shape, weight, bias, padded, grid }
+        Self { isa, shape, weight, bias, padded, grid }
     }
 
     fn tiles(&self) -> usize {
@@ -327,7 +358,7 @@ where
                 let [item, row, column] = self.place(first + at);
                 let from = ((item * height + row * M) * width + column * M) * inputs;
                 let strides = (width * inputs, inputs);
-                (Points::COMPILED.input)(
+                Points::to_points(
                     self.isa,
                     &self.padded.data,
                     from,
@@ -384,7 +415,7 @@ where
             let part = parts.next().unwrap_or_default();
             self.weight.numbers(self.isa, panel, start, len, part)
         });
-        (Points::COMPILED.weight)(self.isa, taps, len, out);
+        Points::weight_to_points(self.isa, taps, len, out);
     }
 
     /// Writes the outputs of a panel of channels.
@@ -399,10 +430,10 @@ where
     ) {
         let ([height, width], outputs) = (self.shape.extent, self.shape.outputs);
         let lanes = COLUMNS.min(outputs - panel * COLUMNS);
-        let mut tile = [[[0.0; COLUMNS]; M]; M];
+        let mut tile: Tile<M> = [[[0.0; COLUMNS]; M]; M];
         for at in 0..count {
             let [item, row, column] = self.place(first + at);
-            (Points::COMPILED.output)(self.isa, &sums[at * COLUMNS..], between, &mut tile);
+            Points::to_outputs(self.isa, &sums[at * COLUMNS..], between, &mut tile);
             let bias = &item_bias(self.bias, item, outputs)[panel * COLUMNS..][..lanes];
             for (r, tile) in tile.iter().enumerate().take(height - row * M) {
                 for (c, tile) in tile.iter().enumerate().take(width - column * M) {
@@ -411,6 +442,33 @@ where
                     let y = unsafe { y.slice(pixel * outputs + panel * COLUMNS, lanes) };
                     y.iter_mut().zip(tile).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conv2d::direct;
+    use crate::testing::{close, random, to_f64};
+
+    #[test]
+    fn every_instruction_set_and_side_agrees_with_the_direct_sums() {
+        for (inputs, extent) in [(16, [4, 4]), (160, [9, 14]), (48, [1, 3])] {
+            let shape =
+                Conv2dShape { batch: 2, inputs, outputs: 40, extent, kernel: [3, 3], stride: 1, padding: 1 };
+            let (x, bias) = (random(1, shape.input_len()), random(3, 40));
+            let weight = ConvWeight::plain(&random(2, 40 * inputs * 9), [40, inputs], [3, 3]);
+            let mut want = vec![0.0; shape.output_len()];
+            direct::run(&x, &weight, &bias, &shape, &mut want);
+            let want = to_f64(&want);
+            for isa in Isa::available() {
+                let mut y = vec![0.0; want.len()];
+                Filtering::<2, 4, 16>::new(isa, &x, &weight, &bias, &shape).run(&mut y);
+                close(&y, &want, 1e-5);
+                Filtering::<4, 6, 36>::new(isa, &x, &weight, &bias, &shape).run(&mut y);
+                close(&y, &want, 3e-5);
             }
         }
     }
