@@ -2,6 +2,7 @@
 
     python bench/bench.py --understudy target/release/understudy --nano crates/understudy-nano/weights
     python bench/bench.py ... --wan FOLDER          # also Wan 2.1 1.3B's size; make it with oracle/wan_size.py
+    python bench/bench.py ... --sd FOLDER           # also Stable Diffusion 1.5's UNet; make it with oracle/sd_size.py
     python bench/bench.py ... --only nano-generate --rounds 9 --out results.json
 
 Every work is a process of each side, in turn, so that a change of the machine's speed meets both. A process prints JSON
@@ -106,6 +107,10 @@ def works(args, folder):
             yield f"wan-step-{dtype}", "step", lambda dtype=dtype: generate(wan, (17, 256, 256), 3, dtype)
             yield f"wan-lora-{dtype}", "step", lambda dtype=dtype: lora(wan, dtype, "wan", 1, 3, side)
         yield "wan-decode", "decoded", lambda: generate(wan, (17, 256, 256), 1, "f32")
+    if args.sd:
+        steps = "4"
+        other = [*theirs, "unet", "--base", args.sd, "--steps", steps]
+        yield "sd-step-f32", "step", lambda: ([args.sd_step, args.sd, steps], other)
 
 
 def interval(ours, theirs, draws=2000):
@@ -121,6 +126,8 @@ def main():
     parser.add_argument("--understudy", default="target/release/understudy")
     parser.add_argument("--nano", default="crates/understudy-nano/weights")
     parser.add_argument("--wan")
+    parser.add_argument("--sd", help="a folder of Stable Diffusion 1.5's size")
+    parser.add_argument("--sd-step", default="target/release/examples/sd_unet_step")
     parser.add_argument("--only", help="names of works, separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", help="a JSON file of every measurement")

@@ -115,9 +115,22 @@ def lora(args):
         tell("step", clock.read(), step=step + 1, loss=loss.item())
 
 
+@torch.inference_mode()
+def unet(args):
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import load_file
+
+    model = UNet2DConditionModel.from_pretrained(args.base, torch_dtype=DTYPES[args.dtype])
+    inputs = load_file(Path(args.base) / "inputs.safetensors")
+    clock = Clock()
+    for step in range(args.steps):
+        model(**inputs, return_dict=False)
+        tell("step", clock.read(), step=step + 1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", choices=["generate", "lora"])
+    parser.add_argument("work", choices=["generate", "lora", "unet"])
     parser.add_argument("--base", required=True)
     parser.add_argument("--prompt", default="")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
@@ -127,7 +140,7 @@ def main():
     parser.add_argument("--guidance", type=float, default=4.0)
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
-    {"generate": generate, "lora": lora}[args.work](args)
+    {"generate": generate, "lora": lora, "unet": unet}[args.work](args)
 
 
 if __name__ == "__main__":

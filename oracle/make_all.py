@@ -8,10 +8,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Alphabetical but for those that read the checkpoints of others.
 FAMILIES = [
-    "amt", "clip", "detectors", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
+    "amt", "clip", "detectors", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "sd_unet", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
     "lora_steps", "motion_steps", "lora_exchange",
 ]
-LIMIT = 16 * 1024 * 1024
+LIMIT = 20 * 1024 * 1024
 
 for family in FAMILIES:
     # peft writes its target modules in the order of a set of strings.

@@ -14,6 +14,7 @@ mod activation;
 mod attention;
 mod bf16;
 mod conv;
+mod conv2d;
 mod convert;
 mod cpu;
 mod floats;
@@ -29,22 +30,24 @@ mod rope;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod tile;
 
 pub use activation::{
     Activation, activation_backward, activation_forward, gated_gelu_backward, gated_gelu_forward,
-    softmax_backward, softmax_forward,
+    geglu_backward, geglu_forward, softmax_backward, softmax_forward,
 };
 pub use attention::{AttentionShape, KeyMask, attention_backward, attention_forward};
 pub use conv::{Conv3dShape, conv3d_backward_data, conv3d_backward_weight, conv3d_forward};
+pub use conv2d::{Conv2dShape, ConvWeight, conv2d_backward_data, conv2d_backward_weight, conv2d_forward};
 pub use convert::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use floats::{Floats, release_memory};
 pub use gate::{GatedAddGradients, gated_add_backward, gated_add_forward};
 pub use layout::transpose_heads;
 pub use matmul::{BatchRef, MatRef, PackedB, PackedRef, Precision, matmul, matmul_batched, matmul_packed};
 pub use norm::{
-    LayerNormGradients, LayerNormOutput, LayerNormParams, channel_rms_norm_backward,
-    channel_rms_norm_forward, layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward,
-    rms_norm_forward,
+    GroupNormGradients, GroupNormParams, LayerNormGradients, LayerNormOutput, LayerNormParams,
+    channel_rms_norm_backward, channel_rms_norm_forward, group_norm_backward, group_norm_forward,
+    layer_norm_modulate_backward, layer_norm_modulate_forward, rms_norm_backward, rms_norm_forward,
 };
 pub use optim::{
     AdamW, NEWTON_SCHULZ, NEWTON_SCHULZ_ITERATIONS, adamw_step, ema_step, orthogonalize, sum_squares,

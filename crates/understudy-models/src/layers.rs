@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use understudy_engine::attach::Attachments;
 use understudy_engine::host;
-use understudy_engine::ops::{self, Conv3dOptions};
+use understudy_engine::ops::{self, Conv2dOptions, Conv3dOptions, GroupNormOptions};
 use understudy_engine::weights::{Init, Origin, Weights};
 use understudy_kernels::resample::Taps;
 
@@ -91,6 +91,77 @@ impl RmsNorm {
     /// Normalizes `x (..., channels)`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::rms_norm(x, self.weight.clone(), self.eps)
+    }
+}
+
+/// Group normalization of pictures whose channels lie together.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    groups: usize,
+    eps: f32,
+}
+
+impl GroupNorm {
+    /// Over `groups` of `channels`, with a learned scale and shift.
+    pub fn new(weights: &Weights, channels: usize, groups: usize, eps: f32) -> Self {
+        let weight = weights.tensor("weight", [channels], Init::Ones);
+        let bias = weights.tensor("bias", [channels], Init::Zeros);
+        Self { weight, bias, groups, eps }
+    }
+
+    /// Normalizes `x (batch, rows, columns, channels)`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.followed(x, false)
+    }
+
+    /// The same, and the SiLU after it.
+    pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
+        self.followed(x, true)
+    }
+
+    fn followed(&self, x: Tensor<4>, silu: bool) -> Tensor<4> {
+        let options = GroupNormOptions { groups: self.groups, eps: self.eps, silu };
+        ops::group_norm(x, self.weight.clone(), self.bias.clone(), options)
+    }
+}
+
+/// A convolution over pictures whose channels lie together, `(batch, rows, columns, channels)`.
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    weight: ops::Conv2dWeight,
+    bias: Tensor<2>,
+    options: Conv2dOptions,
+}
+
+impl Conv2d {
+    /// With a square kernel of an odd side, keeping the extent but for its stride.
+    pub fn new(weights: &Weights, channels: [usize; 2], kernel: usize, stride: usize) -> Self {
+        Self::with_options(weights, channels, kernel, Conv2dOptions { stride, padding: kernel / 2 })
+    }
+
+    /// The same with another padding.
+    pub fn with_options(
+        weights: &Weights,
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        options: Conv2dOptions,
+    ) -> Self {
+        let init = conv_init(inputs, &[kernel; 2]);
+        let weight = weights.tensor("weight", [outputs, inputs, kernel, kernel], init);
+        let bias = weights.tensor("bias", [outputs], Init::Zeros).reshape([1, outputs]);
+        Self { weight: ops::Conv2dWeight::new(weight), bias, options }
+    }
+
+    /// Applies the convolution to `x (batch, rows, columns, inputs)`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.weight.conv2d(x, self.bias.clone(), self.options)
+    }
+
+    /// The same plus `shift (batch, outputs)` everywhere.
+    pub fn forward_moved(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
+        self.weight.conv2d(x, self.bias.clone() + shift, self.options)
     }
 }
 

@@ -15,6 +15,7 @@ use understudy_engine::weights::{Init, Weights};
 use crate::layers::{LayerNorm, Linear, RmsNorm, join_heads, split_heads};
 use crate::reuse::BlockReuse;
 use crate::text_context::{BlockText, TextContext};
+use crate::timestep::timestep_embedding;
 
 /// The published `config.json` of a Wan transformer (text-to-video).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -361,7 +362,8 @@ impl WanTransformer {
         attachments: &Attachments,
     ) -> WanConditions {
         let [batch, dim] = [timesteps.len(), self.config.inner_dim()];
-        let sinusoid = timestep_embedding(timesteps, self.config.freq_dim, &context.words.device());
+        let sinusoid =
+            timestep_embedding(timesteps, self.config.freq_dim, true, 0.0, &context.words.device());
         let time = self.time_in.forward(sinusoid, attachments);
         let time = self.time_out.forward(ops::silu(time), attachments);
         let modulation = self.time_proj.forward(ops::silu(time.clone()), attachments);
@@ -486,24 +488,5 @@ fn patch_embedding(weights: &Weights, config: &WanTransformerConfig) -> Linear {
             )
             .reshape([config.inner_dim(), inputs]),
         weights.tensor("bias", [config.inner_dim()], Init::Zeros),
-    )
-}
-
-/// Sinusoids of `timesteps`: cosines, then sines, of `t * 10000^(-i / (channels / 2))`.
-fn timestep_embedding(timesteps: &[f32], channels: usize, device: &Device) -> Tensor<2> {
-    let half = channels / 2;
-    let frequency = |index: usize| (-(10_000_f32.ln()) * index as f32 / half as f32).exp();
-    let angles = |&t: &f32| (0..half).map(move |index| t * frequency(index)).collect::<Vec<_>>();
-    let values: Vec<f32> = timesteps
-        .iter()
-        .map(angles)
-        .flat_map(|row| {
-            let cosines: Vec<f32> = row.iter().map(|a| a.cos()).collect();
-            cosines.into_iter().chain(row.into_iter().map(f32::sin))
-        })
-        .collect();
-    Tensor::from_data(
-        TensorData::new(values, [timesteps.len(), 2 * half]),
-        &device.clone().without_autodiff(),
     )
 }

@@ -10,6 +10,7 @@ use common::{Case, device, relative_error};
 use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, ExtraModule, LowRank, Window};
 use understudy_engine::random::Random;
 use understudy_engine::weights::Weights;
+use understudy_models::sd_unet::SdUnet;
 use understudy_models::wan_transformer::WanTransformer;
 
 fn run(attachments: &Attachments) -> Vec<f32> {
@@ -153,4 +154,57 @@ fn a_checkpoint_that_does_not_fit_lists_every_fault() {
     {
         assert!(message.contains(part), "{message}");
     }
+}
+
+fn run_unet(attachments: &Attachments) -> Vec<f32> {
+    let case = Case::open("sd_unet_a");
+    let checkpoint = case.checkpoint();
+    let network = SdUnet::new(&Weights::new(&checkpoint, &device()), &case.config());
+    let (times, text) = (case.values("timestep"), case.tensor("encoder_hidden_states"));
+    network.forward(case.tensor("sample"), &times, text, attachments).into_data().try_into_vec().unwrap()
+}
+
+/// Every kind of linear map of the UNet: its inputs and outputs.
+const UNET_SITES: [(&str, [usize; 2]); 9] = [
+    ("time_embedding.linear_1", [8, 32]),
+    ("down_blocks.0.resnets.0.time_emb_proj", [32, 8]),
+    ("down_blocks.1.resnets.0.conv_shortcut", [8, 12]),
+    ("down_blocks.0.attentions.0.proj_in", [8, 8]),
+    ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", [8, 8]),
+    ("mid_block.attentions.0.transformer_blocks.0.attn2.to_k", [10, 16]),
+    ("up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_out.0", [16, 16]),
+    ("up_blocks.3.attentions.0.transformer_blocks.0.ff.net.0.proj", [8, 64]),
+    ("up_blocks.3.attentions.0.proj_out", [8, 8]),
+];
+
+#[test]
+fn the_unet_has_the_published_sites() {
+    let plain = run_unet(&Attachments::none());
+    let mut all = Attachments::none();
+    for (site, [inputs, outputs]) in UNET_SITES {
+        let mut random = Random::new(7, 0);
+        let down = random.normal_tensor([3, inputs], &device());
+        let up: Tensor<2> = random.normal_tensor([outputs, 3], &device());
+        let residual = |up: Tensor<2>| LowRank { down: down.clone(), up, scale: 0.5, window: Window::ALWAYS };
+        all.add_low_rank(site, residual(up.zeros_like()));
+        let mut one = Attachments::none();
+        one.add_low_rank(site, residual(up));
+        assert!(relative_error(&run_unet(&one), &plain) > 1e-5, "{site} is no site");
+    }
+    all.add_attention("mid_block.attentions.0.transformer_blocks.0.attn1", Window::ALWAYS, Arc::new(Observe));
+    assert_eq!(plain, run_unet(&all));
+}
+
+#[test]
+fn modules_are_added_where_controlnet_adds() {
+    let plain = run_unet(&Attachments::none());
+    for site in ["conv_in", "down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "mid_block"] {
+        let mut attachments = Attachments::none();
+        attachments.add_extra(site, Window::ALWAYS, Arc::new(AddOne));
+        assert!(relative_error(&run_unet(&attachments), &plain) > 1e-5, "{site} is no site");
+    }
+    let mut attachments = Attachments::none();
+    let site = "down_blocks.2.attentions.0.transformer_blocks.0.attn1";
+    attachments.add_attention(site, Window::ALWAYS, Arc::new(ZeroValues));
+    assert_ne!(plain, run_unet(&attachments));
 }

@@ -10,6 +10,7 @@ use understudy_engine::parameters::NamedGradients;
 use understudy_engine::weights::{WeightSource, Weights};
 use understudy_models::clip::{Clip, ClipConfig};
 use understudy_models::iresnet::{IResNet, IResNetConfig, arcface_loss};
+use understudy_models::sd_unet::{SdUnet, SdUnetConfig};
 use understudy_models::tiling::Tiles;
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::vit::{Vit, VitConfig};
@@ -67,6 +68,40 @@ fn wan_transformer_gradients() {
     let mut gradients = NamedGradients::new();
     leaves.collect(&mut found, &mut gradients);
     case.check_gradients("grad.", &gradients, "", GRADIENT);
+}
+
+#[test]
+fn sd_unet_forward() {
+    for name in ["sd_unet_a", "sd_unet_b", "sd_unet_c"] {
+        let case = Case::open(name);
+        let config: SdUnetConfig = case.config();
+        assert_eq!(config.unsupported(), None);
+        let network = build(&case.checkpoint(), |w| SdUnet::new(w, &config));
+        let (times, text) = (case.values("timestep"), case.tensor("encoder_hidden_states"));
+        let output = network.forward(case.tensor("sample"), &times, text, &Attachments::none());
+        case.check("output", output, FORWARD);
+    }
+}
+
+#[test]
+fn sd_unet_gradients() {
+    let case = Case::open("sd_unet_a");
+    let leaves = case.parameters().leaves();
+    let network = build(&leaves, |w| SdUnet::new(w, &case.config()));
+    let latents = case.tensor::<4>("sample").autodiff().require_grad();
+    let text = case.tensor::<3>("encoder_hidden_states").autodiff().require_grad();
+    let times = case.values("timestep");
+    let output = network.forward(latents.clone(), &times, text.clone(), &Attachments::none());
+    let mut found = (output * case.tensor::<4>("cotangent").autodiff()).sum().backward();
+    case.check("grad_sample", latents.grad(&found).unwrap(), GRADIENT);
+    case.check("grad_encoder_hidden_states", text.grad(&found).unwrap(), GRADIENT);
+    let mut gradients = NamedGradients::new();
+    leaves.collect(&mut found, &mut gradients);
+    case.check_gradients("grad.", &gradients, "", GRADIENT);
+    // The oracle has every gradient that is not zero; nothing else was left out.
+    for info in case.checkpoint().infos() {
+        assert!(gradients.contains_key(&info.name), "no gradient for {}", info.name);
+    }
 }
 
 #[test]

@@ -166,3 +166,30 @@ fn thread_count_does_not_matter() {
         |y| bits(y),
     );
 }
+
+#[test]
+fn geglu_both_ways() {
+    let (width, rows) = (37, 500);
+    let (x, g) = (random(1, rows * 2 * width), random(2, rows * width));
+    let x: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
+    let (mut want, mut want_dx) = (vec![0.0; g.len()], vec![0.0; x.len()]);
+    for at in 0..g.len() {
+        let first = at / width * 2 * width + at % width;
+        let (value, gate) = (x[first] as f64, x[first + width] as f64);
+        let density = (-0.5 * gate * gate).exp() / std::f64::consts::TAU.sqrt();
+        want[at] = value * gate * cdf(gate);
+        want_dx[first] = g[at] as f64 * gate * cdf(gate);
+        want_dx[first + width] = g[at] as f64 * value * (cdf(gate) + gate * density);
+    }
+    let (mut out, mut dx) = (vec![0.0; g.len()], vec![0.0; x.len()]);
+    geglu_forward(&x, width, &mut out);
+    geglu_backward(&x, width, &g, &mut dx);
+    close(&out, &want, 2e-6);
+    close(&dx, &want_dx, 2e-6);
+    for isa in Isa::available() {
+        geglu_rows(isa, &x, width, &mut out);
+        geglu_rows_backward(isa, &x, &g, width, &mut dx);
+        close(&out, &want, 2e-6);
+        close(&dx, &want_dx, 2e-6);
+    }
+}

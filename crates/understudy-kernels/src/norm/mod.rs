@@ -1,10 +1,12 @@
 //! Normalizations and their gradients.
 
 mod channel;
+mod group;
 mod layer;
 mod rms;
 
 pub use channel::{channel_rms_norm_backward, channel_rms_norm_forward};
+pub use group::{GroupNormGradients, GroupNormParams, group_norm_backward, group_norm_forward};
 pub use layer::{
     LayerNormGradients, LayerNormOutput, LayerNormParams, layer_norm_modulate_backward,
     layer_norm_modulate_forward,
