@@ -436,6 +436,9 @@ fn pictures_are_kept_and_warped_into_videos() {
     };
     let lenient = ["--warp-start", "0", "--warp-cycle", "9", "--warp-foreground", "0"];
     let warped = with(&[&lenient[..], &["--show-matches", "shown"]].concat(), "a.safetensors");
+    let kept = ["--warp-cache", "kept.safetensors"];
+    with(&[&lenient[..], &kept, &["--seed", "7"]].concat(), "s.safetensors");
+    assert_eq!(with(&[&lenient[..], &kept].concat(), "t.safetensors"), warped);
     let plain = with(&["--no-warp"], "b.safetensors");
     assert!(warped != plain);
     // Where a hook looks at the words, padding is attended to word by word, which rounds otherwise.
@@ -446,8 +449,13 @@ fn pictures_are_kept_and_warped_into_videos() {
     let flags = ["--prompt", "a red ball", "--adapter", "cube.safetensors", "--out", "d.mp4"];
     let message = generate(folder.path(), &flags).fails(2);
     assert!(message.contains("<s> cube"), "{message}");
-    let message = generate(folder.path(), &[&flags[..], &["--motion-scale", "0"]].concat()).fails(2);
-    assert!(message.contains("--motion-scale"), "{message}");
+    let refused = |more: &[&str], part: &str| {
+        let message = generate(folder.path(), &[&flags[..], more].concat()).fails(2);
+        assert!(message.contains(part), "{message}");
+    };
+    refused(&["--motion-scale", "0"], "--motion-scale");
+    refused(&["--adapter", "cube.safetensors:motion=0"], "identity= and motion=");
+    refused(&["--warp-cache", "kept.mp4"], ".safetensors");
 }
 
 #[cfg(unix)]

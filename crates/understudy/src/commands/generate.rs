@@ -174,12 +174,7 @@ impl Generate {
             format = check_writable(path)?;
         }
         if let Some(latents) = &self.save_latents {
-            if OutputFormat::from_path(latents).ok() != Some(OutputFormat::Safetensors) {
-                let reason =
-                    format!("--save-latents {}: the name must end in .safetensors", latents.display());
-                return Err(WrongUsage(reason).into());
-            }
-            check_writable(latents)?;
+            check_tensors("--save-latents", latents)?;
             if outputs.iter().any(|path| resolved(path) == resolved(latents)) {
                 let reason = format!(
                     "--save-latents and --out are both {}; give them different names",
@@ -305,6 +300,16 @@ impl Generate {
         let enlarged = if format == OutputFormat::Directory { 1 } else { self.base.usual().upscale };
         WriteOptions { upscale: self.upscale.map_or(enlarged, usize::from), ..WriteOptions::default() }
     }
+}
+
+/// That the file of a flag can be written and is named as one of tensors.
+fn check_tensors(flag: &str, path: &Path) -> Result<()> {
+    if OutputFormat::from_path(path).ok() != Some(OutputFormat::Safetensors) {
+        let reason = format!("{flag} {}: the name must end in .safetensors", path.display());
+        return Err(WrongUsage(reason).into());
+    }
+    check_writable(path)?;
+    Ok(())
 }
 
 /// Whose matrices take half their room; what cannot be opened is said when it is loaded.

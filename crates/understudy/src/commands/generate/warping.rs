@@ -76,16 +76,16 @@ impl Warping {
         }
     }
 
-    /// The folder for pictures of what is matched, found usable.
+    /// The folder for pictures of what is matched and the file of what references show, found usable.
     ///
     /// # Errors
-    /// When it is there already and holds something.
+    /// When the folder is there already and holds something, or the file cannot be written.
     pub fn check(&self) -> Result<()> {
         if let Some(folder) = &self.show_matches {
             understudy_media::check_writable(folder)?;
         }
         if let Some(path) = &self.warp_cache {
-            understudy_media::check_writable(path)?;
+            super::check_tensors("--warp-cache", path)?;
         }
         Ok(())
     }
