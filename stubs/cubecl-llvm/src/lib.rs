@@ -2,7 +2,7 @@
 //! a toolkit. `cubecl-cuda` compiles against these names; with its feature `cpp`, which this workspace turns on, kernels go
 //! through NVRTC and nothing here is ever called. Asked to compile all the same, it says so.
 
-use cubecl_common::backtrace::BackTrace;
+use cubecl_environment::backtrace::BackTrace;
 use cubecl_core::ir::nvidia::SmArch;
 use cubecl_core::prelude::KernelDefinition;
 use cubecl_server::compiler::{CompilationError, Compiler};
