@@ -29,8 +29,11 @@ struct Arguments {
 
 /// Reads the arguments. A negative number is a value, whatever its flag makes of it.
 fn parse() -> Result<Arguments, clap::Error> {
-    let negative =
-        |command: clap::Command| command.mut_args(|argument| argument.allow_negative_numbers(true));
+    let lenient = |argument: clap::Arg| match argument.get_action().takes_values() {
+        true => argument.allow_negative_numbers(true),
+        false => argument,
+    };
+    let negative = |command: clap::Command| command.mut_args(lenient);
     let mut command = Arguments::command().mut_subcommands(negative);
     let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
     Arguments::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))

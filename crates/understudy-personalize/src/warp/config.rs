@@ -48,12 +48,13 @@ pub enum Replaced {
 }
 
 impl WarpConfig {
-    /// The defaults for a denoiser of `depth` blocks.
+    /// The defaults for a denoiser of `depth` blocks, as a sweep on `nano` chose them.
     pub fn for_depth(depth: usize) -> Self {
-        let at = |share: f32| (depth as f32 * share).round() as usize;
+        const MATCHED: f32 = 0.6;
+        let matched = ((depth as f32 * MATCHED).round() as usize).min(depth.saturating_sub(1));
         Self {
-            match_block: at(0.4).min(depth.saturating_sub(1)),
-            blocks: [at(0.4).min(depth.saturating_sub(1)), at(0.85).max(1)],
+            match_block: matched,
+            blocks: [matched, depth.max(1)],
             window: Window { start: 0.15, end: 1.0 },
             cycle: 0.4,
             foreground: 0.2,

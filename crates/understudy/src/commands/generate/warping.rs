@@ -20,13 +20,13 @@ pub struct Warping {
     /// Use the adapter without warping.
     #[arg(long)]
     no_warp: bool,
-    /// The block whose queries and keys are matched [0.4 of the depth].
+    /// The block whose queries and keys are matched [0.6 of the depth].
     #[arg(long, value_name = "N")]
     warp_match: Option<usize>,
     /// The first block whose values are warped [that one].
     #[arg(long, value_name = "N")]
     warp_first: Option<usize>,
-    /// The block after the last [0.85 of the depth].
+    /// The block after the last [the depth].
     #[arg(long, value_name = "N")]
     warp_last: Option<usize>,
     /// Where in denoising warping begins, from 0 to 1.
