@@ -1,7 +1,7 @@
 //! Layers every network is made of. Each knows its published path, which is also its site's name.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::{Attachments, AttentionInputs};
 use understudy_engine::host;
 use understudy_engine::ops::{self, Conv2dOptions, Conv3dOptions, GroupNormOptions};
 use understudy_engine::weights::{Init, Origin, Weights};
@@ -322,6 +322,19 @@ pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 pub fn join_heads(x: Tensor<4>) -> Tensor<3> {
     let [batch, heads, tokens, dim] = x.dims();
     x.swap_dims(1, 2).reshape([batch, tokens, heads * dim])
+}
+
+/// Queries, keys and values `(batch, tokens, heads * dim)` as what hooks the attention at `site` leaves them.
+pub(crate) fn hooked_heads(
+    site: &str,
+    heads: usize,
+    inputs: [Tensor<3>; 3],
+    attachments: &Attachments,
+) -> [Tensor<3>; 3] {
+    let [query, key, value] = inputs.map(|x| split_heads(x, heads));
+    let AttentionInputs { query, key, value } =
+        attachments.attention(site, AttentionInputs { query, key, value });
+    [query, key, value].map(join_heads)
 }
 
 /// The matrix `(to, from)` that takes `from` samples to those of `taps`.

@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use understudy_engine::attach::{Attachments, AttentionInputs};
+use understudy_engine::attach::Attachments;
 use understudy_engine::ops;
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
-use crate::layers::{LayerNorm, Linear, RmsNorm, join_heads, split_heads};
+use crate::layers::{LayerNorm, Linear, RmsNorm, hooked_heads};
 use crate::reuse::BlockReuse;
 use crate::text_context::{BlockText, TextContext};
 use crate::timestep::timestep_embedding;
@@ -171,7 +171,7 @@ impl WanAttention {
         };
         let query = self.norm_q.forward(self.to_q.forward(hidden, attachments));
         let [mut query, mut key, value] = match hooks {
-            true => self.hooked([query, key, value], attachments),
+            true => hooked_heads(&self.site, self.heads, [query, key, value], attachments),
             false => [query, key, value],
         };
         if let Some(rotary) = rotary {
@@ -186,17 +186,6 @@ impl WanAttention {
     fn project(&self, context: Tensor<3>, attachments: &Attachments) -> [Tensor<3>; 2] {
         let key = self.norm_k.forward(self.to_k.forward(context.clone(), attachments));
         [key, self.to_v.forward(context, attachments)]
-    }
-
-    /// Queries, keys and values as the attached hooks leave them.
-    fn hooked(&self, [query, key, value]: [Tensor<3>; 3], attachments: &Attachments) -> [Tensor<3>; 3] {
-        let inputs = AttentionInputs {
-            query: split_heads(query, self.heads),
-            key: split_heads(key, self.heads),
-            value: split_heads(value, self.heads),
-        };
-        let AttentionInputs { query, key, value } = attachments.attention(&self.site, inputs);
-        [query, key, value].map(join_heads)
     }
 }
 

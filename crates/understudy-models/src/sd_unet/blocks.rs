@@ -1,12 +1,12 @@
 //! What a UNet is made of: residual blocks, transformers, and the blocks that go down, through and up.
 
 use burn::tensor::Tensor;
-use understudy_engine::attach::{Attachments, AttentionInputs};
+use understudy_engine::attach::Attachments;
 use understudy_engine::ops::{self, Conv2dOptions};
 use understudy_engine::weights::{Init, Weights};
 
 use super::config::SdUnetConfig;
-use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, join_heads, split_heads};
+use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, hooked_heads};
 
 /// Epsilon of the transformers' normalizations, which no configuration gives.
 const TRANSFORMER_GROUP_EPS: f32 = 1e-6;
@@ -88,10 +88,7 @@ impl Attention {
         let mut key = self.to_k.forward(context.clone(), attachments);
         let mut value = self.to_v.forward(context, attachments);
         if attachments.hooks_attention(&self.site) {
-            let [q, k, v] = [query, key, value].map(|x| split_heads(x, self.heads));
-            let inputs = AttentionInputs { query: q, key: k, value: v };
-            let found = attachments.attention(&self.site, inputs);
-            [query, key, value] = [found.query, found.key, found.value].map(join_heads);
+            [query, key, value] = hooked_heads(&self.site, self.heads, [query, key, value], attachments);
         }
         let output = ops::multi_head_attention(query, key, value, self.heads, 1);
         self.to_out.forward(output, attachments)

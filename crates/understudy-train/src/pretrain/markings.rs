@@ -4,20 +4,14 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use understudy_engine::host;
-use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
-use understudy_engine::random::Random;
-use understudy_engine::weights::Weights;
-use understudy_models::iresnet::{IResNet, IResNetConfig};
-use understudy_puppet::{MARKINGS, Size, Split, World, markings};
+use understudy_engine::parameters::Parameters;
+use understudy_models::iresnet::IResNetConfig;
+use understudy_puppet::{MARKINGS, Scenario, markings};
 
 use crate::error::TrainError;
-use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::export::append_score;
-use crate::pretrain::identity::{batch_of, updated_statistics};
-use crate::pretrain::posture::{FRAMES, moving_frame, worsened};
+use crate::pretrain::reader::FrameReader;
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -49,7 +43,7 @@ impl MarkingsRecipe {
 /// The objective of a judge of markings.
 pub struct MarkingsReader {
     recipe: MarkingsRecipe,
-    world: World,
+    frames: FrameReader,
 }
 
 /// Frames `(batch, 3, size, size)` in [-1, 1] and the markings of their characters.
@@ -80,35 +74,19 @@ impl MarkingsReader {
     /// # Errors
     /// When the world cannot render its size.
     pub fn new(recipe: MarkingsRecipe) -> Result<Self, TrainError> {
-        let side = recipe.model.size;
-        let world = World::new(Size::new(FRAMES, side, side))
-            .map_err(|error| TrainError::Other(error.to_string()))?;
-        Ok(Self { recipe, world })
-    }
-
-    fn build(&self, weights: &Weights) -> Result<IResNet, TrainError> {
-        let network = IResNet::new(weights, &self.recipe.model);
-        weights.finish()?;
-        Ok(network)
-    }
-
-    /// One frame of one character of `split`, planar in [-1, 1], with its markings.
-    fn frame(&self, split: Split, seed: u64) -> (Vec<f32>, [Option<usize>; MARKINGS]) {
-        let (pixels, scenario, _) = moving_frame(&self.world, split, seed);
-        (pixels, scenario.actors[0].identity.markings())
+        let MarkingsRecipe { seed, batch, noise, blur, ref model, .. } = recipe;
+        let frames = FrameReader::new(seed, batch, (blur, noise), model)?;
+        Ok(Self { recipe, frames })
     }
 
     /// Of frames of held-out characters that have each marking, the share in which it is read rightly.
     fn accuracies(&self, parameters: &Parameters, frames: u64) -> Result<[f32; MARKINGS], TrainError> {
-        let device = device_of(parameters);
-        let network = self.build(&Weights::new(parameters, &device))?;
-        let made: Vec<_> = (0..frames).into_par_iter().map(|seed| self.frame(Split::HeldOut, seed)).collect();
-        let (pixels, truth): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        let read = host::values(network.forward(batch_of(pixels.concat(), self.recipe.model.size, &device)));
+        let (read, truth) = self.frames.read_held_out(parameters, frames, shown)?;
+        let known = markings();
         let mut counts = [[0_u32; 2]; MARKINGS];
         for (read, truth) in read.chunks_exact(MarkingsRecipe::values()).zip(truth) {
             let mut first = 0;
-            for ((marking, value), count) in markings().iter().zip(truth).zip(&mut counts) {
+            for ((marking, value), count) in known.iter().zip(truth).zip(&mut counts) {
                 let own = &read[first..][..marking.values.len()];
                 first += own.len();
                 let Some(value) = value else { continue };
@@ -129,6 +107,11 @@ impl MarkingsReader {
         let named = markings().into_iter().zip(accuracies);
         Ok(named.map(|(own, accuracy)| Named { name: own.name, values: own.values, accuracy }).collect())
     }
+}
+
+/// The markings of a scenario's character.
+fn shown(scenario: &Scenario, _: usize) -> [Option<usize>; MARKINGS] {
+    scenario.actors[0].identity.markings()
 }
 
 /// The mean cross-entropy of `read (frames, values)`: the negative logarithm of what each marking's true value is given.
@@ -161,38 +144,17 @@ impl Objective for MarkingsReader {
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
-        let source = Initializer::new(self.recipe.seed, device);
-        self.build(&Weights::new(&source, device))?;
-        Ok(source.into_parameters())
+        self.frames.initialize(device)
     }
 
     fn batch(&self, step: u64) -> Result<Marked, TrainError> {
-        let mut random = Random::stream(self.recipe.seed, "markings batch", step);
-        let seeds: Vec<u64> = (0..self.recipe.batch).map(|_| random.next_u64() >> 20).collect();
-        let make = |&seed: &u64| {
-            let (pixels, own) = self.frame(Split::Train, seed);
-            (worsened(pixels, self.recipe.model.size, (self.recipe.blur, self.recipe.noise), seed), own)
-        };
-        let made: Vec<_> = seeds.par_iter().map(make).collect();
-        let (pixels, markings): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        Ok(Marked { pixels: pixels.concat(), markings })
+        let (pixels, markings) = self.frames.batch("markings batch", step, shown);
+        Ok(Marked { pixels, markings })
     }
 
     fn step(&self, parameters: &Parameters, batch: Marked, _: u64) -> Result<StepResult, TrainError> {
-        let leaves = parameters.leaves();
-        let device = device_of(parameters);
-        let network = self.build(&Weights::new(&leaves, &device))?;
-        let (read, statistics) =
-            network.forward_train(batch_of(batch.pixels, self.recipe.model.size, &device));
-        let loss = cross_entropy(read, &batch.markings);
-        let mut gradients = NamedGradients::new();
-        leaves.collect(&mut loss.backward(), &mut gradients);
-        Ok(StepResult {
-            loss: loss.without_autodiff().into_scalar(),
-            gradients,
-            buffers: updated_statistics(parameters, statistics),
-            metrics: Vec::new(),
-        })
+        let Marked { pixels, markings } = batch;
+        self.frames.step(parameters, pixels, |read, _| cross_entropy(read, &markings))
     }
 
     /// The mean accuracy on held-out characters, appended to `accuracy.txt`.

@@ -12,6 +12,7 @@ mod latents;
 mod markings;
 mod masks;
 mod posture;
+mod reader;
 mod recipe;
 mod records;
 mod vocabulary;

@@ -3,19 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use understudy_engine::host;
-use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
-use understudy_engine::random::Random;
-use understudy_engine::weights::Weights;
-use understudy_models::iresnet::{IResNet, IResNetConfig};
-use understudy_puppet::{Identity, Motion, POSTURE, Posture, Scenario, Size, Split, World};
+use understudy_engine::parameters::Parameters;
+use understudy_models::iresnet::IResNetConfig;
+use understudy_puppet::{POSTURE, Posture, Scenario};
 
 use crate::error::TrainError;
-use crate::pretrain::autoencoder::device_of;
 use crate::pretrain::export::append_score;
-use crate::pretrain::identity::{add_noise, batch_of, planes, updated_statistics};
+use crate::pretrain::reader::{FRAMES, FrameReader};
 use crate::pretrain::recipe::key;
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
@@ -40,7 +35,7 @@ pub struct PostureRecipe {
 /// The objective of a judge of motion.
 pub struct PostureReader {
     recipe: PostureRecipe,
-    world: World,
+    frames: FrameReader,
 }
 
 /// Frames `(batch, 3, size, size)` in [-1, 1] and the postures they show.
@@ -49,67 +44,20 @@ pub struct Postures {
     postures: Vec<f32>,
 }
 
-/// The length of the clips that frames are taken of.
-pub(crate) const FRAMES: usize = 17;
-
 impl PostureReader {
     /// Prepares `recipe`.
     ///
     /// # Errors
     /// When the world cannot render its size.
     pub fn new(recipe: PostureRecipe) -> Result<Self, TrainError> {
-        let side = recipe.model.size;
-        let world = World::new(Size::new(FRAMES, side, side))
-            .map_err(|error| TrainError::Other(error.to_string()))?;
-        Ok(Self { recipe, world })
+        let PostureRecipe { seed, batch, noise, blur, ref model, .. } = recipe;
+        let frames = FrameReader::new(seed, batch, (blur, noise), model)?;
+        Ok(Self { recipe, frames })
     }
 
-    fn build(&self, weights: &Weights) -> Result<IResNet, TrainError> {
-        let network = IResNet::new(weights, &self.recipe.model);
-        weights.finish()?;
-        Ok(network)
-    }
-
-    fn frame(&self, split: Split, seed: u64) -> (Vec<f32>, Posture) {
-        let (pixels, scenario, frame) = moving_frame(&self.world, split, seed);
-        (pixels, scenario.actors[0].posture(frame, FRAMES))
-    }
-}
-
-/// One frame of one character of `split`, planar in [-1, 1], the scenario it is of, and which frame it is: every second
-/// character moves in a way of its own.
-pub(crate) fn moving_frame(world: &World, split: Split, seed: u64) -> (Vec<f32>, Scenario, usize) {
-    let mut random = Random::new(seed, 0);
-    let identity = Identity::from_index(split, random.next_u64() >> 20);
-    let index = random.next_u64() >> 20;
-    let motion = match seed % 2 {
-        0 => Motion::from_index(split, index),
-        _ => Motion::idiosyncratic(index),
-    };
-    let scenario = Scenario::performance(identity, motion, random.next_u64() >> 20);
-    let frame = random.below(FRAMES as u64) as usize;
-    (planes(&world.render_frame(&scenario, frame)), scenario, frame)
-}
-
-/// `pixels` blurred up to so often and with noise of a deviation up to so much, by the `seed`.
-pub(crate) fn worsened(mut pixels: Vec<f32>, side: usize, (blur, noise): (u64, f32), seed: u64) -> Vec<f32> {
-    let mut random = Random::new(seed, 1);
-    for _ in 0..random.below(blur + 1) {
-        pixels = blurred(&pixels, side);
-    }
-    add_noise(&mut pixels, noise, &mut random);
-    pixels
-}
-
-impl PostureReader {
     /// The mean squared error of each number of the posture on held-out characters, and its variance there.
     fn errors(&self, parameters: &Parameters, frames: u64) -> Result<Vec<[f64; 2]>, TrainError> {
-        let device = device_of(parameters);
-        let network = self.build(&Weights::new(parameters, &device))?;
-        let made: Vec<(Vec<f32>, Posture)> =
-            (0..frames).into_par_iter().map(|seed| self.frame(Split::HeldOut, seed)).collect();
-        let (pixels, truth): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        let read = host::values(network.forward(batch_of(pixels.concat(), self.recipe.model.size, &device)));
+        let (read, truth) = self.frames.read_held_out(parameters, frames, shown)?;
         let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / frames as f64;
         let number = |index: usize| {
             let column = || truth.iter().map(move |own| f64::from(own[index]));
@@ -131,28 +79,17 @@ impl PostureReader {
     }
 }
 
+/// The posture that a frame of a scenario shows.
+fn shown(scenario: &Scenario, frame: usize) -> Posture {
+    scenario.actors[0].posture(frame, FRAMES)
+}
+
 /// What stands beside the weights of a judge of motion.
 #[derive(Serialize)]
 pub(crate) struct Described<'a> {
     #[serde(flatten)]
     pub(crate) model: &'a IResNetConfig,
     pub(crate) reliability: Vec<f32>,
-}
-
-/// `planes` of `side * side` pixels, each pixel the mean of itself, weighed double, and its four neighbours.
-fn blurred(planes: &[f32], side: usize) -> Vec<f32> {
-    let blur = |plane: &[f32]| -> Vec<f32> {
-        let at = |row: usize, column: usize| plane[row.min(side - 1) * side + column.min(side - 1)];
-        (0..side * side)
-            .map(|place| {
-                let (row, column) = (place / side, place % side);
-                let beside = at(row, column.saturating_sub(1)) + at(row, column + 1);
-                let above = at(row.saturating_sub(1), column) + at(row + 1, column);
-                (2.0 * plane[place] + beside + above) / 6.0
-            })
-            .collect()
-    };
-    planes.chunks_exact(side * side).flat_map(blur).collect()
 }
 
 impl Objective for PostureReader {
@@ -163,39 +100,20 @@ impl Objective for PostureReader {
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
-        let source = Initializer::new(self.recipe.seed, device);
-        self.build(&Weights::new(&source, device))?;
-        Ok(source.into_parameters())
+        self.frames.initialize(device)
     }
 
     fn batch(&self, step: u64) -> Result<Postures, TrainError> {
-        let mut random = Random::stream(self.recipe.seed, "posture batch", step);
-        let seeds: Vec<u64> = (0..self.recipe.batch).map(|_| random.next_u64() >> 20).collect();
-        let make = |&seed: &u64| {
-            let (pixels, posture) = self.frame(Split::Train, seed);
-            (worsened(pixels, self.recipe.model.size, (self.recipe.blur, self.recipe.noise), seed), posture)
-        };
-        let made: Vec<(Vec<f32>, Posture)> = seeds.par_iter().map(make).collect();
-        let (pixels, postures): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-        Ok(Postures { pixels: pixels.concat(), postures: postures.concat() })
+        let (pixels, postures) = self.frames.batch("posture batch", step, shown);
+        Ok(Postures { pixels, postures: postures.concat() })
     }
 
     fn step(&self, parameters: &Parameters, batch: Postures, _: u64) -> Result<StepResult, TrainError> {
-        let leaves = parameters.leaves();
-        let device = device_of(parameters);
-        let network = self.build(&Weights::new(&leaves, &device))?;
-        let count = batch.postures.len() / POSTURE;
-        let truth = Tensor::<2>::from_data(TensorData::new(batch.postures, [count, POSTURE]), &device);
-        let (read, statistics) =
-            network.forward_train(batch_of(batch.pixels, self.recipe.model.size, &device));
-        let loss = (read - truth).square().mean();
-        let mut gradients = NamedGradients::new();
-        leaves.collect(&mut loss.backward(), &mut gradients);
-        Ok(StepResult {
-            loss: loss.without_autodiff().into_scalar(),
-            gradients,
-            buffers: updated_statistics(parameters, statistics),
-            metrics: Vec::new(),
+        let Postures { pixels, postures } = batch;
+        self.frames.step(parameters, pixels, |read, device| {
+            let count = postures.len() / POSTURE;
+            let truth = Tensor::<2>::from_data(TensorData::new(postures, [count, POSTURE]), device);
+            (read - truth).square().mean()
         })
     }
 
