@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::ops;
+use crate::ops::{self, Activation};
 
 /// A window of denoising progress: 0 is the first (noisiest) step, 1 the end.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -47,8 +47,7 @@ pub struct LowRank {
 impl LowRank {
     /// The residual for `x (..., inputs)`, of shape `(..., outputs)`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let hidden = ops::linear(x, self.down.clone(), None);
-        ops::linear(hidden, self.up.clone(), None) * self.scale
+        ops::residual(x, self.down.clone(), self.up.clone(), self.scale)
     }
 }
 
@@ -151,13 +150,38 @@ impl Attachments {
         self.low_rank.keys().chain(self.attention.keys()).chain(self.extra.keys()).map(String::as_str)
     }
 
-    /// `output` of the linear map at `site`, plus the active residuals of its input `x`.
-    pub fn linear<const D: usize>(&self, site: &str, x: &Tensor<D>, output: Tensor<D>) -> Tensor<D> {
-        let Some(residuals) = self.low_rank.get(site) else { return output };
-        residuals
-            .iter()
-            .filter(|residual| residual.window.contains(self.progress))
-            .fold(output, |output, residual| output + residual.forward(x.clone()))
+    /// What the linear map at `site` with this weight and bias makes of `x (..., inputs)`, plus its active residuals.
+    pub fn linear<const D: usize>(
+        &self,
+        site: &str,
+        (weight, bias): (&ops::Weight, Option<&Tensor<1>>),
+        x: Tensor<D>,
+    ) -> Tensor<D> {
+        let mut active = self.residuals(site);
+        let Some(first) = active.next() else { return weight.linear(x, bias.cloned()) };
+        let first = (first.down.clone(), first.up.clone(), first.scale);
+        let output = weight.adapted(x.clone(), bias.cloned(), first);
+        active.fold(output, |output, residual| output + residual.forward(x.clone()))
+    }
+
+    /// [`Attachments::linear`], and `activation` of it.
+    pub fn linear_then<const D: usize>(
+        &self,
+        site: &str,
+        (weight, bias): (&ops::Weight, Option<&Tensor<1>>),
+        x: Tensor<D>,
+        activation: Activation,
+    ) -> Tensor<D> {
+        match self.residuals(site).next() {
+            None => weight.linear_then(x, bias.cloned(), Some(activation)),
+            Some(_) => ops::activated(self.linear(site, (weight, bias), x), activation),
+        }
+    }
+
+    /// The residuals of the linear map at `site` that are active.
+    fn residuals(&self, site: &str) -> impl Iterator<Item = &LowRank> {
+        let residuals = self.low_rank.get(site).map_or(&[][..], Vec::as_slice);
+        residuals.iter().filter(|residual| residual.window.contains(self.progress))
     }
 
     /// Whether an active hook is attached to the attention at `site`.

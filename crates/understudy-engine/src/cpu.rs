@@ -92,6 +92,11 @@ pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
     /// The output, and whatever else the backward pass should find (statistics, for instance).
     fn forward(&self, inputs: [&Array; N]) -> (Array, Vec<Array>);
 
+    /// The same where there will be no backward pass.
+    fn infer(&self, inputs: [&Array; N]) -> (Array, Vec<Array>) {
+        self.forward(inputs)
+    }
+
     /// Which inputs, and whether the output, the backward pass reads, given which inputs want gradients.
     fn keeps(&self, wanted: [bool; N]) -> ([bool; N], bool);
 
@@ -195,7 +200,7 @@ pub(crate) fn apply_with_extra<const N: usize, O: CpuOp<N>>(
     if !inputs.iter().any(Primitive::is_tracked) {
         let autodiff = inputs.iter().any(|input| matches!(input, Primitive::Tracked(_)));
         let arrays = inputs.map(|input| Array::from_primitive(input.into_plain()));
-        let (output, extra) = op.forward(arrays.each_ref());
+        let (output, extra) = op.infer(arrays.each_ref());
         let output = match autodiff {
             true => Primitive::Tracked(Box::new(Tracked::new(output.tensor))),
             false => Primitive::Plain(output.tensor),

@@ -28,8 +28,7 @@ impl Toy<'_> {
             window: Window::ALWAYS,
         };
         attachments.add_low_rank(name, residual);
-        let output = ops::linear(x.clone(), self.frozen[index].clone(), None);
-        attachments.linear(name, &x, output)
+        attachments.linear(name, (&ops::Weight::new(self.frozen[index].clone()), None), x)
     }
 }
 

@@ -82,6 +82,29 @@ multiversion! {
     }
 }
 
+multiversion! {
+    fn add(x: &[f32], onto: &mut [f32]) {
+        for (o, &x) in onto.iter_mut().zip(x) {
+            *o += x;
+        }
+    }
+}
+
+/// `row = f(row + bias)`, of which either may be left out.
+pub(crate) fn finish(isa: Isa, kind: Option<Activation>, bias: Option<&[f32]>, row: &mut [f32]) {
+    const PART: usize = 256;
+    let Some(kind) = kind else { return bias.into_iter().for_each(|bias| add(isa, bias, row)) };
+    let mut sums = [0.0; PART];
+    for (at, part) in row.chunks_mut(PART).enumerate() {
+        let sums = &mut sums[..part.len()];
+        sums.copy_from_slice(part);
+        if let Some(bias) = bias {
+            add(isa, &bias[at * PART..], sums);
+        }
+        forward(isa, kind, sums, part);
+    }
+}
+
 /// `1 / sqrt(2 pi)`.
 const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
 

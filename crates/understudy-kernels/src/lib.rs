@@ -43,7 +43,10 @@ pub use convert::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use floats::{Floats, release_memory};
 pub use gate::{GatedAddGradients, gated_add_backward, gated_add_forward};
 pub use layout::transpose_heads;
-pub use matmul::{BatchRef, MatRef, PackedB, PackedRef, Precision, matmul, matmul_batched, matmul_packed};
+pub use matmul::{
+    BatchRef, Epilogue, MatRef, PackedB, PackedRef, Precision, matmul, matmul_batched, matmul_packed,
+    matmul_packed_then,
+};
 pub use norm::{
     GroupNormGradients, GroupNormParams, LayerNormGradients, LayerNormOutput, LayerNormParams,
     channel_rms_norm_backward, channel_rms_norm_forward, group_norm_backward, group_norm_forward,

@@ -7,7 +7,7 @@ use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops::{self, AttentionOptions, Conv3dOptions};
+use understudy_engine::ops::{self, Activation, AttentionOptions, Conv3dOptions};
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{Conv, Embedding, LayerNorm, Linear, join_heads, split_heads};
@@ -167,10 +167,13 @@ impl Layer {
         let options = AttentionOptions { causal, ..AttentionOptions::default() };
         let attended = ops::attention(part(&self.q), part(&self.k), part(&self.v), options);
         let x = x + self.out.forward(join_heads(attended), attachments);
-        let inner = self.fc1.forward(self.layer_norm2.forward(x.clone()), attachments);
+        let normed = self.layer_norm2.forward(x.clone());
         let inner = match self.activation {
-            ClipActivation::QuickGelu => inner.clone() * sigmoid(inner * 1.702),
-            ClipActivation::Gelu => ops::gelu(inner),
+            ClipActivation::QuickGelu => {
+                let inner = self.fc1.forward(normed, attachments);
+                inner.clone() * sigmoid(inner * 1.702)
+            }
+            ClipActivation::Gelu => self.fc1.forward_then(normed, attachments, Activation::GeluErf),
         };
         x + self.fc2.forward(inner, attachments)
     }

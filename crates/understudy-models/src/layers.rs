@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use understudy_engine::attach::{Attachments, AttentionInputs};
 use understudy_engine::host;
-use understudy_engine::ops::{self, Conv2dOptions, Conv3dOptions, GroupNormOptions};
+use understudy_engine::ops::{self, Activation, Conv2dOptions, Conv3dOptions, GroupNormOptions};
 use understudy_engine::weights::{Init, Origin, Weights};
 use understudy_kernels::resample::Taps;
 
@@ -43,8 +43,17 @@ impl Linear {
 
     /// `x (..., inputs)` to `(..., outputs)`, with whatever is attached here.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, attachments: &Attachments) -> Tensor<D> {
-        let output = self.weight.linear(x.clone(), self.bias.clone());
-        attachments.linear(&self.site, &x, output)
+        attachments.linear(&self.site, (&self.weight, self.bias.as_ref()), x)
+    }
+
+    /// The same, and `activation` of it.
+    pub fn forward_then<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        attachments: &Attachments,
+        activation: Activation,
+    ) -> Tensor<D> {
+        attachments.linear_then(&self.site, (&self.weight, self.bias.as_ref()), x, activation)
     }
 }
 

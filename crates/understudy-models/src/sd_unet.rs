@@ -9,7 +9,7 @@ mod config;
 
 use burn::tensor::{Device, Tensor};
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops;
+use understudy_engine::ops::Activation;
 use understudy_engine::weights::Weights;
 
 pub use blocks::{DownBlock, MidBlock, UpBlock};
@@ -63,8 +63,8 @@ impl SdUnet {
         let config = &self.config;
         let order = config.flip_sin_to_cos;
         let sinusoid = timestep_embedding(timesteps, config.channels(0), order, config.freq_shift, device);
-        let hidden = ops::silu(self.time_in.forward(sinusoid, attachments));
-        ops::silu(self.time_out.forward(hidden, attachments))
+        let hidden = self.time_in.forward_then(sinusoid, attachments, Activation::Silu);
+        self.time_out.forward_then(hidden, attachments, Activation::Silu)
     }
 
     /// The prediction, shaped as `latents (batch, channels, height, width)` but for its channels, at `timesteps` (one for

@@ -7,7 +7,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops;
+use understudy_engine::ops::Activation;
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
@@ -156,7 +156,7 @@ impl Block {
         let normed = self.attention_norm.forward(x.clone());
         let x = x + self.attention.forward(normed, mask, attachments);
         let normed = self.feed_forward_norm.forward(x.clone());
-        let gate = ops::gelu_tanh(self.wi_0.forward(normed.clone(), attachments));
+        let gate = self.wi_0.forward_then(normed.clone(), attachments, Activation::GeluTanh);
         let inner = gate * self.wi_1.forward(normed, attachments);
         x + self.wo.forward(inner, attachments)
     }

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops::{self, AttentionOptions, Conv3dOptions};
+use understudy_engine::ops::{self, Activation, AttentionOptions, Conv3dOptions};
 use understudy_engine::weights::{Init, Weights};
 use understudy_kernels::resample::Torch;
 
@@ -135,7 +135,9 @@ impl FeedForward {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let none = Attachments::none();
         match self {
-            Self::Gelu(first, second) => second.forward(ops::gelu(first.forward(x, &none)), &none),
+            Self::Gelu(first, second) => {
+                second.forward(first.forward_then(x, &none, Activation::GeluErf), &none)
+            }
             Self::Gated(first, second) => {
                 let both = first.forward(x, &none);
                 let inner = both.dims()[2] / 2;

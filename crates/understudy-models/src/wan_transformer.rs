@@ -8,7 +8,7 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops;
+use understudy_engine::ops::{self, Activation};
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
@@ -243,7 +243,7 @@ impl WanBlock {
         let hidden = hidden + self.attn2.forward(normed, Some(context), None, attachments);
 
         let normed = ops::layer_norm_modulate(hidden.clone(), ff_scale, ff_shift, self.eps);
-        let inner = ops::gelu_tanh(self.ffn_in.forward(normed, attachments));
+        let inner = self.ffn_in.forward_then(normed, attachments, Activation::GeluTanh);
         let hidden = ops::gated_add(hidden, self.ffn_out.forward(inner, attachments), ff_gate);
         attachments.after(&self.site, hidden)
     }
@@ -321,7 +321,7 @@ impl WanTransformer {
 
     /// The same of states that [`TextContext::distinct`] gave.
     pub fn context_of(&self, text: Tensor<3>, repeats: usize, attachments: &Attachments) -> TextContext {
-        let inner = ops::gelu_tanh(self.text_in.forward(text, attachments));
+        let inner = self.text_in.forward_then(text, attachments, Activation::GeluTanh);
         TextContext::new(self.text_out.forward(inner, attachments), repeats)
     }
 

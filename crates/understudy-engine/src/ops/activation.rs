@@ -6,28 +6,31 @@ use understudy_kernels::{Activation as Kind, Floats};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 
+/// `kind` of every number.
+pub fn activated<const D: usize>(x: Tensor<D>, kind: Kind) -> Tensor<D> {
+    match (Primitive::of(&x), kind) {
+        (Some(x), kind) => apply(Activation(kind), [x]).into_tensor(),
+        (None, Kind::GeluTanh) => activation::gelu_approximate(x),
+        (None, Kind::GeluErf) => activation::gelu(x),
+        (None, Kind::Silu) => activation::silu(x),
+        (None, Kind::Sigmoid) => activation::sigmoid(x),
+        (None, Kind::Tanh) => activation::tanh(x),
+    }
+}
+
 /// The GELU by its tanh approximation.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match Primitive::of(&x) {
-        Some(x) => apply(Activation(Kind::GeluTanh), [x]).into_tensor(),
-        None => activation::gelu_approximate(x),
-    }
+    activated(x, Kind::GeluTanh)
 }
 
 /// The exact GELU.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match Primitive::of(&x) {
-        Some(x) => apply(Activation(Kind::GeluErf), [x]).into_tensor(),
-        None => activation::gelu(x),
-    }
+    activated(x, Kind::GeluErf)
 }
 
 /// `x * sigmoid(x)`.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match Primitive::of(&x) {
-        Some(x) => apply(Activation(Kind::Silu), [x]).into_tensor(),
-        None => activation::silu(x),
-    }
+    activated(x, Kind::Silu)
 }
 
 /// The gated unit of diffusers: of `x (..., 2 * width)` the first half times the exact GELU of the second, `(..., width)`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 use understudy_kernels as kernels;
 use understudy_kernels::{Floats, MatRef, PackedB};
@@ -29,23 +29,6 @@ impl Weight {
             None => Self::Dense(tensor),
         }
     }
-
-    /// `x (..., inputs)` times the transpose of this weight, plus `bias (outputs)`.
-    pub fn linear<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
-        let weight = match self {
-            Self::Dense(weight) => return linear(x, weight.clone(), bias),
-            Self::Packed(weight) => weight,
-        };
-        match (Primitive::of(&x), bias.as_ref().map(Primitive::of)) {
-            (Some(x), None) => apply(PackedLinear(weight.clone()), [x]).into_tensor(),
-            (Some(x), Some(Some(bias))) => apply(PackedLinear(weight.clone()), [x, bias]).into_tensor(),
-            _ => {
-                let (shape, device) = ([weight.cols(), weight.rows()], x.device());
-                let dense = TensorData::new(weight.unpacked_transpose(), shape);
-                composed_linear(x, Tensor::from_data(dense, &device), bias)
-            }
-        }
-    }
 }
 
 fn packed(weight: &Array) -> Option<PackedB> {
@@ -54,60 +37,6 @@ fn packed(weight: &Array) -> Option<PackedB> {
     match super::bf16_products() {
         true => Some(PackedB::new(right)),
         false => PackedB::exact(right),
-    }
-}
-
-/// [`Linear`] with a weight packed before, which gets no gradient.
-#[derive(Clone, Debug)]
-struct PackedLinear(Arc<PackedB>);
-
-impl PackedLinear {
-    fn run(&self, x: &Array, bias: Option<&Array>) -> (Array, Vec<Array>) {
-        let [rows, inputs, outputs] = extents(&x.shape(), &[self.0.cols(), self.0.rows()]);
-        let mut y = biased(rows, outputs, bias);
-        let x_rows = MatRef::new(x.data(), rows, inputs);
-        kernels::matmul_packed(x_rows, self.0.view(), &mut y, bias.is_some(), precision());
-        (with_last(x, y, outputs), Vec::new())
-    }
-
-    fn input_gradient<const N: usize>(&self, kept: &Kept<N>, grad: &Array) -> Array {
-        let [rows, inputs, outputs] = extents(kept.shape(0), &[self.0.cols(), self.0.rows()]);
-        let mut dx = Floats::unspecified(rows * inputs);
-        let grad = MatRef::new(grad.data(), rows, outputs);
-        kernels::matmul_packed(grad, self.0.t(), &mut dx, false, precision());
-        Array::new(dx, kept.shape(0))
-    }
-}
-
-impl CpuOp<1> for PackedLinear {
-    fn forward(&self, [x]: [&Array; 1]) -> (Array, Vec<Array>) {
-        self.run(x, None)
-    }
-
-    fn keeps(&self, _: [bool; 1]) -> ([bool; 1], bool) {
-        ([false], false)
-    }
-
-    fn backward(&self, kept: &Kept<1>, grad: &Array, wanted: [bool; 1]) -> [Option<Array>; 1] {
-        [wanted[0].then(|| self.input_gradient(kept, grad))]
-    }
-}
-
-impl CpuOp<2> for PackedLinear {
-    fn forward(&self, [x, bias]: [&Array; 2]) -> (Array, Vec<Array>) {
-        self.run(x, Some(bias))
-    }
-
-    fn keeps(&self, _: [bool; 2]) -> ([bool; 2], bool) {
-        ([false; 2], false)
-    }
-
-    fn backward(&self, kept: &Kept<2>, grad: &Array, wanted: [bool; 2]) -> [Option<Array>; 2] {
-        let outputs = self.0.cols();
-        [
-            wanted[0].then(|| self.input_gradient(kept, grad)),
-            wanted[1].then(|| Array::new(column_sums(grad.data(), outputs), [outputs])),
-        ]
     }
 }
 
@@ -129,23 +58,23 @@ fn composed_linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option
 struct Linear;
 
 /// What a product is written or, with a bias, added to: `bias` in every row.
-fn biased(rows: usize, outputs: usize, bias: Option<&Array>) -> Floats {
+pub(super) fn biased(rows: usize, outputs: usize, bias: Option<&[f32]>) -> Floats {
     let mut y = Floats::unspecified(rows * outputs);
     if let Some(bias) = bias {
-        y.par_chunks_mut(outputs).with_min_len(64).for_each(|row| row.copy_from_slice(bias.data()));
+        y.par_chunks_mut(outputs).with_min_len(64).for_each(|row| row.copy_from_slice(bias));
     }
     y
 }
 
 /// `y` in the shape of `x` but for the last dimension.
-fn with_last(x: &Array, y: Floats, outputs: usize) -> Array {
+pub(super) fn with_last(x: &Array, y: Floats, outputs: usize) -> Array {
     let mut shape = x.shape();
     *shape.last_mut().unwrap_or(&mut 0) = outputs;
     Array::new(y, shape)
 }
 
 /// Rows, inputs and outputs of the product.
-fn extents(x: &[usize], weight: &[usize]) -> [usize; 3] {
+pub(super) fn extents(x: &[usize], weight: &[usize]) -> [usize; 3] {
     let [outputs, inputs] = [weight[0], weight[1]];
     [x.iter().product::<usize>() / inputs, inputs, outputs]
 }
@@ -153,7 +82,7 @@ fn extents(x: &[usize], weight: &[usize]) -> [usize; 3] {
 impl Linear {
     fn run(x: &Array, weight: &Array, bias: Option<&Array>) -> (Array, Vec<Array>) {
         let [rows, inputs, outputs] = extents(&x.shape(), &weight.shape());
-        let mut y = biased(rows, outputs, bias);
+        let mut y = biased(rows, outputs, bias.map(Array::data));
         kernels::matmul(
             MatRef::new(x.data(), rows, inputs),
             MatRef::new(weight.data(), outputs, inputs).t(),
@@ -272,25 +201,6 @@ mod tests {
 
     use super::*;
     use crate::ops::testing::{check, random};
-
-    #[test]
-    fn packed_weights_agree_with_the_composed_form() {
-        let [x, bias] = [random([2, 5, 70], 1), random([90], 3)];
-        let weight: Vec<f32> = (0..90 * 70).map(|index| (index * 37 % 255) as f32 / 64.0 - 2.0).collect();
-        let weight = Tensor::<2>::from_data(TensorData::new(weight, [90, 70]), &Device::flex());
-        let packed = Weight::new(weight.clone());
-        assert!(matches!(packed, Weight::Packed(_)));
-        check(
-            &[&x, &bias],
-            |t| packed.linear::<3>(t.get(0), Some(t.get(1))),
-            |t| composed_linear(t.get(0), weight.clone(), Some(t.get(1))),
-        );
-        check(
-            &[&x],
-            |t| packed.linear::<3>(t.get(0), None),
-            |t| composed_linear(t.get(0), weight.clone(), None),
-        );
-    }
 
     #[test]
     fn what_is_trained_or_not_there_or_not_bf16_is_not_packed() {

@@ -9,6 +9,7 @@ mod attention;
 mod channelwise;
 mod conv;
 mod conv2d;
+mod frozen;
 mod group_norm;
 mod linear;
 mod norm;
@@ -18,15 +19,17 @@ mod testing;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use activation::{geglu, gelu, gelu_tanh, silu};
+pub use activation::{activated, geglu, gelu, gelu_tanh, silu};
 pub use attention::{AttentionOptions, attention, multi_head_attention, repeat_last};
 pub use channelwise::{BatchNormTrain, batch_norm_train, prelu};
 pub use conv::{Conv3dOptions, conv3d, upsample_nearest_2x};
 pub use conv2d::{Conv2dOptions, Conv2dWeight, conv2d};
+pub(crate) use frozen::residual;
 pub use group_norm::{GroupNormOptions, group_norm};
 pub use linear::{Weight, gated_add, linear};
 pub use norm::{channel_rms_norm, layer_norm, layer_norm_modulate, rms_norm};
 pub use rope::rope_heads;
+pub use understudy_kernels::Activation;
 
 static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
 

@@ -5,7 +5,10 @@ mod panels;
 #[cfg(test)]
 mod tests;
 
-use crate::cpu::Bf16Path;
+use std::ops::Range;
+
+use crate::activation::{Activation, finish};
+use crate::cpu::{Bf16Path, Isa};
 use crate::par::{self, Shared};
 pub use packed::{PackedB, PackedRef};
 pub(crate) use panels::{pack_lanes, panels_len};
@@ -205,16 +208,45 @@ fn in_parts(m: usize, k: usize, n: usize) -> bool {
     m.min(n).min(k) >= LEAST && Bf16Path::best() == Bf16Path::Amx
 }
 
-/// Where a product goes: a row-major matrix with rows `ld` apart, overwritten or added to.
+/// What becomes of a product: `f(a b + bias)`, of which either may be left out. Each part of the product is finished by the
+/// task that computed it, while it is in the cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// Added to every row, as long as one.
+    pub bias: Option<&'a [f32]>,
+    /// What is applied then.
+    pub activation: Option<Activation>,
+}
+
+/// Where a product goes: a row-major matrix with rows `ld` apart, overwritten or added to, and finished.
 pub(crate) struct Output<'a> {
     c: Shared<'a, f32>,
     ld: usize,
     accumulate: bool,
+    epilogue: Epilogue<'a>,
 }
 
 impl<'a> Output<'a> {
     pub(crate) fn new(c: &'a mut [f32], ld: usize, accumulate: bool) -> Self {
-        Output { c: Shared::new(c), ld, accumulate }
+        Output { c: Shared::new(c), ld, accumulate, epilogue: Epilogue::default() }
+    }
+
+    /// Finishes a part of the output whose sums are whole.
+    ///
+    /// # Safety
+    ///
+    /// No other task may touch this part.
+    unsafe fn finish(&self, rows: Range<usize>, columns: Range<usize>) {
+        let Epilogue { bias, activation } = self.epilogue;
+        if bias.is_none() && activation.is_none() {
+            return;
+        }
+        let isa = Isa::best();
+        for row in rows {
+            // SAFETY: the caller's promise.
+            let row = unsafe { self.c.slice(row * self.ld + columns.start, columns.len()) };
+            finish(isa, activation, bias.map(|bias| &bias[columns.clone()]), row);
+        }
     }
 
     /// The columns from `column` on.
@@ -262,19 +294,40 @@ fn matmul_f32(a: MatRef, b: MatRef, out: &Output, threads: Threads) {
 ///
 /// If the shapes do not fit.
 pub fn matmul_packed(a: MatRef, b: PackedRef, c: &mut [f32], accumulate: bool, precision: Precision) {
+    let length = c.len();
+    packed_into(a, b, Output::new(c, b.cols(), accumulate), precision, length);
+}
+
+/// `c = f(a b + bias)` with a right-hand side packed before: see [`matmul_packed`] and [`Epilogue`].
+///
+/// # Panics
+///
+/// If the shapes do not fit.
+pub fn matmul_packed_then(a: MatRef, b: PackedRef, c: &mut [f32], epilogue: Epilogue, precision: Precision) {
+    assert!(epilogue.bias.is_none_or(|bias| bias.len() == b.cols()), "matmul: length of the bias");
+    let length = c.len();
+    packed_into(a, b, Output { epilogue, ..Output::new(c, b.cols(), false) }, precision, length);
+}
+
+/// The product into an output of `length` elements.
+fn packed_into(a: MatRef, b: PackedRef, out: Output, precision: Precision, length: usize) {
     a.check();
     assert_eq!(a.cols, b.rows(), "matmul: columns of a and rows of b");
-    assert_eq!(c.len(), a.rows * b.cols(), "matmul: elements of c");
-    if c.is_empty() {
+    assert_eq!(length, a.rows * b.cols(), "matmul: elements of c");
+    if length == 0 {
         return;
     }
     if a.cols == 0 {
-        if !accumulate {
-            c.fill(0.0);
+        // SAFETY: no task runs.
+        unsafe {
+            if !out.accumulate {
+                out.c.slice(0, length).fill(0.0);
+            }
+            out.finish(0..a.rows, 0..b.cols());
         }
         return;
     }
-    let (out, right) = (Output::new(c, b.cols(), accumulate), panels::Right::Packed(b));
+    let right = panels::Right::Packed(b);
     match (precision, Bf16Path::best()) {
         (Precision::Bf16, path) => panels::matmul_bf16(path, a, right, &out, Threads::Pool),
         (Precision::F32, Bf16Path::Amx) => {

@@ -170,5 +170,7 @@ pub(super) fn matmul_widened(a: MatRef, b: PackedRef, out: &Output) {
         let (row_stride, col_stride) = if b.transposed { (1, lanes) } else { (lanes, 1) };
         let right = MatRef { data: &wide, rows: k, cols: width, row_stride, col_stride };
         matmul_f32(a, right, &out.columns(first), Threads::One);
+        // SAFETY: each task computes its own columns.
+        unsafe { out.finish(0..a.rows, first..first + width) };
     });
 }

@@ -251,6 +251,10 @@ pub(super) fn matmul_tiles(
                         }
                     }
                 }
+                if k0 + depth == k {
+                    // SAFETY: the block belongs to this task alone.
+                    unsafe { out.finish(m0 + i..m0 + i + h, j..j + w) };
+                }
             });
         }
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::activation::activation_forward;
 use crate::testing::{bits, close, random, same_for_any_thread_count};
 
 fn naive(a: MatRef, b: MatRef) -> Vec<f64> {
@@ -107,6 +108,46 @@ fn a_packed_side_changes_no_bit() {
                 },
                 |c| bits(c),
             );
+        }
+    }
+}
+
+#[test]
+fn a_product_is_finished_where_it_is_computed() {
+    let biased = |c: &[f32], bias: Option<&[f32]>, n: usize| -> Vec<f32> {
+        let bias = |column: usize| bias.map_or(0.0, |bias| bias[column]);
+        c.iter().enumerate().map(|(index, value)| value + bias(index % n)).collect()
+    };
+    for (m, k, n) in [(1, 1, 1), (5, 0, 7), (70, 1100, 80), (300, 4200, 65), (20, 96, 600)] {
+        let (a, b, bias) = (random(1, m * k), exact(2, k * n), random(3, n));
+        let (a, packed) = (MatRef::new(&a, m, k), PackedB::new(MatRef::new(&b, k, n)));
+        let twice = PackedB::new(MatRef::new(&b, k, n).t());
+        for precision in [Precision::F32, Precision::Bf16] {
+            for right in [packed.view(), twice.t()] {
+                let mut plain = vec![f32::NAN; m * n];
+                matmul_packed(a, right, &mut plain, false, precision);
+                for bias in [None, Some(&bias[..])] {
+                    for activation in [None, Some(Activation::GeluTanh), Some(Activation::Silu)] {
+                        let mut want = biased(&plain, bias, n);
+                        if let Some(kind) = activation {
+                            let inner = want.clone();
+                            activation_forward(kind, &inner, &mut want);
+                        }
+                        let mut c = vec![f32::NAN; m * n];
+                        matmul_packed_then(a, right, &mut c, Epilogue { bias, activation }, precision);
+                        assert!(bits(&c) == bits(&want), "{m} {k} {n} {precision:?} {activation:?}");
+                    }
+                }
+            }
+        }
+        let mut c = vec![f32::NAN; m * n];
+        let out = Output::new(&mut c, n, false);
+        let out = Output { epilogue: Epilogue { bias: Some(&bias), activation: None }, ..out };
+        if k > 0 {
+            packed::matmul_widened(a, packed.view(), &out);
+            let want = naive(a, MatRef::new(&b, k, n));
+            let want: Vec<f64> = want.iter().enumerate().map(|(at, x)| x + bias[at % n] as f64).collect();
+            close(&c, &want, 1e-5);
         }
     }
 }

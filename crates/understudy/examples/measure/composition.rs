@@ -1,6 +1,6 @@
 //! Two concepts in one video: whether both are recognised, by Set-and-Sequence learned jointly and by a joint LoRA.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -39,37 +39,33 @@ struct Concept {
     references: Vec<Vec<f32>>,
 }
 
-/// Shares of videos in which both characters of a pair are recognised, over `pairs` pairs; `save` is a folder for videos.
-pub fn composition(measure: &Measure, pairs: u64, save: Option<&Path>) -> Result<Value> {
+/// Shares of videos in which both characters of a pair are recognised, and either, over `pairs`, with intervals over them;
+/// `save` is a folder for videos.
+pub fn composition(measure: &Measure, pairs: Range<u64>, save: Option<&Path>) -> Result<Value> {
     let threshold = threshold(measure)?;
     let methods = methods();
-    let mut both = methods.each_ref().map(|_| Vec::new());
-    let mut each = methods.each_ref().map(|_| Vec::new());
-    for pair in 0..pairs {
-        for (index, (name, config)) in methods.iter().enumerate() {
+    let mut shares = methods.each_ref().map(|_| (Vec::new(), Vec::new()));
+    for pair in pairs {
+        for ((name, config), (both, each)) in methods.iter().zip(&mut shares) {
             let videos = save.map(|folder| folder.join(format!("{name}-{pair}").replace(' ', "-")));
-            for seen in of_pair(measure, config, pair, threshold, videos.as_deref())? {
-                each[index].extend(seen.map(|own| f64::from(u8::from(own))));
-                both[index].push(f64::from(u8::from(seen[0] && seen[1])));
-            }
-            let share = |found: &[f64]| found.iter().sum::<f64>() / found.len().max(1) as f64;
+            let seen = of_pair(measure, config, pair, threshold, videos.as_deref())?;
+            let share =
+                |count: usize, all: usize| f64::from(u32::try_from(count).unwrap_or(0)) / all.max(1) as f64;
+            both.push(share(seen.iter().filter(|seen| seen[0] && seen[1]).count(), seen.len()));
+            each.push(share(seen.as_flattened().iter().filter(|seen| **seen).count(), 2 * seen.len()));
             eprintln!(
-                "{name}: both in {:.2}, each in {:.2} of {} videos of {} pairs",
-                share(&both[index]),
-                share(&each[index]),
-                both[index].len(),
-                pair + 1
+                "{name}: pair {pair}: both {:.2}, each {:.2}",
+                both[both.len() - 1],
+                each[each.len() - 1]
             );
         }
     }
-    let figures = methods.iter().zip(both.iter().zip(&each)).map(|((name, _), (both, each))| {
-        let found = json!({"both": bootstrap(both, 0.95, 0)?, "each": bootstrap(each, 0.95, 0)?});
-        Ok(((*name).to_owned(), found))
+    let figures = methods.iter().zip(&shares).map(|((name, _), (both, each))| {
+        let of = |own: &[f64]| anyhow::Ok(json!({"pairs": own, "mean": bootstrap(own, 0.95, 0)?}));
+        Ok(((*name).to_owned(), json!({"both": of(both)?, "each": of(each)?})))
     });
     let figures = figures.collect::<Result<serde_json::Map<_, _>>>()?;
-    Ok(
-        json!({"threshold": threshold, "pairs": pairs, "videos_of_a_pair": PLACES.len() * SEEDS.len(), "methods": figures}),
-    )
+    Ok(json!({"threshold": threshold, "videos_of_a_pair": PLACES.len() * SEEDS.len(), "methods": figures}))
 }
 
 /// The joint fits that are compared: as many samples a step and in all.

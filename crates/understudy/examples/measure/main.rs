@@ -1,7 +1,7 @@
 //! Measures `nano` and its judges on the puppet world: the figures of docs/results.md.
 //!
 //! ```text
-//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | savings | composition [--count N]
+//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | savings | composition [--count N] [--first N] [--save FOLDER]
 //! ```
 //! Each prints one JSON object. All seeds are fixed.
 
@@ -28,8 +28,9 @@ const GUIDANCE: f32 = 4.0;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let count =
-        arguments.iter().position(|a| a == "--count").and_then(|at| arguments.get(at + 1)?.parse().ok());
+    let after =
+        |flag: &str| arguments.iter().position(|own| own == flag).and_then(|at| arguments.get(at + 1));
+    let count: Option<u64> = after("--count").and_then(|count| count.parse().ok());
     let measure = Measure::load()?;
     let figures = match arguments.first().map(String::as_str) {
         Some("autoencoder") => measure.autoencoder(count.unwrap_or(64))?,
@@ -39,8 +40,9 @@ fn main() -> Result<()> {
         Some("lora") => measure.lora(count.unwrap_or(10))?,
         Some("matches") => matches::matches(&measure.base, count.unwrap_or(26))?,
         Some("composition") => {
-            let save = arguments.iter().position(|a| a == "--save").and_then(|at| arguments.get(at + 1));
-            composition::composition(&measure, count.unwrap_or(8), save.map(std::path::Path::new))?
+            let first: u64 = after("--first").and_then(|first| first.parse().ok()).unwrap_or(0);
+            let pairs = first..first + count.unwrap_or(4);
+            composition::composition(&measure, pairs, after("--save").map(std::path::Path::new))?
         }
         Some("savings") => savings::savings(&measure, count.unwrap_or(32))?,
         _ => bail!(
