@@ -47,14 +47,26 @@ fn composed_geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     value * activation::gelu(x.narrow(D - 1, width, width))
 }
 
+/// `kind` of every number of `x`.
+pub(super) fn values(kind: Kind, x: &[f32]) -> Floats {
+    let mut y = Floats::unspecified(x.len());
+    kernels::activation_forward(kind, x, &mut y);
+    y
+}
+
+/// The gradient of `x` from that of [`values`].
+pub(super) fn gradient(kind: Kind, x: &[f32], grad: &[f32]) -> Floats {
+    let mut dx = Floats::unspecified(grad.len());
+    kernels::activation_backward(kind, x, grad, &mut dx);
+    dx
+}
+
 #[derive(Clone, Debug)]
 struct Activation(Kind);
 
 impl CpuOp<1> for Activation {
     fn forward(&self, [x]: [&Array; 1]) -> (Array, Vec<Array>) {
-        let mut y = Floats::unspecified(x.len());
-        kernels::activation_forward(self.0, x.data(), &mut y);
-        (Array::new(y, x.shape()), Vec::new())
+        (Array::new(values(self.0, x.data()), x.shape()), Vec::new())
     }
 
     fn keeps(&self, _: [bool; 1]) -> ([bool; 1], bool) {
@@ -62,9 +74,7 @@ impl CpuOp<1> for Activation {
     }
 
     fn backward(&self, kept: &Kept<1>, grad: &Array, _: [bool; 1]) -> [Option<Array>; 1] {
-        let mut dx = Floats::unspecified(grad.len());
-        kernels::activation_backward(self.0, kept.input(0), grad.data(), &mut dx);
-        [Some(Array::new(dx, kept.shape(0)))]
+        [Some(Array::new(gradient(self.0, kept.input(0), grad.data()), kept.shape(0)))]
     }
 }
 

@@ -6,8 +6,8 @@ use burn::tensor::{Tensor, TensorData};
 use understudy_kernels as kernels;
 use understudy_kernels::{Activation, Epilogue, Floats, MatRef, PackedB};
 
-use super::activation::activated;
-use super::linear::{Weight, extents, linear, with_last};
+use super::activation::{activated, gradient, values};
+use super::linear::{Weight, extents, input_gradient, linear, product, with_last};
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 use crate::ops::precision;
 
@@ -119,10 +119,8 @@ impl Frozen {
         let bias = self.bias.as_ref().map(Array::data);
         match &self.weight {
             Matrix::Dense(weight) => {
-                let mut y = super::linear::biased(x.rows, outputs, bias);
-                let weight = MatRef::new(weight.data(), outputs, inputs).t();
-                kernels::matmul(x, weight, &mut y, bias.is_some(), precision());
-                activation.into_iter().fold(y, |inner, kind| activation_of(kind, &inner))
+                let y = product(x, MatRef::new(weight.data(), outputs, inputs), bias);
+                activation.into_iter().fold(y, |inner, kind| values(kind, &inner))
             }
             Matrix::Packed(weight) => {
                 let mut y = Floats::unspecified(x.rows * outputs);
@@ -136,24 +134,15 @@ impl Frozen {
     /// `g W`.
     fn backward(&self, gradient: MatRef) -> Floats {
         let [outputs, inputs] = self.shape();
-        let mut dx = Floats::unspecified(gradient.rows * inputs);
         match &self.weight {
-            Matrix::Dense(weight) => {
-                let weight = MatRef::new(weight.data(), outputs, inputs);
-                kernels::matmul(gradient, weight, &mut dx, false, precision());
-            }
+            Matrix::Dense(weight) => input_gradient(gradient, MatRef::new(weight.data(), outputs, inputs)),
             Matrix::Packed(weight) => {
-                kernels::matmul_packed(gradient, weight.t(), &mut dx, false, precision())
+                let mut dx = Floats::unspecified(gradient.rows * inputs);
+                kernels::matmul_packed(gradient, weight.t(), &mut dx, false, precision());
+                dx
             }
         }
-        dx
     }
-}
-
-fn activation_of(kind: Activation, x: &[f32]) -> Floats {
-    let mut y = Floats::unspecified(x.len());
-    kernels::activation_forward(kind, x, &mut y);
-    y
 }
 
 /// `f(x W^T + b)` of x.
@@ -176,7 +165,7 @@ impl CpuOp<1> for FrozenLinear {
         let inner = self.run(x, None);
         match self.activation {
             None => (inner, Vec::new()),
-            Some(kind) => (Array::new(activation_of(kind, inner.data()), inner.shape()), vec![inner]),
+            Some(kind) => (Array::new(values(kind, inner.data()), inner.shape()), vec![inner]),
         }
     }
 
@@ -190,13 +179,9 @@ impl CpuOp<1> for FrozenLinear {
 
     fn backward(&self, kept: &Kept<1>, grad: &Array, _: [bool; 1]) -> [Option<Array>; 1] {
         let [rows, _, outputs] = extents(kept.shape(0), &self.map.shape());
-        let inner = self.activation.map(|kind| {
-            let mut inner = Floats::unspecified(grad.len());
-            kernels::activation_backward(kind, kept.extra(0), grad.data(), &mut inner);
-            inner
-        });
-        let gradient = inner.as_deref().unwrap_or(grad.data());
-        let dx = self.map.backward(MatRef::new(gradient, rows, outputs));
+        let inner = self.activation.map(|kind| gradient(kind, kept.extra(0), grad.data()));
+        let inner = inner.as_deref().unwrap_or(grad.data());
+        let dx = self.map.backward(MatRef::new(inner, rows, outputs));
         [Some(Array::new(dx, kept.shape(0)))]
     }
 }

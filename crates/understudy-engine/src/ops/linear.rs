@@ -57,13 +57,21 @@ fn composed_linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option
 #[derive(Clone, Debug)]
 struct Linear;
 
-/// What a product is written or, with a bias, added to: `bias` in every row.
-pub(super) fn biased(rows: usize, outputs: usize, bias: Option<&[f32]>) -> Floats {
-    let mut y = Floats::unspecified(rows * outputs);
+/// `x W^T` of a dense weight, plus `bias` in every row.
+pub(super) fn product(x: MatRef, weight: MatRef, bias: Option<&[f32]>) -> Floats {
+    let mut y = Floats::unspecified(x.rows * weight.rows);
     if let Some(bias) = bias {
-        y.par_chunks_mut(outputs).with_min_len(64).for_each(|row| row.copy_from_slice(bias));
+        y.par_chunks_mut(weight.rows).with_min_len(64).for_each(|row| row.copy_from_slice(bias));
     }
+    kernels::matmul(x, weight.t(), &mut y, bias.is_some(), precision());
     y
+}
+
+/// `g W` of a dense weight.
+pub(super) fn input_gradient(gradient: MatRef, weight: MatRef) -> Floats {
+    let mut dx = Floats::unspecified(gradient.rows * weight.cols);
+    kernels::matmul(gradient, weight, &mut dx, false, precision());
+    dx
 }
 
 /// `y` in the shape of `x` but for the last dimension.
@@ -82,14 +90,8 @@ pub(super) fn extents(x: &[usize], weight: &[usize]) -> [usize; 3] {
 impl Linear {
     fn run(x: &Array, weight: &Array, bias: Option<&Array>) -> (Array, Vec<Array>) {
         let [rows, inputs, outputs] = extents(&x.shape(), &weight.shape());
-        let mut y = biased(rows, outputs, bias.map(Array::data));
-        kernels::matmul(
-            MatRef::new(x.data(), rows, inputs),
-            MatRef::new(weight.data(), outputs, inputs).t(),
-            &mut y,
-            bias.is_some(),
-            precision(),
-        );
+        let weight = MatRef::new(weight.data(), outputs, inputs);
+        let y = product(MatRef::new(x.data(), rows, inputs), weight, bias.map(Array::data));
         (with_last(x, y, outputs), Vec::new())
     }
 
@@ -97,9 +99,8 @@ impl Linear {
         let [rows, inputs, outputs] = extents(kept.shape(0), kept.shape(1));
         let mut result = [const { None }; N];
         if wanted[0] {
-            let mut dx = Floats::unspecified(rows * inputs);
             let weight = MatRef::new(kept.input(1), outputs, inputs);
-            kernels::matmul(MatRef::new(grad.data(), rows, outputs), weight, &mut dx, false, precision());
+            let dx = input_gradient(MatRef::new(grad.data(), rows, outputs), weight);
             result[0] = Some(Array::new(dx, kept.shape(0)));
         }
         if wanted[1] {
