@@ -4,20 +4,24 @@
     python bench/bench.py ... --wan FOLDER          # also Wan 2.1 1.3B's size; make it with oracle/wan_size.py
     python bench/bench.py ... --sd FOLDER           # also Stable Diffusion 1.5's UNet; make it with oracle/sd_size.py
     python bench/bench.py ... --only nano-generate --rounds 9 --out results.json
+    python bench/bench.py ... --wan FOLDER --device cuda:0 --only wan-gpu-step-bf16,wan-gpu-lora-bf16
 
 Every work is a process of each side, in turn, so that a change of the machine's speed meets both. A process prints JSON
 lines; what is timed is in them, so that imports and loading count in `nano-start` alone. Reported are medians over the
-rounds, the ratio of medians with a bootstrap interval over rounds, and the peak of memory of both.
+rounds, the ratio of medians with a bootstrap interval over rounds, and the peak of memory of both: of the process, or of
+the GPU if one computes, which nothing else may use meanwhile.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -25,8 +29,24 @@ HERE = Path(__file__).resolve().parent
 PROMPT = "a red robot walks to the left on the beach"
 
 
-def run(command):
+class Peak(threading.Thread):
+    """Watches the memory of the first GPU, in MB."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.highest, self.over = 0.0, threading.Event()
+
+    def run(self):
+        query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        while not self.over.wait(0.1):
+            self.highest = max(self.highest, float(subprocess.check_output(query, text=True)))
+
+
+def run(command, device="cpu"):
     """What one process printed, with the seconds since its start, and its peak of memory in MB."""
+    peak = Peak() if device.startswith("cuda") else None
+    if peak:
+        peak.start()
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     events = []
@@ -41,7 +61,10 @@ def run(command):
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{errors[-2000:]}")
-    return events, usage.ru_maxrss / 1024
+    if peak:
+        peak.over.set()
+        peak.join()
+    return events, peak.highest if peak else usage.ru_maxrss / 1024
 
 
 def seconds(events, what):
@@ -78,20 +101,23 @@ def works(args, folder):
         frames, height, width = map(str, size)
         shape = ["--frames", frames, "--height", height, "--width", width, "--steps", str(steps)]
         common = ["--base", base, "--prompt", PROMPT, "--guidance", "4", "--dtype", dtype, *shape]
+        common += ["--device", args.device]
         out = folder / "out"
         own = [ours, "generate", *common, "--json", "--out", f"{out}-{random.random()}.safetensors"]
         return own, [*theirs, "generate", *common]
 
-    def lora(base, dtype, preset, batch, steps, extra):
+    def lora(base, dtype, preset, batch, steps, extra, frames=17):
         out = folder / f"{random.random()}.safetensors"
-        own = [ours, "fit", "--base", base, "--preset", preset, "--subject", clip(folder), "--class", "robot"]
+        own = [ours, "fit", "--base", base, "--preset", preset, "--class", "robot", "--device", args.device]
+        own += ["--subject", clip(folder, -(-frames // 17)), "--set", f"clip_frames={frames}"]
         own += ["--rank", "16", "--batch", str(batch), "--token-steps", "0", "--steps", str(steps), "--prior-weight", "0"]
-        own += ["--set", "token_rate=0", "--set", "samples.every=0", "--set", "clip_frames=17", "--dtype", dtype]
+        own += ["--set", "token_rate=0", "--set", "samples.every=0", "--dtype", dtype]
         own += ["--json", "--out", out, *extra, *(["--set", "checkpointing=true"] if extra else [])]
-        size = extra[1] if extra else "64"
+        height, width = (extra[1], extra[3]) if extra else ("64", "64")
         # Of the large base both sides replay blocks in the backward pass.
         other = [*theirs, "lora", *(["--checkpointing"] if extra else []), "--base", base, "--rank", "16", "--batch", str(batch), "--steps", str(steps)]
-        return own, [*other, "--dtype", dtype, "--frames", "17", "--height", size, "--width", size]
+        other += ["--dtype", dtype, "--device", args.device, "--frames", str(frames)]
+        return own, [*other, "--height", height, "--width", width]
 
     nano, wan = args.nano, args.wan
     yield "nano-generate", "whole", lambda: generate(nano, (17, 64, 64), 20, "f32")
@@ -107,9 +133,13 @@ def works(args, folder):
             yield f"wan-step-{dtype}", "step", lambda dtype=dtype: generate(wan, (17, 256, 256), 3, dtype)
             yield f"wan-lora-{dtype}", "step", lambda dtype=dtype: lora(wan, dtype, "wan", 1, 3, side)
         yield "wan-decode", "decoded", lambda: generate(wan, (17, 256, 256), 1, "f32")
-    if args.sd:
+    if wan and args.device != "cpu":
+        side = ["--height", "480", "--width", "832"]
+        yield "wan-gpu-step-bf16", "step", lambda: generate(wan, (81, 480, 832), 4, "bf16")
+        yield "wan-gpu-lora-bf16", "step", lambda: lora(wan, "bf16", "wan", 1, 4, side, 81)
+    if args.sd and args.device == "cpu":
         steps = "4"
-        other = [*theirs, "unet", "--base", args.sd, "--steps", steps]
+        other = [*theirs, "unet", "--base", args.sd, "--steps", steps, "--device", "cpu"]
         yield "sd-step-f32", "step", lambda: ([args.sd_step, args.sd, steps], other)
 
 
@@ -126,12 +156,15 @@ def main():
     parser.add_argument("--understudy", default="target/release/understudy")
     parser.add_argument("--nano", default="crates/understudy-nano/weights")
     parser.add_argument("--wan")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:0, of both sides")
     parser.add_argument("--sd", help="a folder of Stable Diffusion 1.5's size")
     parser.add_argument("--sd-step", default="target/release/examples/sd_unet_step")
     parser.add_argument("--only", help="names of works, separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", help="a JSON file of every measurement")
     args = parser.parse_args()
+    if args.device.startswith("cuda") and not shutil.which("nvidia-smi"):
+        sys.exit("--device: memory of a GPU is read from nvidia-smi, which is not there")
     kept = {}
     print("| Work | understudy, s | PyTorch, s | Ratio (95 %) | Memory, MB | Ratio |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +174,7 @@ def main():
             sides = ([], [])
             for _ in range(args.rounds):
                 for side, command in zip(sides, commands()):
-                    events, memory = run(list(map(str, command)))
+                    events, memory = run(list(map(str, command)), args.device)
                     side.append((measures(what)(events), memory))
             times = [[time for time, _ in side] for side in sides]
             peaks = [statistics.median(memory for _, memory in side) for side in sides]

@@ -22,6 +22,8 @@ class Clock:
         self.last = time.perf_counter()
 
     def read(self):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         passed, self.last = now - self.last, now
         return passed
@@ -34,7 +36,7 @@ def pipeline(args):
     vae = AutoencoderKLWan.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32)
     pipe = WanPipeline.from_pretrained(args.base, vae=vae, torch_dtype=DTYPES[args.dtype])
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(args.device)
 
 
 def words(args):
@@ -68,8 +70,8 @@ def generate(args):
     ).frames
     clock.read()
     shape = (1, pipe.vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(pipe.vae.config.latents_mean).view(shape)
-    deviation = torch.tensor(pipe.vae.config.latents_std).view(shape)
+    mean = torch.tensor(pipe.vae.config.latents_mean, device=args.device).view(shape)
+    deviation = torch.tensor(pipe.vae.config.latents_std, device=args.device).view(shape)
     pipe.vae.decode(latents.float() * deviation + mean, return_dict=False)
     tell("decoded", clock.read())
 
@@ -90,15 +92,15 @@ def lora(args):
         transformer.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     with torch.no_grad():
-        video = torch.rand(1, 3, args.frames, args.height, args.width) * 2 - 1
+        video = torch.rand(1, 3, args.frames, args.height, args.width, device=args.device) * 2 - 1
         latents = pipe.vae.encode(video).latent_dist.mode().repeat(args.batch, 1, 1, 1, 1)
         text = pipe.encode_prompt("a robot", None, False, max_sequence_length=words(args))[0]
         text = text.repeat(args.batch, 1, 1)
     del pipe.text_encoder, pipe.vae
-    mixed = torch.autocast("cpu", DTYPES[args.dtype], enabled=args.dtype != "f32")
+    mixed = torch.autocast(args.device.split(":")[0], DTYPES[args.dtype], enabled=args.dtype != "f32")
     clock = Clock()
     for step in range(args.steps):
-        sigma = torch.sigmoid(torch.randn(args.batch)).view(-1, 1, 1, 1, 1)
+        sigma = torch.sigmoid(torch.randn(args.batch, device=args.device)).view(-1, 1, 1, 1, 1)
         noise = torch.randn_like(latents)
         with mixed:
             found = transformer(
@@ -120,8 +122,8 @@ def unet(args):
     from diffusers import UNet2DConditionModel
     from safetensors.torch import load_file
 
-    model = UNet2DConditionModel.from_pretrained(args.base, torch_dtype=DTYPES[args.dtype])
-    inputs = load_file(Path(args.base) / "inputs.safetensors")
+    model = UNet2DConditionModel.from_pretrained(args.base, torch_dtype=DTYPES[args.dtype]).to(args.device)
+    inputs = load_file(Path(args.base) / "inputs.safetensors", device=args.device)
     clock = Clock()
     for step in range(args.steps):
         model(**inputs, return_dict=False)
@@ -134,6 +136,7 @@ def main():
     parser.add_argument("--base", required=True)
     parser.add_argument("--prompt", default="")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpointing", action="store_true")
     for name, usual in {"frames": 17, "height": 64, "width": 64, "steps": 20, "rank": 16, "batch": 4}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)

@@ -32,6 +32,18 @@ pub enum Error {
         /// What the user can do.
         advice: &'static str,
     },
+    /// A video of a kind that is left to `ffmpeg`, which is not there or cannot decode it.
+    #[error(
+        "{}: {reason}; install ffmpeg, which is used for such files, or re-encode it elsewhere to H.264 in MP4 \
+         (ffmpeg -i in -c:v libx264 -pix_fmt yuv420p out.mp4)",
+        path.display()
+    )]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Why it is not decoded here, and what ffmpeg says if it is there.
+        reason: String,
+    },
     /// A picture or video frame is too small or too large to use.
     #[error("{}: {width}x{height} is outside the limits ({limit}); {advice}", path.display())]
     Dimensions {
@@ -116,6 +128,11 @@ impl Error {
     /// [`Error::Unreadable`].
     pub(crate) fn unreadable(path: &Path, reason: impl Into<String>, advice: &'static str) -> Self {
         Self::Unreadable { path: path.into(), reason: reason.into(), advice }
+    }
+
+    /// [`Error::Unsupported`].
+    pub(crate) fn unsupported(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Unsupported { path: path.into(), reason: reason.into() }
     }
 
     /// [`Error::Output`].

@@ -31,6 +31,7 @@ mod atomic;
 mod complete;
 mod dataset;
 mod error;
+mod ffmpeg;
 mod font;
 mod gif;
 mod h264;

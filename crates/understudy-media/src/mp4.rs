@@ -42,8 +42,8 @@ impl Video {
     /// Sound is not read. A variable frame rate becomes its mean.
     ///
     /// # Errors
-    /// When the file cannot be read, is damaged or truncated, has no H.264 video or no frames, or decoding it would
-    /// take more than [`crate::MAX_VIDEO_BYTES`]. A clip of which only some frames decode is an error too.
+    /// [`Error::Unsupported`] when its video is not such H.264 or it is fragmented; when the file cannot be read, is damaged or
+    /// truncated, has no video or no frames, or decoding it would take more than [`crate::MAX_VIDEO_BYTES`]. A clip of which only some frames decode is an error too.
     pub fn read_mp4(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let track = demux::Track::open(path)?;

@@ -17,6 +17,7 @@ pub const MAX_VIDEO_BYTES: u64 = 4 << 30;
 
 const RE_ENCODE: &str =
     "copy the file again, or re-encode it: ffmpeg -i in -c:v libx264 -pix_fmt yuv420p out.mp4";
+const NO_VIDEO: &str = "not an MP4, GIF or WebP file";
 const CUT: &str = "cut or scale the clip: ffmpeg -i in -t 5 -vf scale=-2:720 out.mp4";
 
 /// A clip: frames of one size and a constant frame rate.
@@ -69,12 +70,13 @@ impl Video {
         planar
     }
 
-    /// Reads a clip: MP4 with H.264, GIF, or animated WebP, told apart by content. Transparency is laid over white.
+    /// Reads a clip: MP4 with H.264, GIF, or animated WebP, told apart by content, and anything else by the system's `ffmpeg`
+    /// where there is one. Transparency is laid over white.
     /// A frame of an animated picture that is shown a whole number of times as long as the shortest stands as often: encoders
     /// write frames that repeat as one. Other variable frame rates become their mean.
     ///
     /// # Errors
-    /// When the file cannot be read, is none of these, is damaged, has no frames, or exceeds the limits
+    /// When the file cannot be read, is none of these, needs `ffmpeg` and there is none, is damaged, has no frames, or exceeds the limits
     /// ([`crate::MAX_SIDE`], [`MAX_VIDEO_BYTES`]).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -96,9 +98,14 @@ impl Video {
             let area = decoder.dimensions();
             collect(path, area, decoder.into_frames(), 1.0)
         } else if is_mp4(&head) {
-            Self::read_mp4(path)
+            match Self::read_mp4(path) {
+                Err(Error::Unsupported { reason, .. }) => crate::ffmpeg::read(path, &reason),
+                other => other,
+            }
+        } else if is_text(&head) {
+            Err(Error::unreadable(path, NO_VIDEO, RE_ENCODE))
         } else {
-            Err(Error::unreadable(path, "not an MP4, GIF or WebP file", RE_ENCODE))
+            crate::ffmpeg::read(path, NO_VIDEO)
         }
     }
 
@@ -166,6 +173,12 @@ pub(crate) fn is_mp4(head: &[u8]) -> bool {
     matches!(head.get(4..8), Some(b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip"))
 }
 
+/// Whether a file begins as text, which `ffmpeg` would draw the letters of, or has nothing in it.
+fn is_text(head: &[u8]) -> bool {
+    !head.starts_with(b"YUV4MPEG2")
+        && head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+}
+
 /// Up to the first 32 bytes of a file.
 pub(crate) fn read_head(path: &Path) -> Result<Vec<u8>> {
     let mut head = Vec::new();
@@ -216,7 +229,13 @@ fn damaged(path: &Path, error: ::image::ImageError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::repeats;
+    use super::{is_text, repeats};
+
+    #[test]
+    fn text_is_no_video() {
+        assert!(is_text(b"") && is_text(b"a cat [jumps]\n") && is_text(b"{\"a\": 1}"));
+        assert!(!is_text(b"\x1a\x45\xdf\xa3") && !is_text(b"OggS\0") && !is_text(b"YUV4MPEG2 W2"));
+    }
 
     #[test]
     fn delays_of_whole_multiples_are_repeats() {

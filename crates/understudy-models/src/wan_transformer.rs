@@ -4,6 +4,7 @@
 //! 2025). Modules, their order and their names follow the checkpoint.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -273,7 +274,12 @@ pub struct WanTransformer {
     blocks: Stack<WanBlock>,
     proj_out: Linear,
     scale_shift_table: Tensor<3>,
+    /// The last rotary embedding that was asked for: every step of a sampling loop asks for the same.
+    rotary: Arc<Mutex<Option<(Place, Rotary)>>>,
 }
+
+/// What a rotary embedding is made for.
+type Place = ([usize; 3], Device);
 
 impl WanTransformer {
     /// Builds the network from `weights`.
@@ -300,6 +306,7 @@ impl WanTransformer {
                 [1, 2, dim],
                 Init::Normal((dim as f32).powf(-0.5)),
             ),
+            rotary: Arc::default(),
         }
     }
 
@@ -328,7 +335,7 @@ impl WanTransformer {
     /// `context` with the keys and values that the blocks make of it, unless they are different at other steps, blocks are not
     /// at hand, or the text is so long that computing them again is better than keeping them.
     pub fn projected(&self, context: TextContext, attachments: &Attachments) -> TextContext {
-        const MOST_NUMBERS: usize = 16 << 20;
+        const MOST_NUMBERS: usize = 64 << 20;
         let depth = self.blocks.len();
         let sites = ["attn2.to_k", "attn2.to_v"];
         let steady =
@@ -383,7 +390,16 @@ impl WanTransformer {
 
     /// The rotary embedding for latents of shape `dims`.
     pub fn rotary(&self, dims: [usize; 5], device: &Device) -> Rotary {
-        Rotary::new(self.config.attention_head_dim, self.grid(dims), device)
+        let place = (self.grid(dims), device.clone());
+        let mut last = self.rotary.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((own, rotary)) if *own == place => rotary.clone(),
+            _ => {
+                let rotary = Rotary::new(self.config.attention_head_dim, place.0, device);
+                *last = Some((place, rotary.clone()));
+                rotary
+            }
+        }
     }
 
     /// Block `index`.

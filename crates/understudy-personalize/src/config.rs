@@ -10,6 +10,7 @@ use understudy_train::{Schedule, TrainConfig};
 
 use crate::error::{Error, Result};
 use crate::sites::Targets;
+use crate::subject::SubjectOptions;
 
 /// What stands for a motion in prompts unless something else is asked for.
 pub const DEFAULT_MOTION: &str = "<m>";
@@ -202,6 +203,8 @@ pub struct LoraConfig {
     pub size: [usize; 2],
     /// Frames of the clips a video subject is cut into.
     pub clip_frames: usize,
+    /// Frames a second of the base's videos; of a video subject that has more the frames between are left out.
+    pub fps: f32,
     /// Rank of the residuals.
     pub rank: usize,
     /// Their scale, times the rank.
@@ -291,15 +294,20 @@ impl Preset {
         }
     }
 
-    /// Its settings for Set-and-Sequence: [`LoraConfig::sequence`], on `nano` at three times the rates, since with so much
-    /// left out at a step so few steps reach little.
+    /// Its settings for Set-and-Sequence: [`LoraConfig::sequence`], on `nano` at three times the rates and regularized more
+    /// lightly, without the prior: so few steps reach little where so much is left out, and a base so small unlearns the motion
+    /// in other places along with the class's (`docs/results.md`).
     pub fn sequence(self) -> LoraConfig {
         const FASTER: f32 = 3.0;
+        const DROPOUT: [f32; 2] = [0.5, 0.2];
         let mut config = self.config().sequence();
         if self != Self::Wan {
             config.lora.learning_rate *= FASTER;
+            config.dropout = DROPOUT[0];
+            config.prior.weight = 0.0;
             if let Some(motion) = &mut config.motion {
                 motion.stage.learning_rate *= FASTER;
+                motion.dropout = DROPOUT[1];
             }
         }
         config
@@ -363,6 +371,7 @@ impl LoraConfig {
             seed: 0,
             size: [64, 64],
             clip_frames: 17,
+            fps: 8.0,
             rank: 16,
             alpha: 16.0,
             basis: Basis::Input,
@@ -391,6 +400,16 @@ impl LoraConfig {
                 guidance: 4.0,
             },
             motion: None,
+        }
+    }
+
+    /// How a subject is read to be fitted with these settings.
+    pub fn subject_options(&self) -> SubjectOptions {
+        SubjectOptions {
+            size: self.size,
+            clip_frames: self.clip_frames,
+            fps: f64::from(self.fps),
+            strict: true,
         }
     }
 
@@ -463,6 +482,7 @@ impl LoraConfig {
         Self {
             size: [480, 832],
             clip_frames: 33,
+            fps: 16.0,
             rank: 32,
             alpha: 32.0,
             token_rate: 0.1,
@@ -527,6 +547,7 @@ impl LoraConfig {
             ("motion.unnamed", unit(shares[1]), "between 0 and 1"),
             ("motion.stitched", unit(shares[2]), "between 0 and 1"),
             ("clip_frames", self.clip_frames >= 1, "at least 1"),
+            ("fps", (0.1..=1000.0).contains(&self.fps), "between 0.1 and 1000"),
             (
                 "window",
                 unit(window.start) && unit(window.end) && window.start < window.end,

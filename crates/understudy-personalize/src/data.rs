@@ -225,10 +225,8 @@ pub(crate) fn stitched_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -
     let mut inputs = Vec::new();
     for (at, (one, left)) in subjects.iter().enumerate() {
         for (other, right) in &subjects[at + 1..] {
-            let still = format!("a {} and a {}", left.phrase(), right.phrase());
-            let named = [(left, one), (right, other)]
-                .map(|(own, at)| format!("a {} {} {}", own.phrase(), motion.token_of(*at), own.action()));
-            let prompts = motion.mixed(&[still], &[named.map(|own| own.trim_end().to_owned()).join(" and ")]);
+            let [still, named] = of_both([(*one, left), (*other, right)], motion);
+            let prompts = motion.mixed(&[still], &[named]);
             for (index, clips) in left.clips.iter().zip(&right.clips).enumerate() {
                 let masks = [left, right].map(|own| own.clip_masks.get(index).map_or(&[][..], Vec::as_slice));
                 let video = side_by_side([clips.0, clips.1], masks, config.size)?;
@@ -243,6 +241,26 @@ pub(crate) fn stitched_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -
         }
     }
     Ok(inputs)
+}
+
+/// The prompts of a clip of two subjects, by their numbers: one that names them, and one that also says what they do.
+fn of_both(subjects: [(usize, &Subject); 2], motion: &Motion) -> [String; 2] {
+    let still = subjects.map(|(_, own)| format!("a {}", own.phrase()));
+    let moving = subjects.map(|(at, own)| {
+        let said = format!("a {} {} {}", own.phrase(), motion.token_of(at), own.action());
+        said.trim_end().to_owned()
+    });
+    [still, moving].map(|both| both.join(" and "))
+}
+
+/// All prompts of stitched clips.
+pub(crate) fn stitched_prompts(job: &Job, motion: &Motion) -> Vec<String> {
+    let subjects: Vec<(usize, &Subject)> = job.subjects().enumerate().collect();
+    let pairs = subjects
+        .iter()
+        .enumerate()
+        .flat_map(|(at, one)| subjects[at + 1..].iter().map(move |other| [*one, *other]));
+    pairs.flat_map(|pair| of_both(pair, motion)).collect()
 }
 
 /// Two clips of `[height, width]` in one of that size: of each the half of its columns that its subject is in the middle of.

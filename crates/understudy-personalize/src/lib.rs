@@ -8,13 +8,13 @@
 //! use std::path::Path;
 //! use understudy_engine::device::DeviceName;
 //! use understudy_engine::safetensors::Precision;
-//! use understudy_personalize::{Dialect, Job, Preset, Subject, SubjectOptions, lora};
+//! use understudy_personalize::{Dialect, Job, Preset, Subject, lora};
 //! use understudy_pipeline::{Base, Files, Request, generate};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Base::load(&Files::folder("Wan2.1-T2V-1.3B-Diffusers"), &DeviceName::Cpu.open()?)?;
 //! let config = Preset::Wan.config();
-//! let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
+//! let options = config.subject_options();
 //! let subject = Subject::open(Path::new("my-cat"), "cat", "<s>", options)?;
 //! let job = Job { base: &base, base_name: "wan", subject: &subject, others: &[], folder: Path::new("runs/my-cat") };
 //! let adapter = lora::fit(&job, &config, &mut |_event| ControlFlow::Continue(()))?;

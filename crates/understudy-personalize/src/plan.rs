@@ -8,6 +8,7 @@ use understudy_pipeline::{Base, latent_shape};
 
 use crate::clips::check_clips;
 use crate::config::{LoraConfig, Motion, Stage};
+use crate::data::stitched_prompts;
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
 use crate::prompts::{Telling, neutral_prompts, personal_caption};
@@ -82,6 +83,15 @@ fn check_subject(subject: &Subject, config: &LoraConfig) -> Result<()> {
         });
     }
     if config.motion.is_some() {
+        if subject.clips.is_empty() {
+            let found = subject.pictures.len();
+            let reason = format!(
+                "has no clip to learn a motion from: {found} {}, and a clip has {} (clip_frames); give a longer video",
+                if found == 1 { "picture or frame" } else { "pictures or frames" },
+                config.clip_frames
+            );
+            return Err(Error::Subject { field: "subject", reason });
+        }
         check_clips(&subject.clips)?;
     }
     if config.references && subject.pictures.is_empty() {
@@ -208,6 +218,16 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
                 Error::Subject { field: "caption", reason }
             })?;
         }
+    }
+    for prompt in
+        config.motion.iter().filter(|own| own.stitched > 0.0).flat_map(|own| stitched_prompts(job, own))
+    {
+        tokenizer.encode(&[&prompt], limit).map_err(|error| {
+            let reason = format!(
+                "two subjects in one clip: {error}; shorten what is in brackets, or set motion.stitched=0"
+            );
+            Error::Subject { field: "caption", reason }
+        })?;
     }
     Ok(())
 }

@@ -64,3 +64,47 @@ fn length(row: &Tensor<1>) -> f32 {
     let row = if row.is_tracked() { row.without_autodiff() } else { row };
     row.powi_scalar(2).sum().sqrt().into_scalar::<f32>()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+    use understudy_engine::host::values;
+
+    use super::*;
+
+    fn tensor(values: &[f32]) -> Tensor<1> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &Device::flex())
+    }
+
+    /// The sum of the row's numbers, each times another weight.
+    fn loss(start: &RowStart, offset: Tensor<1>) -> Tensor<1> {
+        (start.moved(offset, 0.5).reshape([-1]) * tensor(&[0.3, -1.0, 2.0])).sum()
+    }
+
+    /// Also where the row is as long as it may be, and is turned only.
+    #[test]
+    fn gradients_of_an_offset_are_those_of_differences() {
+        const STEP: f32 = 1e-2;
+        for longest in [10.0, 1.5] {
+            let start = RowStart { row: tensor(&[1.0, 2.0, -0.5]), unit: 0.8, longest };
+            let offset = [0.4, -0.7, 0.2];
+            let leaf = tensor(&offset).autodiff().require_grad();
+            let start_in_graph = RowStart { row: start.row.clone().autodiff(), ..start.clone() };
+            let weights = tensor(&[0.3, -1.0, 2.0]).autodiff();
+            let total = (start_in_graph.moved(leaf.clone(), 0.5).reshape([-1]) * weights).sum();
+            let gradient = values(leaf.grad(&total.backward()).unwrap());
+            for index in 0..3 {
+                let at = |step: f32| {
+                    let mut moved = offset;
+                    moved[index] += step;
+                    loss(&start, tensor(&moved)).into_scalar::<f32>()
+                };
+                let difference = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+                assert!((gradient[index] - difference).abs() < 1e-3, "{} and {difference}", gradient[index]);
+            }
+            let length = length(&start.moved(tensor(&offset), 0.5).reshape([-1]));
+            assert!(length <= longest + 1e-5, "{length}");
+        }
+    }
+}

@@ -19,6 +19,8 @@ pub struct SubjectOptions {
     pub size: [usize; 2],
     /// Frames of the clips a video is cut into.
     pub clip_frames: usize,
+    /// Frames a second of the base's videos: of a video that has more the frames between are left out, so that it is as fast.
+    pub fps: f64,
     /// Whether an unreadable picture is an error; otherwise it is left out.
     pub strict: bool,
 }
@@ -139,7 +141,20 @@ impl Subject {
         }
         let video = Video::read(path)?;
         let masks = clip_masks(path, &video, options.size)?;
-        let video = video.cover_crop(options.size)?;
+        let kept = frames_at(options.fps, video.frames.len(), video.fps);
+        if kept.len() < video.frames.len() {
+            let reason = format!(
+                "{} of its {} frames: it has {:.4} a second, and the base's videos {} (fps)",
+                video.frames.len() - kept.len(),
+                video.frames.len(),
+                video.fps,
+                options.fps
+            );
+            self.left_out.push(LeftOut { path: path.to_owned(), reason });
+        }
+        let masks: Vec<Mask> = kept.iter().filter_map(|&at| masks.get(at).cloned()).collect();
+        let frames = kept.iter().map(|&at| video.frames[at].clone()).collect();
+        let video = Video::new(frames, video.fps.min(options.fps))?.cover_crop(options.size)?;
         let said = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         let lines = said.trim_start_matches('\u{feff}').lines().map(str::trim);
         self.clip_captions = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
@@ -210,6 +225,14 @@ impl Subject {
     pub fn phrase(&self) -> String {
         format!("{} {}", self.token, self.class)
     }
+}
+
+/// The frames that a video of `count` frames at `from` a second shows at `to` a second: the nearest to each moment. Where it
+/// hardly has more, all of them.
+fn frames_at(to: f64, count: usize, from: f64) -> Vec<usize> {
+    const ALIKE: f64 = 1.1;
+    let step = if from > ALIKE * to { from / to } else { 1.0 };
+    (0..count).map(|at| (at as f64 * step).round() as usize).take_while(|at| *at < count).collect()
 }
 
 /// Twice the training size where the picture has so many pixels, so that crops of it stay sharp.
@@ -299,7 +322,7 @@ fn check_token(token: &str, class: &str) -> Result<String> {
 mod tests {
     use super::*;
 
-    const OPTIONS: SubjectOptions = SubjectOptions { size: [16, 24], clip_frames: 5, strict: true };
+    const OPTIONS: SubjectOptions = SubjectOptions { size: [16, 24], clip_frames: 5, fps: 8.0, strict: true };
 
     fn write(path: &Path, width: usize, height: usize) {
         Video::new(vec![Image::filled(width, height, [200, 30, 40])], 8.0)
@@ -345,6 +368,25 @@ mod tests {
         let subject = Subject::open(&path, "cat", "<s>", long).unwrap();
         assert_eq!(subject.pictures.len(), 12);
         assert!(subject.left_out[0].reason.contains("12 frames make no clip of 17"));
+    }
+
+    #[test]
+    fn a_faster_video_is_learned_at_the_speed_of_the_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gif");
+        write_video(&path, 12, |at| Image::filled(48, 32, [at * 20, 0, 0]));
+        let masks = folder.path().join("a.masks/");
+        write_video(&masks, 12, |at| Image::filled(48, 32, [at * 20; 3]));
+        let subject = Subject::open(&path, "cat", "<s>", SubjectOptions { fps: 4.0, ..OPTIONS }).unwrap();
+        assert_eq!((subject.clips.len(), subject.clip_masks.len(), subject.clips[0].fps), (1, 1, 4.0));
+        assert!(subject.left_out[0].reason.contains("6 of its 12 frames"), "{:?}", subject.left_out);
+        let reds: Vec<u8> = subject.clips[0].frames.iter().map(|frame| frame.pixel(0, 0)[0]).collect();
+        for (at, red) in reds.into_iter().enumerate() {
+            assert!(red.abs_diff(40 * at as u8) < 8 && subject.clip_masks[0][at].alpha[0].abs_diff(red) < 8);
+        }
+        assert_eq!(frames_at(16.0, 10, 24.0), [0, 2, 3, 5, 6, 8, 9]);
+        assert_eq!(frames_at(16.0, 3, 16.5), [0, 1, 2]);
+        assert_eq!(frames_at(16.0, 3, 8.0), [0, 1, 2]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use understudy_pipeline::{Base, Companion, Moment, PromptOptions, TokenEmbedding
 
 use crate::error::{Error, Result};
 use cache::{Cache, Seen};
-use matching::{attention_to, best, descriptors, distance, foreground, pooled, scaled};
+use matching::{Best, attention_to, descriptors, distance, foreground, pooled, scaled};
 
 pub use config::{Descriptor, Replaced, WarpConfig};
 
@@ -44,8 +44,14 @@ pub struct Matches {
     pub grid: [usize; 3],
     /// For each place the reference's place it looks most like: `reference * rows * columns + row * columns + column`.
     pub places: Vec<usize>,
-    /// Whether its values were replaced.
+    /// Whether it shows the subject.
+    pub shown: Vec<bool>,
+    /// Whether its match leads back to where it came from.
+    pub back: Vec<bool>,
+    /// Whether its values were replaced: it shows the subject, its match leads back, and is on the subject, too.
     pub used: Vec<bool>,
+    /// Whether each of the references' places shows the subject.
+    pub references: Vec<bool>,
 }
 
 /// The reference branch and what it has found so far.
@@ -166,8 +172,11 @@ impl Warp {
     /// A hash of what the reference branch computes: the settings, and what becomes of the references at both ends of the
     /// window.
     fn key(&self, base: &Base) -> String {
-        let WarpConfig { match_block, blocks, descriptor, .. } = self.config;
-        let settings = format!("{} {match_block} {blocks:?} {descriptor:?} {:?}", base.identity, self.words);
+        let WarpConfig { match_block, blocks, descriptor, replaced, .. } = self.config;
+        let settings = format!(
+            "{} {match_block} {blocks:?} {descriptor:?} {replaced:?} {:?}",
+            base.identity, self.words
+        );
         let Window { start, end } = self.config.window;
         let at = |progress: f32| {
             let moment = Moment { sigma: 1.0 - progress, timestep: 1000.0 * (1.0 - progress), progress };
@@ -254,8 +263,9 @@ impl Warp {
                 Some(self.kinds_of(features).into_iter().map(descriptors).collect());
         }
         if self.is_warped(site) {
-            let both = [&inputs.key, &inputs.value].map(|own| Tensor::cat(kinds(own), 0));
-            state.references.values.insert(site.to_owned(), both);
+            let rows = |own| Tensor::cat(kinds(own), 0);
+            let key = (self.config.replaced == Replaced::KeysAndValues).then(|| rows(&inputs.key));
+            state.references.values.insert(site.to_owned(), (key, rows(&inputs.value)));
         }
     }
 
@@ -326,21 +336,19 @@ impl Warp {
                 false => foreground(&scaled(seen), self.config.foreground),
             };
             let mut matches =
-                Matches { grid: self.grid, places: Vec::with_capacity(frames * each), used: Vec::new() };
+                Matches { grid: self.grid, shown, references: reference.clone(), ..Matches::default() };
             for frame in 0..frames {
                 let own = features.clone().narrow(0, index, 1).narrow(1, frame * each, each).squeeze_dim(0);
-                let references = references[frame.min(self.kinds - 1)].clone();
-                // One frame at a time, so that the similarity of all places with all others is never there at once.
-                let similarity = descriptors(own).matmul(references.transpose());
-                let (forth, back) = best(&values(similarity), each);
-                let own = &shown[frame * each..][..each];
+                let best = Best::of(&descriptors(own), &references[frame.min(self.kinds - 1)]);
+                let own = &matches.shown[frame * each..][..each];
                 let filled = own.iter().filter(|shown| **shown).count() as f32 / each as f32;
                 let allowed = self.config.cycle * rows as f32 * filled;
-                for (place, &target) in forth.iter().enumerate() {
-                    let astray = distance(place, back[target], columns);
-                    matches.used.push(astray < allowed && own[place] && reference[target]);
-                    matches.places.push(target);
+                for (place, &target) in best.forth.iter().enumerate() {
+                    let back = distance(place, best.back(target), columns) < allowed;
+                    matches.used.push(back && own[place] && reference[target]);
+                    matches.back.push(back);
                 }
+                matches.places.extend(best.forth);
             }
             found.push(matches);
         }
@@ -366,13 +374,13 @@ impl Warp {
     fn replaced(
         &self,
         state: &State,
-        [keys, own]: &[Tensor<2>; 2],
+        (keys, own): &(Option<Tensor<2>>, Tensor<2>),
         inputs: AttentionInputs,
     ) -> AttentionInputs {
         let AttentionInputs { query, key, value } = inputs;
-        let key = match self.config.replaced {
-            Replaced::Values => key,
-            Replaced::KeysAndValues => self.warped(state, keys, key),
+        let key = match keys {
+            None => key,
+            Some(keys) => self.warped(state, keys, key),
         };
         AttentionInputs { query, key, value: self.warped(state, own, value) }
     }
@@ -605,6 +613,8 @@ mod tests {
         // The third place of the reference is no part of the subject.
         let used: Vec<bool> = orders.concat().into_iter().map(|place| place != 2).collect();
         assert_eq!(found.used, used);
+        assert_eq!((found.shown.as_slice(), found.back.as_slice()), (&[true; 12][..], &[true; 12][..]));
+        assert_eq!(found.references, [true, true, false, true, true, true]);
         let (own, new, old) =
             (places(&reference.value, 0), places(&matched.value, 0), places(&inputs.value, 0));
         for (at, place) in orders.concat().into_iter().enumerate() {

@@ -178,6 +178,10 @@ fn the_tokens_have_rows_of_their_own() {
     let rows = values(adapter.token_rows.clone().unwrap());
     let (looks, motion) = rows.split_at(rows.len() / 2);
     assert_ne!(looks, motion);
+    // Both are learned: where the stages after the token's leave rows alone, the motion's stays where it starts.
+    let frozen = fresh(&base, &moving(config.size), &LoraConfig { token_rate: 0.0, ..config.clone() });
+    let started = values(frozen.token_rows.clone().unwrap());
+    assert_ne!(&started[rows.len() / 2..], motion);
     let embeddings = adapter.token_embeddings().unwrap();
     let state = |prompt: &str| -> Tensor<3> {
         let options = PromptOptions {

@@ -71,8 +71,8 @@ pub fn block_numbers(config: &WanTransformerConfig) -> usize {
     20 * config.inner_dim() + 3 * config.ffn_dim
 }
 
-/// Whose matrices the CPU engine holds in two bytes a number (see [`ops::Weight`]): those of files in bf16, and all where
-/// products round to it.
+/// Whose matrices are held in two bytes a number (see [`ops::Weight`]): all where products round to bf16, and on the CPU
+/// engine those of files in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Halved {
     /// The text encoder's.
@@ -85,7 +85,8 @@ impl Halved {
     pub(crate) fn of(text_encoder: &Checkpoint, transformer: &Checkpoint) -> Self {
         let halved = |file: &Checkpoint| {
             let mut matrices = file.infos().into_iter().filter(|info| is_matrix(&info.name, &info.shape));
-            ops::bf16_products() || matrices.all(|info| info.dtype == "BF16")
+            let packs = *file.device() == Device::flex();
+            ops::bf16_products() || packs && matrices.all(|info| info.dtype == "BF16")
         };
         Self { text_encoder: halved(text_encoder), transformer: halved(transformer) }
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::memory;
 use understudy_engine::random::Random;
@@ -246,7 +246,7 @@ pub fn denoise(
 
     let start = Instant::now();
     let mut denoiser = request.denoiser(base)?;
-    report(Event::Encoded { elapsed: start.elapsed() }, 0)?;
+    report(Event::Encoded { elapsed: since(start, &base.device) }, 0)?;
 
     let Scheduler { sampler, shift } = request.scheduler(&base.config);
     let schedule = sampler.schedule(shift, total);
@@ -259,9 +259,17 @@ pub fn denoise(
         }
         let velocity = denoiser.velocity(latents, timestep, progress);
         let skipped = denoiser.skipped();
-        report(Event::Step { index, total, sigma, skipped, elapsed: start.elapsed() }, index + 1)?;
+        let elapsed = since(start, &base.device);
+        report(Event::Step { index, total, sigma, skipped, elapsed }, index + 1)?;
         Ok::<_, Error>(velocity)
     })
+}
+
+/// How long it is since `start`, when everything the device was asked for is done: a GPU computes while the program goes on. What
+/// fails there shows in the values that are read.
+fn since(start: Instant, device: &Device) -> Duration {
+    let _ = device.sync();
+    start.elapsed()
 }
 
 /// The second part of [`generate`].
@@ -275,6 +283,6 @@ pub fn decode(
     memory::release();
     let frames = decode_video(vae, latents.clone(), request.vae_tile.map(Tiles::square));
     // All is done: an answer to stop comes too late to lose it.
-    let _ = on_event(Event::Decoded { elapsed: start.elapsed() });
+    let _ = on_event(Event::Decoded { elapsed: since(start, &frames.device()) });
     Output { latents, frames }
 }

@@ -1,14 +1,13 @@
 //! Attention that trains without storing its score matrix.
 
 use burn::tensor::activation::softmax;
-use burn::tensor::module::attention as device_attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor, TensorData};
 use understudy_kernels as kernels;
 use understudy_kernels::AttentionShape;
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
 use crate::ops::precision;
+use crate::ops::sliced_attention::sliced_attention;
 
 /// How an attention weighs and hides keys.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +23,9 @@ pub struct AttentionOptions {
 /// Softmax attention. `query (batch, heads, queries, dim)`, `key` and `value (batch, heads, keys, dim)`;
 /// the result is shaped like `query`.
 ///
-/// On the CPU engine memory is linear in tokens, forward and backward: scores are made block by block and,
-/// for the gradient, made again. Causal attention, which only short texts use, is composed and stores them.
+/// Memory is linear in tokens, forward and backward: scores are made block by block and, for the gradient, made again.
+/// Causal attention, which only short texts use, is composed and stores them; so is hiding keys on devices other than the
+/// CPU engine.
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
     let [batch, heads, q_tokens, dim] = query.dims();
     let k_tokens = key.dims()[2];
@@ -90,34 +90,20 @@ fn repeated(keys: usize, repeats: usize) -> Vec<f32> {
     bias
 }
 
-/// Attention on devices other than the CPU engine: by their own kernel, which stores no scores, where no gradient is wanted
-/// and nothing is hidden; composed otherwise.
+/// Attention on devices other than the CPU engine. Hidden keys and scales of one's own, which only texts have, are composed.
 fn elsewhere(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
-    let plain = options.scale.is_none() && options.key_lengths.is_none() && !options.causal;
-    let tracked = [&query, &key, &value].iter().any(|tensor| tensor.is_autodiff());
-    match plain && !tracked {
-        true => by_device(query, key, value),
+    match options.scale.is_none() && options.key_lengths.is_none() && !options.causal {
+        true => sliced_attention(query, key, value),
         false => composed(query, key, value, options),
     }
 }
 
-/// Attention by the device's kernel. The fast ones take queries in whole tiles and become the composed form without a word
-/// where there is a rest, so queries are padded, and cut again; of keys any number will do.
-fn by_device(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
-    const TILE: usize = 128;
-    let [batch, heads, queries, dim] = query.dims();
-    let whole = queries.next_multiple_of(TILE);
-    let query = match whole - queries {
-        0 => query,
-        rest => {
-            let padding = Tensor::zeros([batch, heads, rest, dim], &query.device());
-            Tensor::cat(vec![query, padding], 2)
-        }
-    };
-    device_attention(query, key, value, None, None, AttentionModuleOptions::default()).narrow(2, 0, queries)
-}
-
-fn composed(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
+pub(super) fn composed(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    options: &AttentionOptions,
+) -> Tensor<4> {
     let [batch, _, queries, dim] = query.dims();
     let keys = key.dims()[2];
     let scale = options.scale.unwrap_or((dim as f32).powf(-0.5));
@@ -191,11 +177,8 @@ impl CpuOp<3> for Attention {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
     use crate::ops::testing::{check, random};
-    use crate::random::Random;
 
     #[test]
     fn kernel_agrees_with_the_composed_form() {
@@ -211,18 +194,6 @@ mod tests {
                 |t| composed(t.get(0), t.get(1), t.get(2), &options),
             );
         }
-    }
-
-    #[test]
-    fn a_device_of_its_own_kernel_gives_the_same() {
-        let device = Device::flex();
-        let mut random = Random::new(7, 0);
-        let [query, key, value] = [70, 11, 11].map(|tokens| random.normal_tensor([2, 3, tokens, 8], &device));
-        let expected = composed(query.clone(), key.clone(), value.clone(), &AttentionOptions::default());
-        let found = by_device(query, key, value);
-        assert_eq!(found.dims(), expected.dims());
-        let difference = (found - expected).abs().max().into_scalar::<f32>();
-        assert!(difference < 1e-5, "{difference}");
     }
 
     #[test]

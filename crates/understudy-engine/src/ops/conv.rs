@@ -8,7 +8,7 @@ use understudy_kernels as kernels;
 use understudy_kernels::{Conv3dShape, Floats};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
-use crate::ops::precision;
+use crate::ops::{elsewhere, precision};
 
 /// Stride and zero padding of a convolution; padding is (before, after) on each axis, so that causal ones
 /// need no copy.
@@ -31,8 +31,13 @@ pub fn conv3d(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, options:
 }
 
 fn composed(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, options: Conv3dOptions) -> Tensor<5> {
-    let x = pad(x, options.padding);
-    module::conv3d(x, weight, bias, ConvOptions::new(options.stride, [0, 0, 0], [1, 1, 1], 1))
+    let (x, weight) = (elsewhere::operand(pad(x, options.padding)), elsewhere::operand(weight));
+    let options = ConvOptions::new(options.stride, [0, 0, 0], [1, 1, 1], 1);
+    let y = elsewhere::widened(module::conv3d(x, weight, None, options));
+    match bias {
+        Some(bias) => y + bias.reshape([1, -1, 1, 1, 1]),
+        None => y,
+    }
 }
 
 fn pad(x: Tensor<5>, padding: [(usize, usize); 3]) -> Tensor<5> {

@@ -9,7 +9,7 @@ use understudy_kernels as kernels;
 use understudy_kernels::{Conv2dShape, ConvWeight};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
-use crate::ops::precision;
+use crate::ops::{elsewhere, precision};
 
 /// Stride and zero padding of a convolution, the same on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Conv2dWeight {
                 let packed = ConvWeight::narrow(array.data(), [outputs, inputs], [rows, columns]);
                 Self::Packed(Arc::new(packed))
             }
-            None => Self::Dense(tensor),
+            None => Self::Dense(elsewhere::kept(tensor)),
         }
     }
 
@@ -75,7 +75,8 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, options: Conv2dO
 fn composed(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, options: Conv2dOptions) -> Tensor<4> {
     let both = |value| [value; 2];
     let options = ConvOptions::new(both(options.stride), both(options.padding), [1, 1], 1);
-    let y = module::conv2d(x.permute([0, 3, 1, 2]), weight, None, options).permute([0, 2, 3, 1]);
+    let (x, weight) = (elsewhere::operand(x.permute([0, 3, 1, 2])), elsewhere::operand(weight));
+    let y = elsewhere::widened(module::conv2d(x, weight, None, options)).permute([0, 2, 3, 1]);
     let [items, outputs] = bias.dims();
     y + bias.reshape([items, 1, 1, outputs])
 }

@@ -8,7 +8,7 @@ use understudy_kernels as kernels;
 use understudy_kernels::{Floats, MatRef, PackedB};
 
 use crate::cpu::{Array, CpuOp, Kept, Primitive, apply};
-use crate::ops::precision;
+use crate::ops::{elsewhere, precision};
 
 /// The weight of a linear map, `(outputs, inputs)`.
 #[allow(clippy::large_enum_variant)] // There is one a map.
@@ -22,11 +22,11 @@ pub enum Weight {
 
 impl Weight {
     /// `tensor`, packed if it is a frozen one of the CPU engine and bf16 holds every number of it, or if products round to
-    /// bf16 anyway (see [`set_bf16_products`](super::set_bf16_products)).
+    /// bf16 anyway (see [`set_bf16_products`](super::set_bf16_products)); then frozen ones of other devices are bf16, too.
     pub fn new(tensor: Tensor<2>) -> Self {
         match Array::frozen(&tensor).and_then(|array| packed(&array)) {
             Some(packed) => Self::Packed(Arc::new(packed)),
-            None => Self::Dense(tensor),
+            None => Self::Dense(elsewhere::kept(tensor)),
         }
     }
 }
@@ -51,7 +51,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 }
 
 fn composed_linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    burn::tensor::module::linear(x, weight.transpose(), bias)
+    elsewhere::linear(x, weight, bias, super::bf16_products())
 }
 
 #[derive(Clone, Debug)]

@@ -9,11 +9,13 @@ mod attention;
 mod channelwise;
 mod conv;
 mod conv2d;
+mod elsewhere;
 mod frozen;
 mod group_norm;
 mod linear;
 mod norm;
 mod rope;
+mod sliced_attention;
 #[cfg(test)]
 mod testing;
 
@@ -33,8 +35,8 @@ pub use understudy_kernels::Activation;
 
 static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
 
-/// Whether matrix products of the CPU engine round their operands to bf16 (accumulating in f32), for the
-/// whole process. Much faster where the processor has AMX or AVX512-BF16. Off unless asked for.
+/// Whether matrix products round their operands to bf16 (accumulating in f32), for the whole process. Much faster on GPUs
+/// and where the processor has AMX or AVX512-BF16. Off unless asked for.
 pub fn set_bf16_products(on: bool) {
     BF16_PRODUCTS.store(on, Ordering::Relaxed);
 }

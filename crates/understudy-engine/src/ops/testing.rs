@@ -44,6 +44,16 @@ pub(crate) fn check<const D: usize>(
     kernel: impl Fn(&Leaves) -> Tensor<D>,
     reference: impl Fn(&Leaves) -> Tensor<D>,
 ) {
+    check_to(2e-5, inputs, kernel, reference);
+}
+
+/// The same to that part of the largest number.
+pub(crate) fn check_to<const D: usize>(
+    tolerance: f32,
+    inputs: &[&Input],
+    kernel: impl Fn(&Leaves) -> Tensor<D>,
+    reference: impl Fn(&Leaves) -> Tensor<D>,
+) {
     let run = |function: &dyn Fn(&Leaves) -> Tensor<D>| {
         let leaves = Leaves::new(inputs);
         let output = function(&leaves);
@@ -56,7 +66,7 @@ pub(crate) fn check<const D: usize>(
     for (index, (found, expected)) in run(&kernel).into_iter().zip(run(&reference)).enumerate() {
         let scale = expected.iter().fold(1e-6_f32, |m, x| m.max(x.abs()));
         for (a, b) in found.iter().zip(&expected) {
-            assert!((a - b).abs() <= 2e-5 * scale, "result {index}: {a} and {b}");
+            assert!((a - b).abs() <= tolerance * scale, "result {index}: {a} and {b}");
         }
     }
 }

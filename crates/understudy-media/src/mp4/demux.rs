@@ -10,6 +10,38 @@ use crate::picture::check_dimensions;
 use crate::yuv::ColorMatrix;
 use crate::{Error, Image, Result};
 
+/// Profiles of H.264 with more than 8 bits or less subsampled colours than 4:2:0 (ISO/IEC 14496-10, Annex A).
+const OTHER_PROFILES: [u8; 5] = [44, 110, 118, 122, 244];
+
+/// Why a file is not read here.
+enum Fault {
+    /// It is damaged, or no video.
+    Damaged(String),
+    /// It is of a kind that is decoded elsewhere.
+    Foreign(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Damaged(reason.to_owned())
+    }
+}
+
+impl Fault {
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Self::Damaged(reason) => Error::unreadable(path, reason, RE_ENCODE),
+            Self::Foreign(reason) => Error::unsupported(path, reason),
+        }
+    }
+}
+
 /// Larger files are refused: the file is read whole.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
@@ -39,8 +71,8 @@ impl Track {
 
     fn parse(path: &Path, file: Vec<u8>) -> Result<Self> {
         let damaged = |reason: String| Error::unreadable(path, reason, RE_ENCODE);
-        let movie = movie_body(&file).map_err(damaged)?;
-        let (trak, avc1) = video_track(movie).map_err(damaged)?;
+        let movie = movie_body(&file).map_err(|fault| fault.at(path))?;
+        let (trak, avc1) = video_track(movie).map_err(|fault| fault.at(path))?;
         check_dimensions(path, (avc1.visual.width.into(), avc1.visual.height.into()))?;
         let samples = locate_samples(&trak.mdia.minf.stbl, file.len()).map_err(damaged)?;
         let fps = frame_rate(&trak, samples.len()).map_err(damaged)?;
@@ -111,7 +143,7 @@ impl Track {
 }
 
 /// The body of the top-level `moov` box.
-fn movie_body(file: &[u8]) -> Result<&[u8], String> {
+fn movie_body(file: &[u8]) -> Result<&[u8], Fault> {
     let mut rest = file;
     while rest.len() >= 8 {
         let header = Header::decode(&mut rest).map_err(|e| format!("damaged box header: {e}"))?;
@@ -122,7 +154,7 @@ fn movie_body(file: &[u8]) -> Result<&[u8], String> {
         })?;
         match header.kind.as_ref() {
             b"moov" if rest[size..].get(4..8) != Some(b"moof") => return Ok(body),
-            b"moov" | b"moof" => return Err("a fragmented MP4, which is not read".into()),
+            b"moov" | b"moof" => return Err(Fault::Foreign("a fragmented MP4".into())),
             _ => rest = &rest[size..],
         }
     }
@@ -130,7 +162,7 @@ fn movie_body(file: &[u8]) -> Result<&[u8], String> {
 }
 
 /// The first H.264 track. Tracks that do not parse, such as exotic metadata, do not matter unless none is left.
-fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), String> {
+fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), Fault> {
     let (mut rest, mut problem) = (movie, None);
     while rest.len() >= 8 {
         let header = Header::decode(&mut rest).map_err(|e| format!("damaged `moov` box: {e}"))?;
@@ -141,14 +173,17 @@ fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), String> {
             continue;
         }
         match Trak::decode_atom(&header, &mut body) {
-            Err(error) => problem = Some(format!("damaged `trak` box: {error}")),
+            Err(error) => problem = Some(Fault::Damaged(format!("damaged `trak` box: {error}"))),
             Ok(trak) => match trak.mdia.minf.stbl.stsd.codecs.first() {
+                Some(Codec::Avc1(avc1)) if OTHER_PROFILES.contains(&avc1.avcc.avc_profile_indication) => {
+                    problem = Some(Fault::Foreign("its H.264 is not of 8 bits and 4:2:0".into()));
+                }
                 Some(Codec::Avc1(avc1)) => {
                     let avc1 = avc1.clone();
                     return Ok((trak, avc1));
                 }
                 Some(other) if trak.mdia.hdlr.handler.as_ref() == b"vide" => {
-                    problem = Some(format!("its video is {}, not H.264", codec_name(other)));
+                    problem = Some(Fault::Foreign(format!("its video is {}, not H.264", codec_name(other))));
                 }
                 _ => {}
             },

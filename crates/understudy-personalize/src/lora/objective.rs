@@ -206,11 +206,10 @@ impl<'a> Objective<'a> {
         let share = f64::from(self.setup.config.text_masking);
         let words = self.setup.job.base.config.max_sequence_length;
         let device = &self.setup.job.base.device;
-        (share > 0.0).then(|| {
-            let seen = |_| if random.uniform() < share { 0.0_f32 } else { 1.0 };
-            let mask: Vec<f32> = (0..batch * words).map(seen).collect();
-            Tensor::from_data(TensorData::new(mask, [batch, words, 1]), device)
-        })
+        let mask = |random| {
+            Tensor::from_data(TensorData::new(seen(share, batch * words, random), [batch, words, 1]), device)
+        };
+        (share > 0.0).then(|| mask(random))
     }
 
     /// What is attached at `step`.
@@ -245,6 +244,11 @@ impl<'a> Objective<'a> {
         let missing = || TrainError::Other("a prompt has no text states; start the run again".to_owned());
         Ok(Tensor::cat(texts.ok_or_else(missing)?, 0))
     }
+}
+
+/// For each of so many words whether it is seen, 1, or one of the `share` that is hidden, 0.
+fn seen(share: f64, words: usize, random: &mut Random) -> Vec<f32> {
+    (0..words).map(|_| if random.uniform() < share { 0.0 } else { 1.0 }).collect()
 }
 
 /// The offset of subject `index`'s row among the parameters.
@@ -474,5 +478,22 @@ fn add(gradients: NamedGradients, into: &mut NamedGradients) {
             None => gradient,
         };
         into.insert(name, sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_words_are_hidden_each_time_others() {
+        let mut random = Random::new(5, 0);
+        let mut draw = || seen(0.1, 10_000, &mut random);
+        let (first, second) = (draw(), draw());
+        let hidden = first.iter().filter(|word| **word == 0.0).count();
+        assert!(first.iter().all(|word| *word == 0.0 || *word == 1.0));
+        // The standard deviation is 30.
+        assert!(hidden.abs_diff(1000) < 150, "{hidden}");
+        assert_ne!(first, second);
     }
 }

@@ -196,3 +196,94 @@ impl Residuals {
         self.sites.iter().filter_map(coefficients).collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use understudy_engine::host::values;
+
+    use super::*;
+
+    const SITE: &str = "blocks.0.attn1.to_q";
+
+    fn residuals(basis: Basis) -> Residuals {
+        Residuals {
+            sites: BTreeMap::from([(SITE.to_owned(), [30, 40])]),
+            rank: 20,
+            alpha: 20.0,
+            window: Window::ALWAYS,
+            patch: [1, 1, 1],
+            basis,
+        }
+    }
+
+    /// Residuals in the midst of training.
+    fn trained(residuals: &Residuals, device: &Device) -> Parameters {
+        let mut parameters = residuals.initialize(1, device);
+        for name in Residuals::names(SITE) {
+            let count = parameters.get(&name).unwrap().shape.iter().product();
+            parameters.update(&name, Random::new(2, 0).normal_tensor::<1>([count], device));
+        }
+        parameters
+    }
+
+    /// What is attached makes of some input.
+    fn output(attachments: &Attachments, device: &Device) -> Vec<f32> {
+        let x = Random::new(3, 0).normal_tensor::<2>([5, 40], device).autodiff();
+        let zero = understudy_engine::ops::Weight::new(Tensor::zeros([30, 40], device));
+        let output = attachments.linear(SITE, (&zero, None), x);
+        values(output.without_autodiff())
+    }
+
+    #[test]
+    fn a_motion_of_nothing_changes_no_bit() {
+        let device = Device::flex();
+        for basis in [Basis::Output, Basis::Input] {
+            let residuals = residuals(basis);
+            let still = trained(&residuals, &device);
+            let expected = output(&residuals.attach(&still.leaves()), &device);
+            assert!(expected.iter().any(|value| *value != 0.0));
+            let motion = residuals.initialize_motion(&device);
+            assert_eq!(output(&residuals.attach_motion(&still, &motion.leaves()), &device), expected);
+            // Of the motion alone coefficients are left out: the looks do not flicker.
+            let dropout = Dropout { share: 0.5, seed: 0, step: 7 };
+            let attached = residuals.attach_motion_with(&still, &motion.leaves(), dropout);
+            assert_eq!(output(&attached, &device), expected);
+        }
+    }
+
+    #[test]
+    fn coefficients_left_out_are_made_up_for() {
+        let device = Device::flex();
+        let ones = Tensor::<2>::ones([200, 100], &device).autodiff().require_grad();
+        let dropped = |step| {
+            let dropout = Dropout { share: 0.8, seed: 4, step };
+            let left = dropout.of(ones.clone(), SITE);
+            let gradient = ones.grad(&left.clone().sum().backward()).unwrap();
+            (values(left.without_autodiff()), values(gradient))
+        };
+        let (left, gradient) = dropped(1);
+        assert!(left.iter().all(|value| *value == 0.0 || (*value - 5.0).abs() < 1e-5));
+        let mean = left.iter().sum::<f32>() / 20_000.0;
+        // Its standard deviation is 0.014.
+        assert!((mean - 1.0).abs() < 0.07, "{mean}");
+        assert_eq!(left, gradient);
+        assert_eq!(left, dropped(1).0);
+        assert_ne!(left, dropped(2).0);
+    }
+
+    #[test]
+    fn the_basis_is_whole_and_its_coefficients_are_not() {
+        let device = Device::flex();
+        for basis in [Basis::Output, Basis::Input] {
+            let residuals = residuals(basis);
+            let leaves = trained(&residuals, &device).leaves();
+            let dropout = Dropout { share: 0.5, seed: 4, step: 1 };
+            let whole = output(&residuals.attach(&leaves), &device);
+            assert_ne!(output(&residuals.attach_with(&leaves, dropout), &device), whole, "{basis:?}");
+            let start = residuals.initialize(1, &device).leaves();
+            let none = output(&residuals.attach_with(&start, dropout), &device);
+            assert!(none.iter().all(|value| *value == 0.0), "{basis:?}");
+        }
+    }
+}

@@ -18,8 +18,9 @@ const KEY: &str = "understudy.warp";
 pub(super) struct Seen {
     /// What the references are compared by, for each kind of frame `(references * places, channels)`.
     pub(super) descriptors: Option<Vec<Tensor<2>>>,
-    /// Keys and values of the references by site, all kinds after one another, `(kinds * references * places, channels)`.
-    pub(super) values: BTreeMap<String, [Tensor<2>; 2]>,
+    /// Keys, where they are replaced, and values of the references by site, all kinds after one another, `(kinds * references *
+    /// places, channels)`.
+    pub(super) values: BTreeMap<String, (Option<Tensor<2>>, Tensor<2>)>,
     /// Attention of the references' places to the subject's words.
     pub(super) shown: Vec<f32>,
 }
@@ -71,8 +72,9 @@ impl Seen {
         };
         let kinds = self.descriptors.iter().flatten().enumerate();
         let descriptors = kinds.map(|(kind, own)| matrix(format!("descriptors/{kind}"), own));
-        let halves = self.values.iter().flat_map(|(site, [key, value])| {
-            [matrix(format!("keys/{site}"), key), matrix(format!("values/{site}"), value)]
+        let halves = self.values.iter().flat_map(|(site, (key, value))| {
+            let key = key.as_ref().map(|key| matrix(format!("keys/{site}"), key));
+            key.into_iter().chain([matrix(format!("values/{site}"), value)])
         });
         let mut named: Vec<NamedValues> = descriptors.chain(halves).collect();
         if !self.shown.is_empty() {
@@ -104,8 +106,8 @@ fn read(path: &Path, key: &str, device: &Device) -> Option<BTreeMap<u32, Seen>> 
                 seen.descriptors.get_or_insert_default().push(matrix(&info.name)?);
             }
             Some(("values", site)) => {
-                let key = matrix(&format!("{step}/keys/{site}"))?;
-                seen.values.insert(site.to_owned(), [key, matrix(&info.name)?]);
+                let key = matrix(&format!("{step}/keys/{site}"));
+                seen.values.insert(site.to_owned(), (key, matrix(&info.name)?));
             }
             Some(_) => {}
             None => seen.shown = checkpoint.values(&info.name).ok()?.0,

@@ -5,15 +5,26 @@ use burn::tensor::activation::softmax;
 use understudy_engine::attach::AttentionInputs;
 use understudy_engine::host::values;
 
-/// How much every place of sample `index` attends to `words`, the mean over heads.
+/// Similarities of a block of places: 4 MB of them.
+const SIMILARITIES: usize = 1 << 20;
+
+/// How much every place of sample `index` attends to `words`, the mean over heads, of which one is looked at at a time.
 pub(super) fn attention_to(inputs: &AttentionInputs, index: usize, words: &[usize]) -> Vec<f32> {
-    let part = |tensor: &Tensor<4>| tensor.clone().narrow(0, index, 1);
-    let (query, key) = (part(&inputs.query), part(&inputs.key));
-    let [_, _, tokens, dim] = query.dims();
-    let scores = query.matmul(key.swap_dims(2, 3)) / (dim as f32).sqrt();
-    let count = scores.dims()[3];
-    let shares = values(softmax(scores, 3).mean_dim(1).reshape([tokens, count]));
-    shares.chunks_exact(count).map(|row| words.iter().map(|word| row[*word]).sum()).collect()
+    let [_, heads, tokens, dim] = inputs.query.dims();
+    let mut shares = vec![0.0; tokens];
+    for head in 0..heads {
+        let part = |tensor: &Tensor<4>| {
+            let own = tensor.clone().narrow(0, index, 1).narrow(1, head, 1);
+            own.squeeze_dims::<2>(&[0, 1])
+        };
+        let scores = part(&inputs.query).matmul(part(&inputs.key).transpose()) / (dim as f32).sqrt();
+        let count = scores.dims()[1];
+        let own = values(softmax(scores, 1));
+        for (share, row) in shares.iter_mut().zip(own.chunks_exact(count)) {
+            *share += words.iter().map(|word| row[*word]).sum::<f32>() / heads as f32;
+        }
+    }
+    shares
 }
 
 /// Rows of a matrix about their mean, each of length one. What all places of a picture have in common, such as what
@@ -25,22 +36,52 @@ pub(super) fn descriptors(rows: Tensor<2>) -> Tensor<2> {
     rows / length
 }
 
-/// For every row of `similarity` its largest column, and for every column its largest row.
-pub(super) fn best(similarity: &[f32], rows: usize) -> (Vec<usize>, Vec<usize>) {
-    let columns = similarity.len() / rows.max(1);
-    let mut forth = vec![0; rows];
-    let mut back = vec![0; columns];
-    for (row, line) in similarity.chunks_exact(columns.max(1)).enumerate() {
-        for (column, value) in line.iter().enumerate() {
-            if *value > line[forth[row]] {
-                forth[row] = column;
+/// What matches what, as far as it has been looked at.
+#[derive(Debug)]
+pub(super) struct Best {
+    /// For every place the place of the references it looks most like.
+    pub(super) forth: Vec<usize>,
+    /// For every place of the references the place it looks most like, and how much.
+    back: Vec<(usize, f32)>,
+}
+
+impl Best {
+    /// Of places and places of the references by their descriptors, `(places, channels)` each. Similarities are there for a
+    /// block of places at a time, never all at once.
+    pub(super) fn of(places: &Tensor<2>, references: &Tensor<2>) -> Self {
+        let [count, _] = places.dims();
+        let [others, _] = references.dims();
+        let mut found = Self { forth: Vec::with_capacity(count), back: vec![(0, f32::NEG_INFINITY); others] };
+        let block = (SIMILARITIES / others.max(1)).clamp(1, count.max(1));
+        let references = references.clone().transpose();
+        for first in (0..count).step_by(block) {
+            let own = places.clone().narrow(0, first, block.min(count - first));
+            found.add(&values(own.matmul(references.clone())));
+        }
+        found
+    }
+
+    /// Looks at the rows of similarities of the next places.
+    fn add(&mut self, similarities: &[f32]) {
+        for row in similarities.chunks_exact(self.back.len().max(1)) {
+            let place = self.forth.len();
+            let mut highest = (0, f32::NEG_INFINITY);
+            for (column, (&value, back)) in row.iter().zip(&mut self.back).enumerate() {
+                if value > highest.1 {
+                    highest = (column, value);
+                }
+                if value > back.1 {
+                    *back = (place, value);
+                }
             }
-            if *value > similarity[back[column] * columns + column] {
-                back[column] = row;
-            }
+            self.forth.push(highest.0);
         }
     }
-    (forth, back)
+
+    /// The place that the references' place `target` looks most like.
+    pub(super) fn back(&self, target: usize) -> usize {
+        self.back[target].0
+    }
 }
 
 /// How far apart two places of a frame are.
@@ -78,13 +119,39 @@ pub(super) fn pooled(
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+    use understudy_engine::random::Random;
+
     use super::*;
+
+    #[test]
+    fn matches_by_blocks_are_those_of_the_whole() {
+        // More similarities than a block has.
+        let mut random = Random::new(3, 0);
+        let mut rows = |count| descriptors(random.normal_tensor([count, 16], &Device::flex()));
+        let (places, references) = (rows(2100), rows(1300));
+        let found = Best::of(&places, &references);
+        let all = values(places.matmul(references.transpose()));
+        let highest = |of: &mut dyn Iterator<Item = f32>| {
+            of.enumerate()
+                .fold((0, f32::MIN), |best, (at, value)| if value > best.1 { (at, value) } else { best })
+                .0
+        };
+        for place in [0, 805, 806, 807, 2099] {
+            assert_eq!(found.forth[place], highest(&mut all[place * 1300..][..1300].iter().copied()));
+        }
+        for target in [0, 1299] {
+            assert_eq!(found.back(target), highest(&mut all[target..].iter().step_by(1300).copied()));
+        }
+    }
 
     #[test]
     fn a_match_that_does_not_lead_back_is_not_used() {
         // Every place looks like the reference's first, which leads back to one of them only.
-        let similarity = [9.0, 1.0, 8.0, 2.0, 7.0, 3.0];
-        assert_eq!(best(&similarity, 3), (vec![0, 0, 0], vec![0, 2]));
+        let mut best = Best { forth: Vec::new(), back: vec![(0, f32::NEG_INFINITY); 2] };
+        best.add(&[9.0, 1.0, 8.0, 2.0]);
+        best.add(&[7.0, 3.0]);
+        assert_eq!((best.forth.as_slice(), best.back(0), best.back(1)), (&[0, 0, 0][..], 0, 2));
         assert_eq!(distance(0, 5, 3), 5.0_f32.sqrt());
         assert_eq!(scaled(&[2.0, 4.0, 3.0]), [0.0, 1.0, 0.5]);
         assert_eq!(pooled(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1, 1, 1, 2, 4], [1, 2]), [0.75, 0.5]);

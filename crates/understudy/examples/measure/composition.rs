@@ -159,7 +159,7 @@ fn concept(
     let verb = crate::verb(action);
     let said = format!("a {} [{verb}] {}", identity.noun(), scene.phrase());
     std::fs::write(path.with_extension("txt"), said)?;
-    let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
+    let options = config.subject_options();
     let subject = Subject::open(&path, identity.noun(), token, options).context("a character's clip")?;
     let photo = World::new(Size::new(1, height, width))?;
     let portraits = (0..REFERENCES).map(|seed| photo.render(&Scenario::portrait(identity, seed)).frames);

@@ -128,7 +128,7 @@ impl Fit {
             return report::print(&config.to_toml()?);
         }
         let places = self.places()?;
-        let options = SubjectOptions { size: config.size, clip_frames: config.clip_frames, strict: true };
+        let options = config.subject_options();
         let subjects = self.read_subjects(options)?;
         let device = self.common.open()?;
         let source = self.base.source()?;

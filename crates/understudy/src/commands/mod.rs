@@ -12,7 +12,7 @@ mod pretrain;
 mod pull;
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use clap::{Args, Subcommand, ValueEnum};
 use understudy_engine::device::DeviceName;
 use understudy_engine::ops;
@@ -76,13 +76,17 @@ impl Common {
     /// The device, with the precision set.
     ///
     /// # Errors
-    /// When the program was built without the device, or the precision is not built for it.
+    /// When the program was built without the device, or the device does not have the precision.
     pub fn open(&self) -> Result<Device> {
-        if self.dtype == Dtype::Bf16 && self.device != DeviceName::Cpu {
-            bail!("--dtype bf16 is built for --device cpu only; leave it out, or compute on the cpu");
-        }
         self.set_precision();
-        Ok(self.device.open()?)
+        let device = self.device.open()?;
+        if self.dtype == Dtype::Bf16
+            && self.device != DeviceName::Cpu
+            && !device.supports_dtype(FloatDType::BF16)
+        {
+            bail!("this device has no bf16; leave out --dtype bf16, or use another --device");
+        }
+        Ok(device)
     }
 
     /// Sets the precision; a training leaves its own behind.

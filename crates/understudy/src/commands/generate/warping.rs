@@ -54,7 +54,8 @@ pub struct Warping {
     /// way through the denoiser. On a large base it takes gigabytes.
     #[arg(long, value_name = "FILE.safetensors")]
     warp_cache: Option<PathBuf>,
-    /// Write pictures of what was matched: the frames, the references' parts in their places, and where they were used.
+    /// Write pictures of what was matched: the references, the frames, the references' parts in their places, and the masks of
+    /// the subject, of matches that lead back, and of what was used.
     #[arg(long, value_name = "DIR")]
     show_matches: Option<PathBuf>,
 }
@@ -192,35 +193,52 @@ fn images(video: Tensor<5>) -> Result<Vec<Image>> {
     Ok(Video::from_planar(&values(video)?, [frames, height, width], 8.0, Range::Unit)?.frames)
 }
 
-/// One picture: the references, and of every latent frame its first frame, the same made of the references' parts, and
-/// where these were used.
+/// One picture: the references and what of them shows the subject; and of every latent frame its first frame, the same made
+/// of the references' parts, and what of it shows the subject, matches that led back, and where these were used.
 fn sheet(frames: &[Image], references: &[Image], matches: &Matches, path: &Path) -> Result<()> {
     let [count, rows, columns] = matches.grid;
+    let places = rows * columns;
     let each = frames.len().saturating_sub(1) / count.saturating_sub(1).max(1);
-    let (mut shown, mut made, mut used) =
-        (SheetRow::new("video"), SheetRow::new("matched"), SheetRow::new("used"));
-    for index in 0..count {
-        let Some(frame) = frames.get(index * each) else { continue };
+    let shown: Vec<(usize, &Image)> = (0..count).filter_map(|i| Some((i, frames.get(i * each)?))).collect();
+    let place = |image: &Image, x: usize, y: usize| {
+        let [tall, wide] = [image.height / rows, image.width / columns];
+        (y / tall).min(rows - 1) * columns + (x / wide).min(columns - 1)
+    };
+    // What a mask leaves out is dark.
+    let masked = |image: &Image, mask: &[bool]| {
+        Image::from_fn(image.width, image.height, |x, y| match mask.get(place(image, x, y)) {
+            Some(true) => image.pixel(x, y),
+            _ => image.pixel(x, y).map(|sample| sample / 4),
+        })
+    };
+    let matched = |(index, frame): &(usize, &Image)| {
         let [tall, wide] = [frame.height / rows, frame.width / columns];
-        let place = |x: usize, y: usize| {
-            (index * rows + (y / tall).min(rows - 1)) * columns + (x / wide).min(columns - 1)
-        };
-        let matched = Image::from_fn(frame.width, frame.height, |x, y| {
-            let target = matches.places[place(x, y)];
-            let (reference, at) = (target / (rows * columns), target % (rows * columns));
+        Image::from_fn(frame.width, frame.height, |x, y| {
+            let target = matches.places[index * places + place(frame, x, y)];
+            let (reference, at) = (target / places, target % places);
             let (column, row) = (at % columns * wide + x % wide, at / columns * tall + y % tall);
             references[reference].pixel(column.min(frame.width - 1), row.min(frame.height - 1))
-        });
-        let mask = Image::from_fn(frame.width, frame.height, |x, y| match matches.used[place(x, y)] {
-            true => frame.pixel(x, y),
-            false => frame.pixel(x, y).map(|sample| sample / 4),
-        });
-        shown = shown.cell(frame.clone());
-        made = made.cell(matched);
-        used = used.cell(mask);
-    }
-    let subject = references.iter().fold(SheetRow::new("references"), |row, own| row.cell(own.clone()));
+        })
+    };
+    let row = |name: &str, cells: Vec<Image>| {
+        cells.into_iter().fold(SheetRow::new(name), |row, cell| row.cell(cell))
+    };
+    let by = |mask: &[bool]| {
+        let own = |(index, frame): &(usize, &Image)| masked(frame, mask.get(index * places..).unwrap_or(&[]));
+        shown.iter().map(own).collect::<Vec<_>>()
+    };
+    let subject =
+        |(index, own): (usize, &Image)| masked(own, matches.references.get(index * places..).unwrap_or(&[]));
+    let rows = vec![
+        row("references", references.to_vec()),
+        row("subject there", references.iter().enumerate().map(subject).collect()),
+        row("video", shown.iter().map(|(_, frame)| (*frame).clone()).collect()),
+        row("matched", shown.iter().map(matched).collect()),
+        row("subject here", by(&matches.shown)),
+        row("leads back", by(&matches.back)),
+        row("used", by(&matches.used)),
+    ];
     let scale = (192 / frames.first().map_or(192, |frame| frame.width).max(1)).max(1);
-    let sheet = ContactSheet { rows: vec![subject, shown, made, used], scale, ..ContactSheet::default() };
+    let sheet = ContactSheet { rows, scale, ..ContactSheet::default() };
     Ok(Video::new(vec![sheet.render()?], 1.0)?.write(path, &WriteOptions::default())?)
 }
