@@ -85,10 +85,12 @@ impl Run {
     fn finish(mut self, path: &Path, reason: &str) -> Result<()> {
         let done = self.child.wait().is_ok_and(|status| status.success());
         let said = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
-        if done {
-            return Ok(());
-        }
-        let said = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("it gave up");
+        // A file that is cut off is decoded as far as it goes, which is no failure to the program, but is said.
+        let said = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let said = match (done, said) {
+            (true, None) => return Ok(()),
+            (_, said) => said.unwrap_or("it gave up"),
+        };
         let said: String = said.chars().take(LONGEST).collect();
         Err(Error::unsupported(path, format!("{reason}, and ffmpeg cannot decode it either: {said}")))
     }
@@ -217,8 +219,12 @@ mod tests {
         let program = stand_in(folder.path(), "true");
         let video = read_with(program.as_os_str(), &path, "why").unwrap();
         assert_eq!((video.frames.len(), video.fps, video.width()), (2, 24.0, 17));
-        let program = stand_in(folder.path(), "echo Invalid data found >&2; exit 1");
-        let error = read_with(program.as_os_str(), &path, "not an MP4").unwrap_err().to_string();
-        assert!(error.contains("not an MP4") && error.contains("Invalid data found"), "{error}");
+        for (end, said) in
+            [("echo no such codec >&2; exit 1", "no such codec"), ("echo ended too early >&2", "too early")]
+        {
+            let program = stand_in(folder.path(), end);
+            let error = read_with(program.as_os_str(), &path, "not an MP4").unwrap_err().to_string();
+            assert!(error.contains("not an MP4") && error.contains(said), "{error}");
+        }
     }
 }

@@ -2,14 +2,25 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::de::DeserializeOwned;
+use understudy_engine::device::DeviceName;
 use understudy_engine::parameters::{NamedGradients, Parameters};
 use understudy_engine::safetensors::Checkpoint;
 
+/// The CPU, or the device that `UNDERSTUDY_TEST_DEVICE` names.
 pub fn device() -> Device {
-    Device::flex()
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let named = |name: String| name.parse::<DeviceName>().unwrap().open().unwrap();
+    let open = || std::env::var("UNDERSTUDY_TEST_DEVICE").map_or_else(|_| Device::flex(), named);
+    DEVICE.get_or_init(open).clone()
+}
+
+/// What tolerances are multiplied by: of f32 the products of a GPU have 10 bits.
+fn slack() -> f32 {
+    if device() == Device::flex() { 1.0 } else { 30.0 }
 }
 
 pub struct Case {
@@ -76,7 +87,7 @@ impl Case {
         let (expected, shape) = self.io.values(name).unwrap();
         assert_eq!(found.dims().to_vec(), shape, "{name}: shape");
         let found = found.without_autodiff().into_data().try_into_vec::<f32>().unwrap();
-        let error = relative_error(&found, &expected);
+        let (error, tolerance) = (relative_error(&found, &expected), tolerance * slack());
         assert!(error < tolerance, "{name}: relative error {error:e}, allowed {tolerance:e}");
     }
 
@@ -92,7 +103,7 @@ impl Case {
             let gradient = found.get(name).unwrap_or_else(|| panic!("no gradient for {name}"));
             let gradient = gradient.clone().into_data().try_into_vec::<f32>().unwrap();
             assert!(gradient.iter().all(|g| g.is_finite()), "{name}: gradient is not finite");
-            let error = relative_error(&gradient, &expected);
+            let (error, tolerance) = (relative_error(&gradient, &expected), tolerance * slack());
             assert!(error < tolerance, "{name}: gradient error {error:e}, allowed {tolerance:e}");
             checked += 1;
         }

@@ -3,14 +3,25 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value};
+use understudy_engine::device::DeviceName;
 use understudy_engine::safetensors::Checkpoint;
 use understudy_pipeline::{Base, Event, Files, Request};
 
+/// The CPU, or the device that `UNDERSTUDY_TEST_DEVICE` names.
 pub fn device() -> Device {
-    Device::flex()
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let named = |name: String| name.parse::<DeviceName>().unwrap().open().unwrap();
+    let open = || std::env::var("UNDERSTUDY_TEST_DEVICE").map_or_else(|_| Device::flex(), named);
+    DEVICE.get_or_init(open).clone()
+}
+
+/// What tolerances are multiplied by: of f32 the products of a GPU have 10 bits.
+fn slack() -> f64 {
+    if device() == Device::flex() { 1.0 } else { 30.0 }
 }
 
 pub fn folder(name: &str) -> PathBuf {
@@ -86,7 +97,7 @@ pub fn error(found: &[f32], expected: &[f32]) -> f64 {
 
 /// Asserts that `found` is `expected` to `tolerance`, in the 2-norm.
 pub fn check(what: &str, found: &[f32], expected: &[f32], tolerance: f64) {
-    let error = error(found, expected);
+    let (error, tolerance) = (error(found, expected), tolerance * slack());
     println!("{what}: {error:.2e}");
     assert!(error < tolerance, "{what}: relative error {error:e}, allowed {tolerance:e}");
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use understudy_evaluate::{Embedder, bootstrap, mean_cosine};
 use understudy_media::{Image, Video, WriteOptions};
-use understudy_personalize::{Job, LoraConfig, Preset, Subject, SubjectOptions, lora};
+use understudy_personalize::{Job, LoraConfig, Preset, Subject, lora};
 use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World};
 
 use crate::{Measure, SIZE};
