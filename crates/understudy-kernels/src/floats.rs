@@ -51,9 +51,15 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 impl Pool {
-    /// Memory of at least `size` elements that waits, if there is any not much longer.
+    /// Memory of at least `size` elements that waits, if there is any not much longer. Where there is no room for more, longer
+    /// memory serves, too: it would have to be freed for `size` new elements, and asked for again a moment later.
     fn take(&mut self, size: usize) -> Option<Vec<f32>> {
-        let (&found, list) = self.kept.range_mut(size..=size + size / 4).next()?;
+        const MUCH_LONGER: usize = 8;
+        let most = match self.waiting + self.live + size > self.peak {
+            true => MUCH_LONGER * size,
+            false => size + size / 4,
+        };
+        let (&found, list) = self.kept.range_mut(size..=most).next()?;
         let data = list.pop();
         if list.is_empty() {
             self.kept.remove(&found);
@@ -208,6 +214,32 @@ mod tests {
             assert_eq!(held, pool.waiting);
         }
         assert!(pool.peak <= 9 * UNIT);
+    }
+
+    #[test]
+    fn a_cycle_of_sizes_asks_for_nothing_once_it_runs() {
+        let mut pool = Pool { kept: BTreeMap::new(), waiting: 0, live: 0, peak: 0 };
+        let (mut asked, mut held) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let mut new = 0;
+            // A few small arrays at once, then a large one, as attention and feed-forward have them.
+            for (size, count) in [(UNIT, 5), (4 * UNIT, 1), (UNIT, 4)] {
+                let arrays: Vec<_> = (0..count)
+                    .map(|_| {
+                        pool.take(size).unwrap_or_else(|| {
+                            new += 1;
+                            pool.admit(size);
+                            vec![0.0; size]
+                        })
+                    })
+                    .collect();
+                arrays.into_iter().for_each(|data| pool.put(data));
+            }
+            asked.push(new);
+            held.push(pool.waiting);
+        }
+        assert_eq!(asked[2..], [0, 0, 0], "{asked:?}");
+        assert!(held.iter().all(|held| *held <= 9 * UNIT), "{held:?}");
     }
 
     #[test]
