@@ -32,7 +32,7 @@ pub enum Error {
         /// What the user can do.
         advice: &'static str,
     },
-    /// A video of a kind that is left to `ffmpeg`, which is not there or cannot decode it.
+    /// A video of a kind that is left to `ffmpeg`, which is not there.
     #[error(
         "{}: {reason}; install ffmpeg, which is used for such files, or re-encode it elsewhere to H.264 in MP4 \
          (ffmpeg -i in -c:v libx264 -pix_fmt yuv420p out.mp4)",
@@ -41,7 +41,7 @@ pub enum Error {
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// Why it is not decoded here, and what ffmpeg says if it is there.
+        /// Why it is not decoded here.
         reason: String,
     },
     /// A picture or video frame is too small or too large to use.

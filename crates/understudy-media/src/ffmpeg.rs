@@ -14,13 +14,15 @@ use crate::{Error, Image, Result, Video};
 
 /// How the program is called.
 const PROGRAM: &str = "ffmpeg";
+/// What to do where it does not help.
+const OTHERWISE: &str = "copy the file again, or re-encode it where it plays, to H.264 in MP4";
 /// Its errors are told by their last line, up to so many characters.
 const LONGEST: usize = 200;
 
 /// Reads `path`, of which `reason` says why it is not decoded here.
 ///
 /// # Errors
-/// [`Error::Unsupported`] with `reason` where there is no `ffmpeg`; otherwise what it says, or that there is too much.
+/// [`Error::Unsupported`] with `reason` where there is no `ffmpeg`; otherwise with what it says, or that there is too much.
 pub(crate) fn read(path: &Path, reason: &str) -> Result<Video> {
     read_with(OsStr::new(PROGRAM), path, reason)
 }
@@ -33,9 +35,9 @@ fn read_with(program: &OsStr, path: &Path, reason: &str) -> Result<Video> {
     let line = line(&mut header.output).unwrap_or_default();
     header.finish(path, reason)?;
     let rate = line.split(' ').find_map(|field| field.strip_prefix('F'));
-    let (rate, fps) = rate
-        .and_then(|text| Some((text, fraction(text)?)))
-        .ok_or_else(|| Error::unsupported(path, format!("{reason}, and ffmpeg finds no frame rate in it")))?;
+    let (rate, fps) = rate.and_then(|text| Some((text, fraction(text)?))).ok_or_else(|| {
+        Error::unreadable(path, format!("{reason}, and ffmpeg finds no frame rate in it"), OTHERWISE)
+    })?;
     let rate = rate.replace(':', "/");
     let frames = ["-r", &rate, "-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "-"];
     let mut run = Run::start(program, path, &frames, reason)?;
@@ -45,7 +47,11 @@ fn read_with(program: &OsStr, path: &Path, reason: &str) -> Result<Video> {
     }
     run.finish(path, reason)?;
     if frames.is_empty() {
-        return Err(Error::unsupported(path, format!("{reason}, and ffmpeg finds no frames in it")));
+        return Err(Error::unreadable(
+            path,
+            format!("{reason}, and ffmpeg finds no frames in it"),
+            OTHERWISE,
+        ));
     }
     Video::new(frames, fps.clamp(0.1, 1000.0))
 }
@@ -92,7 +98,8 @@ impl Run {
             (_, said) => said.unwrap_or("it gave up"),
         };
         let said: String = said.chars().take(LONGEST).collect();
-        Err(Error::unsupported(path, format!("{reason}, and ffmpeg cannot decode it either: {said}")))
+        let reason = format!("{reason}, and ffmpeg cannot decode it either: {said}");
+        Err(Error::unreadable(path, reason, OTHERWISE))
     }
 }
 
@@ -126,7 +133,7 @@ fn fraction(text: &str) -> Option<f64> {
 /// Picture `index` of a stream of PPM: `P6`, width and height, 255, and the pixels; nothing at its end.
 fn picture(source: &mut impl Read, path: &Path, index: usize) -> Result<Option<Image>> {
     let Some(kind) = line(source) else { return Ok(None) };
-    let broken = || Error::unsupported(path, format!("ffmpeg gave no whole picture {index}"));
+    let broken = || Error::unreadable(path, format!("ffmpeg gave no whole picture {index}"), OTHERWISE);
     let (size, depth) = (line(source).ok_or_else(broken)?, line(source).ok_or_else(broken)?);
     let side = |text: Option<&str>| text.and_then(|text| text.parse::<u32>().ok()).ok_or_else(broken);
     let mut sides = size.split(' ');

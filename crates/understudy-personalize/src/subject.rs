@@ -144,10 +144,10 @@ impl Subject {
         let kept = frames_at(options.fps, video.frames.len(), video.fps);
         if kept.len() < video.frames.len() {
             let reason = format!(
-                "{} of its {} frames: it has {:.4} a second, and the base's videos {} (fps)",
+                "{} of its {} frames: it has {} a second, and the base's videos {} (fps)",
                 video.frames.len() - kept.len(),
                 video.frames.len(),
-                video.fps,
+                (video.fps * 100.0).round() / 100.0,
                 options.fps
             );
             self.left_out.push(LeftOut { path: path.to_owned(), reason });
