@@ -4,7 +4,7 @@
 //! upright and in RGB, at that rate.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -111,16 +111,12 @@ impl Drop for Run {
 }
 
 /// The next line, without its end; nothing at the end of the output.
-fn line(source: &mut impl Read) -> Option<String> {
-    const LONGEST: usize = 256;
+fn line(source: &mut impl BufRead) -> Option<String> {
+    const LONGEST: u64 = 256;
     let mut line = Vec::new();
-    for byte in source.bytes().take(LONGEST) {
-        match byte.ok()? {
-            b'\n' => return String::from_utf8(line).ok(),
-            byte => line.push(byte),
-        }
-    }
-    None
+    source.by_ref().take(LONGEST).read_until(b'\n', &mut line).ok()?;
+    line.pop().filter(|end| *end == b'\n')?;
+    String::from_utf8(line).ok()
 }
 
 /// The number `25:1` stands for, if it is a rate.
@@ -131,7 +127,7 @@ fn fraction(text: &str) -> Option<f64> {
 }
 
 /// Picture `index` of a stream of PPM: `P6`, width and height, 255, and the pixels; nothing at its end.
-fn picture(source: &mut impl Read, path: &Path, index: usize) -> Result<Option<Image>> {
+fn picture(source: &mut impl BufRead, path: &Path, index: usize) -> Result<Option<Image>> {
     let Some(kind) = line(source) else { return Ok(None) };
     let broken = || Error::unreadable(path, format!("ffmpeg gave no whole picture {index}"), OTHERWISE);
     let (size, depth) = (line(source).ok_or_else(broken)?, line(source).ok_or_else(broken)?);

@@ -80,7 +80,7 @@ mod tests {
         assert!(said(&[clip([7; 9])]).contains("does not move"));
         // A sensor's noise is no motion; a few pixels that move are.
         let noise =
-            |at: usize, x: usize, y: usize| ((x * 7 + y * 13 + at * 29) * 2_654_435_761 >> 7) as u8 % 9;
+            |at: usize, x: usize, y: usize| (((x * 7 + y * 13 + at * 29) * 2_654_435_761) >> 7) as u8 % 9;
         let frame = |at: usize, dot: usize| {
             Image::from_fn(64, 64, |x, y| match x.abs_diff(dot) < 2 && y < 4 {
                 true => [250; 3],
