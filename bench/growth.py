@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 
 # 17 frames, whose latents are 5: 5 tokens for every 16 by 16 pixels.
 SIDES = [128, 256, 384, 512, 640, 768, 896]
-TRAINED = [128, 256, 384, 512, 640]
 COUNTS = [1, 2, 4, 8]
 
 
@@ -68,7 +67,7 @@ def measure(command):
 def measurements(args, out):
     for side in SIDES:
         yield "denoising", tokens(side), generate(args, out, side)
-    for side in TRAINED:
+    for side in SIDES:
         yield "training", tokens(side), fit(args, side, clip(out), out / f"{side}.safetensors")
     for count in COUNTS:
         yield "clips", count, fit(args, 256, clip(out, count), out / f"clips-{count}.safetensors")

@@ -6,7 +6,6 @@ mod on_host;
 use std::collections::BTreeMap;
 
 use crate::cpu::Primitive;
-use crate::host::values;
 use crate::parameters::{NamedGradients, Parameters};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -105,8 +104,8 @@ impl AdamW {
     ) -> f32 {
         match gradients.values().all(|gradient| Primitive::of(gradient).is_some()) {
             true => {
-                let gradients: BTreeMap<_, _> =
-                    gradients.into_iter().map(|(name, gradient)| (name, values(gradient))).collect();
+                let on_host = |(name, gradient): (String, Tensor<1>)| (name, gradient.into_data());
+                let gradients = gradients.into_iter().map(on_host).collect();
                 self.run(parameters, gradients, rate, on_host::length, on_host::moved)
             }
             false => self.run(parameters, gradients, rate, on_device::length, on_device::moved),
@@ -213,6 +212,7 @@ fn to_tensor(values: Vec<f32>, device: &Device) -> Tensor<1> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::host::values;
     use crate::random::Random;
 
     #[test]
@@ -264,13 +264,14 @@ mod tests {
                 let (mut optimizer, mut parameters) = (AdamW::new(config.clone()), start.clone());
                 let mut lengths = Vec::new();
                 for round in 0..3 {
-                    let gradients = ["w", "b"].map(|name| (name.to_owned(), numbers(10 + round)));
+                    let tensors =
+                        ["w", "b"].map(|name| (name.to_owned(), to_tensor(numbers(10 + round), &device)));
                     let rate = |_: &str| 0.1;
                     lengths.push(if host {
+                        let gradients = tensors.map(|(name, gradient)| (name, gradient.into_data()));
                         let gradients = gradients.into_iter().collect();
                         optimizer.run(&mut parameters, gradients, rate, on_host::length, on_host::moved)
                     } else {
-                        let tensors = gradients.map(|(name, values)| (name, to_tensor(values, &device)));
                         let gradients = tensors.into_iter().collect();
                         optimizer.run(&mut parameters, gradients, rate, on_device::length, on_device::moved)
                     });

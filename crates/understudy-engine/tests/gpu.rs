@@ -81,10 +81,14 @@ fn assert_near<const D: usize>(inputs: &[[usize; D]], function: impl Fn(&[Tensor
 #[ignore = "needs an NVIDIA GPU"]
 fn attention_of_large_numbers_is_finite() {
     let device = Device::cuda(0);
-    let tensor = |seed| Random::new(seed, 0).normal_tensor::<3>([1, 512, 256], &device) * 1e4;
-    let output = ops::multi_head_attention(tensor(1) * 1e-4, tensor(2) * 1e-4, tensor(3), 2, 1);
-    let values = output.into_data().try_into_vec::<f32>().expect("f32");
-    assert!(values.iter().all(|value| value.is_finite()));
+    let tensor = |seed, size| Random::new(seed, 0).normal_tensor::<3>([1, 512, 256], &device) * size;
+    // Large values; and scores beyond what 16 bits hold.
+    for [of_scores, of_values] in [[1.0, 1e4], [1e3, 1.0]] {
+        let [q, k] = [1, 2].map(|seed| tensor(seed, of_scores));
+        let output = ops::multi_head_attention(q, k, tensor(3, of_values), 2, 1);
+        let values = output.into_data().try_into_vec::<f32>().expect("f32");
+        assert!(values.iter().all(|value| value.is_finite()), "scores {of_scores}, values {of_values}");
+    }
 }
 
 /// In f32, where the GPU's products have 10 bits, and with operands in bf16.

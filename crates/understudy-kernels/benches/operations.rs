@@ -78,6 +78,21 @@ fn matrices(criterion: &mut Criterion) {
     }
 }
 
+/// A frozen map with its bias and activation, as feed-forward layers have it.
+fn epilogues(criterion: &mut Criterion) {
+    for (m, k, n) in [(5120, 256, 1024), (1280, 1536, 8960)] {
+        let (a, b, bias) = (random(m * k), random(k * n), random(n));
+        let packed = PackedB::new(MatRef::new(&b, k, n));
+        let mut c = vec![0.0; m * n];
+        let epilogue = Epilogue { bias: Some(&bias), activation: Some(Activation::GeluTanh) };
+        for (precision, name) in BOTH {
+            time(criterion, &format!("map {m}x{k}x{n} {name} gelu"), flops(2.0 * (m * k * n) as f64), || {
+                matmul_packed_then(MatRef::new(&a, m, k), packed.view(), &mut c, epilogue, precision);
+            });
+        }
+    }
+}
+
 fn attention(criterion: &mut Criterion) {
     for (batch, heads, tokens, dim) in
         [(4, 8, 1280, 32), (4, 4, 512, 96), (1, 12, 2048, 128), (20, 8, 64, 32)]
@@ -135,6 +150,48 @@ fn convolutions(criterion: &mut Criterion) {
             });
         }
     }
+}
+
+/// Convolutions and normalization of pictures whose channels lie together, as Stable Diffusion's UNet has them.
+fn pictures(criterion: &mut Criterion) {
+    for (c, side) in [(320, 64), (640, 32), (1280, 8)] {
+        let shape = Conv2dShape {
+            batch: 2,
+            inputs: c,
+            outputs: c,
+            extent: [side; 2],
+            kernel: [3; 2],
+            stride: 1,
+            padding: 1,
+        };
+        let n = shape.batch * c * side * side;
+        let (x, weight, bias) = (random(n), random(9 * c * c), random(c));
+        let laid = ConvWeight::plain(&weight, [c; 2], [3; 2]);
+        let flop = flops(18.0 * (n * c) as f64);
+        let label = |pass: &str| format!("conv2d 2x{c}x{side}x{side} f32 {pass}");
+        time(criterion, &label("forward"), flop.clone(), || {
+            conv2d_forward(&x, &laid, &bias, &shape, Precision::F32);
+        });
+        time(criterion, &label("backward-data"), flop, || {
+            conv2d_backward_data(&x, &weight, &shape, Precision::F32);
+        });
+        let scale = random(c);
+        let params =
+            GroupNormParams { batch: 2, groups: 32, weight: &scale, bias: &bias, eps: 1e-5, silu: true };
+        let bytes = 4.0 * n as f64;
+        time(criterion, &format!("group norm 2x{c}x{side}x{side} forward"), moved(2.0 * bytes), || {
+            group_norm_forward(&x, &params);
+        });
+        let (_, [mean, rstd]) = group_norm_forward(&x, &params);
+        time(criterion, &format!("group norm 2x{c}x{side}x{side} backward"), moved(3.0 * bytes), || {
+            group_norm_backward(&x, &params, [&mean, &rstd], &x);
+        });
+    }
+    let (rows, width) = (8192, 1280);
+    let x = random(2 * rows * width);
+    let mut y = vec![0.0; rows * width];
+    let bytes = 4.0 * x.len() as f64;
+    time(criterion, "geglu 8192x1280 forward", moved(1.5 * bytes), || geglu_forward(&x, width, &mut y));
 }
 
 fn elementwise(criterion: &mut Criterion) {
@@ -237,6 +294,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = operations;
     config = short();
-    targets = matrices, attention, convolutions, rows, elementwise
+    targets = matrices, epilogues, attention, convolutions, pictures, rows, elementwise
 }
 criterion_main!(operations);

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::host::values;
+use understudy_engine::memory;
 use understudy_train::{Event, STATE, State, TrainError, train};
 
 use crate::adapter::{Adapter, Residual};
@@ -242,6 +243,8 @@ fn prepare<'a>(
     };
     let shift = config.noise.shift.unwrap_or(job.base.config.scheduler.shift);
     let still_prior = prior.first_frames();
+    // What the autoencoder computed with is no use to the steps.
+    memory::release();
     Ok(Setup {
         job: *job,
         config,

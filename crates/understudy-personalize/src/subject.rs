@@ -152,8 +152,7 @@ impl Subject {
             );
             self.left_out.push(LeftOut { path: path.to_owned(), reason });
         }
-        let masks: Vec<Mask> = kept.iter().filter_map(|&at| masks.get(at).cloned()).collect();
-        let frames = kept.iter().map(|&at| video.frames[at].clone()).collect();
+        let (masks, frames) = (only(masks, &kept), only(video.frames, &kept));
         let video = Video::new(frames, video.fps.min(options.fps))?.cover_crop(options.size)?;
         let said = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         let lines = said.trim_start_matches('\u{feff}').lines().map(str::trim);
@@ -191,14 +190,16 @@ impl Subject {
         Ok(())
     }
 
-    /// The frames of its clips, each a picture with its mask.
+    /// The frames of its clips, each a picture with its mask; of many, every fourth.
     pub(crate) fn frames(&self) -> Vec<SubjectPicture> {
+        const MANY: usize = 120;
         let mut frames: Vec<SubjectPicture> =
             self.clips.iter().flat_map(|clip| &clip.frames).map(SubjectPicture::from).collect();
         for (frame, mask) in frames.iter_mut().zip(self.clip_masks.iter().flatten()) {
             frame.picture.mask = Some(mask.clone());
         }
-        frames
+        let step = if frames.len() > MANY { 4 } else { 1 };
+        frames.into_iter().step_by(step).collect()
     }
 
     /// The prompts of its clips: their captions, or neutral ones that `tokenizer` knows.
@@ -233,6 +234,13 @@ fn frames_at(to: f64, count: usize, from: f64) -> Vec<usize> {
     const ALIKE: f64 = 1.1;
     let step = if from > ALIKE * to { from / to } else { 1.0 };
     (0..count).map(|at| (at as f64 * step).round() as usize).take_while(|at| *at < count).collect()
+}
+
+/// Those of `items` whose indices, in order, are `wanted`.
+fn only<T>(items: Vec<T>, wanted: &[usize]) -> Vec<T> {
+    let mut wanted = wanted.iter().peekable();
+    let items = items.into_iter().enumerate();
+    items.filter_map(|(at, item)| wanted.next_if(|next| **next == at).map(|_| item)).collect()
 }
 
 /// Twice the training size where the picture has so many pixels, so that crops of it stay sharp.

@@ -179,6 +179,11 @@ impl<O: Objective> Run<'_, O> {
         let step = self.state.step;
         let result = self.objective.step(&self.state.parameters, batch, step)?;
         let learning_rate = self.config.schedule.rate(step, self.config.steps);
+        let averaged = self.config.ema_decay > 0.0;
+        if !averaged {
+            // It is the parameters themselves, which would have to be copied to be moved.
+            self.state.ema = Parameters::new();
+        }
         let norm = self.state.optimizer.step(&mut self.state.parameters, result.gradients, |_| learning_rate);
         if !norm.is_finite() || !result.loss.is_finite() {
             return Err(TrainError::Diverged { step, loss: result.loss, norm });
@@ -186,7 +191,7 @@ impl<O: Objective> Run<'_, O> {
         for (name, value) in result.buffers {
             self.state.parameters.update(&name, value);
         }
-        if self.config.ema_decay > 0.0 {
+        if averaged {
             // The average forgets the start quickly: early on it follows closely.
             let decay = self.config.ema_decay.min((1.0 + step as f32) / (10.0 + step as f32));
             ema_step(&mut self.state.ema, &self.state.parameters, decay);

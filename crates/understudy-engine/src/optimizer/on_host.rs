@@ -2,15 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use understudy_kernels as kernels;
 
 use super::{AdamWConfig, Moments, Step, to_tensor};
 use crate::host::values;
 
 /// The length of all gradients together.
-pub(super) fn length(gradients: &BTreeMap<String, Vec<f32>>) -> f32 {
-    gradients.values().map(|gradient| kernels::sum_squares(gradient)).sum::<f64>().sqrt() as f32
+pub(super) fn length(gradients: &BTreeMap<String, TensorData>) -> f32 {
+    gradients.values().map(|gradient| kernels::sum_squares(numbers(gradient))).sum::<f64>().sqrt() as f32
+}
+
+/// The numbers of a gradient where they lie: to make a vector of them would copy them.
+fn numbers(gradient: &TensorData) -> &[f32] {
+    match gradient.as_slice() {
+        Ok(numbers) => numbers,
+        Err(error) => panic!("a gradient of the CPU engine is not f32: {error:?}"),
+    }
 }
 
 /// The parameter and its moments after a step.
@@ -19,14 +27,14 @@ pub(super) fn moved(
     step: Step,
     value: Tensor<1>,
     moments: Option<Moments>,
-    gradient: Vec<f32>,
+    gradient: TensorData,
 ) -> (Tensor<1>, Moments) {
-    let device = value.device();
+    let (device, gradient) = (value.device(), numbers(&gradient));
     let (mut value, count) = (values(value), gradient.len());
     let [m, v] = moments.map_or([None, None], |moments| moments.map(Some));
     let mut m = m.map_or_else(|| vec![0.0; count], values);
     if let Some((momentum, shape)) = step.muon {
-        muon(&mut value, &mut m, &gradient, &step, momentum, shape);
+        muon(&mut value, &mut m, gradient, &step, momentum, shape);
         return (to_tensor(value, &device), [to_tensor(m, &device), Tensor::zeros([1], &device)]);
     }
     let mut v = v.map_or_else(|| vec![0.0; count], values);
@@ -39,7 +47,7 @@ pub(super) fn moved(
         step: step.number,
         grad_scale: step.scale,
     };
-    kernels::adamw_step(&options, &mut value, &mut m, &mut v, &gradient);
+    kernels::adamw_step(&options, &mut value, &mut m, &mut v, gradient);
     (to_tensor(value, &device), [to_tensor(m, &device), to_tensor(v, &device)])
 }
 
