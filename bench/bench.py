@@ -48,19 +48,20 @@ def run(command, device="cpu"):
     if peak:
         peak.start()
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    complaints = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
     events = []
     for line in process.stdout:
         if line.startswith("{"):
             events.append({"at": time.perf_counter() - begun, **json.loads(line)})
-    errors = process.stderr.read()
     fit = next((event for event in events if event["event"] == "fit"), {"clips": 1})
     if fit["clips"] < 1:
         sys.exit(f"{' '.join(map(str, command))} did not learn from a whole clip: {fit}")
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{errors[-2000:]}")
+        complaints.seek(0)
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{complaints.read()[-2000:]}")
     if peak:
         peak.over.set()
         peak.join()

@@ -139,10 +139,11 @@ impl Attachments {
         Self { progress, ..self.clone() }
     }
 
-    /// Whether the linear map at `site` has the same residuals at every step.
+    /// Whether `site` does the same at every step: nothing but residuals without a window is attached to it.
     pub fn is_steady(&self, site: &str) -> bool {
         let always = |own: &LowRank| own.window == Window::ALWAYS;
-        self.low_rank.get(site).is_none_or(|residuals| residuals.iter().all(always))
+        let residuals = self.low_rank.get(site).is_none_or(|residuals| residuals.iter().all(always));
+        residuals && !self.attention.contains_key(site) && !self.extra.contains_key(site)
     }
 
     /// Every site something is attached to.

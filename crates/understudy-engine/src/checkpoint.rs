@@ -54,6 +54,8 @@ pub fn backward_checkpointed<const S: usize>(
     leaves: &Leaves,
 ) -> (Tensor<1>, NamedGradients) {
     let (first, shared) = stack.begin();
+    // What no trained tensor had a part in needs no gradient in any block.
+    let tracked = shared.each_ref().map(Tensor::is_tracked);
     let frozen = shared.clone().map(Tensor::without_autodiff);
     let mut inputs = vec![first.clone().without_autodiff()];
     for index in 0..stack.depth() {
@@ -64,7 +66,7 @@ pub fn backward_checkpointed<const S: usize>(
     let mut gradients = NamedGradients::new();
     let mut shared_gradients: [Option<Tensor<3>>; S] = [const { None }; S];
     let last = inputs.pop().unwrap_or_else(|| first.clone().without_autodiff());
-    let mut sweep = Sweep { leaves, gradients: &mut gradients, shared: &mut shared_gradients };
+    let mut sweep = Sweep { leaves, tracked, gradients: &mut gradients, shared: &mut shared_gradients };
     let (loss, mut cotangent) = sweep.replay(last, &frozen, |hidden, shared| stack.loss(hidden, shared));
     for (index, input) in inputs.into_iter().enumerate().rev() {
         (_, cotangent) = sweep.replay(input, &frozen, |hidden, shared| {
@@ -86,6 +88,8 @@ pub fn backward_checkpointed<const S: usize>(
 
 struct Sweep<'a, const S: usize> {
     leaves: &'a Leaves,
+    /// Which of the shared tensors need a gradient.
+    tracked: [bool; S],
     gradients: &'a mut NamedGradients,
     shared: &'a mut [Option<Tensor<3>>; S],
 }
@@ -100,11 +104,15 @@ impl<const S: usize> Sweep<'_, S> {
         part: impl FnOnce(Tensor<3>, &[Tensor<3>; S]) -> Tensor<1>,
     ) -> (Tensor<1>, Tensor<3>) {
         let hidden = hidden.autodiff().require_grad();
-        let shared = shared.clone().map(|tensor| tensor.autodiff().require_grad());
+        let shared: [Tensor<3>; S] = std::array::from_fn(|index| match self.tracked[index] {
+            true => shared[index].clone().autodiff().require_grad(),
+            false => shared[index].clone().autodiff(),
+        });
         let value = part(hidden.clone(), &shared);
         let mut found = value.backward();
         self.leaves.collect(&mut found, self.gradients);
-        for (slot, tensor) in self.shared.iter_mut().zip(&shared) {
+        let wanted = self.shared.iter_mut().zip(&shared).zip(self.tracked).filter(|(_, tracked)| *tracked);
+        for ((slot, tensor), _) in wanted {
             if let Some(gradient) = tensor.grad_remove(&mut found) {
                 *slot = Some(match slot.take() {
                     Some(sum) => sum + gradient,

@@ -81,7 +81,11 @@ impl DeviceName {
             #[cfg(not(feature = "vulkan"))]
             Self::Vulkan(_) => Err(DeviceError::NotBuilt("vulkan")),
             #[cfg(feature = "metal")]
-            Self::Metal => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
+            Self::Metal => tried(
+                "metal",
+                || Device::metal(burn::tensor::DeviceKind::DefaultDevice),
+                "it needs a Mac with a GPU; without one use --device cpu",
+            ),
             #[cfg(not(feature = "metal"))]
             Self::Metal => Err(DeviceError::NotBuilt("metal")),
         }
@@ -90,7 +94,7 @@ impl DeviceName {
 
 /// The device that `open` gives, after a first small computation on it. Backends find out what is missing only then, and
 /// panic.
-#[cfg_attr(not(any(feature = "cuda", feature = "vulkan")), allow(dead_code))]
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))]
 fn tried(name: &str, open: impl FnOnce() -> Device, advice: &'static str) -> Result<Device, DeviceError> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));

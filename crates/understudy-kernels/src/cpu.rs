@@ -2,6 +2,20 @@
 
 use std::sync::OnceLock;
 
+/// What `UNDERSTUDY_CPU` may hold kernels back to, narrowest first.
+const PATHS: [&str; 5] = ["scalar", "avx2", "avx512", "avx512bf16", "amx"];
+
+/// Whether `path` may be taken: none is wider than what `UNDERSTUDY_CPU` names, if it names one.
+fn permitted(path: &str) -> bool {
+    static WIDEST: OnceLock<usize> = OnceLock::new();
+    let place = |path: &str| PATHS.iter().position(|known| *known == path);
+    let widest = WIDEST.get_or_init(|| {
+        let named = std::env::var("UNDERSTUDY_CPU").ok();
+        named.and_then(|name| place(&name)).unwrap_or(PATHS.len())
+    });
+    place(path).is_some_and(|place| place <= *widest)
+}
+
 /// Vector instruction set of the elementwise kernels.
 ///
 /// A value other than `Scalar` exists only if the machine has it: they come from [`Isa::best`] and [`Isa::available`].
@@ -20,10 +34,11 @@ impl Isa {
         let mut found = vec![Isa::Scalar];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if permitted("avx2") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 found.push(Isa::Avx2);
             }
-            let avx512 = is_x86_feature_detected!("avx512f")
+            let avx512 = permitted("avx512")
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512bw");
@@ -59,9 +74,10 @@ impl Bf16Path {
         let mut found = vec![Bf16Path::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if Isa::best() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
+            let avx512 = Isa::best() == Isa::Avx512 && permitted("avx512bf16");
+            if avx512 && is_x86_feature_detected!("avx512bf16") {
                 found.push(Bf16Path::Avx512);
-                if amx_permitted() {
+                if permitted("amx") && amx_permitted() {
                     found.push(Bf16Path::Amx);
                 }
             }
@@ -106,5 +122,18 @@ mod tests {
     fn the_best_is_the_last_available() {
         assert_eq!(Isa::available().last(), Some(&Isa::best()));
         assert_eq!(Bf16Path::available().last(), Some(&Bf16Path::best()));
+    }
+
+    /// All tests of this crate once more for each narrower path, whose kernels the widest hides.
+    #[test]
+    fn every_test_passes_on_every_path() {
+        if std::env::var_os("UNDERSTUDY_CPU").is_some() {
+            return;
+        }
+        for path in &PATHS[..PATHS.len() - 1] {
+            let mut tests = std::process::Command::new(std::env::current_exe().expect("a program"));
+            let found = tests.env("UNDERSTUDY_CPU", path).output().expect("it can be run");
+            assert!(found.status.success(), "{path}: {}", String::from_utf8_lossy(&found.stdout));
+        }
     }
 }

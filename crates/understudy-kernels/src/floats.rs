@@ -68,6 +68,7 @@ impl Pool {
         }
         self.waiting -= found;
         self.live += found;
+        self.peak = self.peak.max(self.live);
         data
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Every kernel takes and gives contiguous row-major `f32` slices, picks the widest instruction set of the machine at
 //! run time (scalar, AVX2, AVX-512, and for products AVX512-BF16 or AMX), and runs on the current rayon pool.
+//! `UNDERSTUDY_CPU=scalar`, `avx2`, `avx512` or `avx512bf16` in the environment holds all but f32 products, which are the
+//! gemm crate's, to what such a machine has.
 //!
 //! Two promises hold for all of them:
 //!

@@ -11,6 +11,13 @@ pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
         .collect()
 }
 
+/// So many lists of sizes, each from 1 to its bound, the same for the same seed.
+pub(crate) fn sizes<const D: usize>(seed: u64, count: usize, most: [usize; D]) -> Vec<[usize; D]> {
+    let share = random(seed, count * D);
+    let size = |at: usize, most: usize| 1 + ((share[at] + 1.0) / 2.0 * most as f32) as usize % most;
+    (0..count).map(|list| std::array::from_fn(|index| size(list * D + index, most[index]))).collect()
+}
+
 /// Asserts `|got - want| <= tolerance * (scale + |want|)` with the scale the root mean square of `want`.
 #[track_caller]
 pub(crate) fn close(got: &[f32], want: &[f64], tolerance: f64) {

@@ -190,16 +190,14 @@ impl Subject {
         Ok(())
     }
 
-    /// The frames of its clips, each a picture with its mask; of many, every fourth.
+    /// The frames of its clips, each a picture with its mask.
     pub(crate) fn frames(&self) -> Vec<SubjectPicture> {
-        const MANY: usize = 120;
         let mut frames: Vec<SubjectPicture> =
             self.clips.iter().flat_map(|clip| &clip.frames).map(SubjectPicture::from).collect();
         for (frame, mask) in frames.iter_mut().zip(self.clip_masks.iter().flatten()) {
             frame.picture.mask = Some(mask.clone());
         }
-        let step = if frames.len() > MANY { 4 } else { 1 };
-        frames.into_iter().step_by(step).collect()
+        frames
     }
 
     /// The prompts of its clips: their captions, or neutral ones that `tokenizer` knows.

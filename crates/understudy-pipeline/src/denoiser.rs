@@ -44,7 +44,8 @@ impl<'a> Denoiser<'a> {
             }
             None => (text, None),
         };
-        let varies = attachments.sites().any(|site| site.starts_with(TEXT_SITES));
+        let of_text = |site: &str| site.starts_with(TEXT_SITES) && !attachments.is_steady(site);
+        let varies = attachments.sites().any(of_text);
         let known =
             || base.transformer.projected(base.transformer.context(text.clone(), attachments), attachments);
         let context = (!varies).then(known);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::device;
 use understudy_engine::allocator::Allocator;
+use understudy_engine::ops::set_bf16_products;
 use understudy_pipeline::{Base, Event, Files, Request, generate};
 
 /// Less than this, such as the room products are packed in, comes from a thread's own lists.
@@ -50,22 +51,31 @@ static GLOBAL: Counting = Counting;
 
 #[test]
 fn later_steps_live_in_the_memory_of_earlier_ones() {
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../understudy-nano/weights");
-    let base = Base::load(&Files::folder(weights), &device()).unwrap();
-    let request =
-        Request { frames: 17, height: 64, width: 64, steps: 8, guidance: 4.0, ..Request::new("a red robot") };
-    let mut asked = Vec::new();
-    generate(&base, &request, &mut |event| {
-        if matches!(event, Event::Step { .. }) {
-            asked.push(ASKED.load(Ordering::Relaxed));
-        }
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    let steps: Vec<usize> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // UniPC keeps two predictions: from the third step on everything there will be is there.
-    assert!(
-        steps[2..].iter().all(|&bytes| bytes <= 12 * LATENTS),
-        "bytes in large arrays, by step: {steps:?}"
-    );
+    for bf16 in [false, true] {
+        set_bf16_products(bf16);
+        let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../understudy-nano/weights");
+        let base = Base::load(&Files::folder(weights), &device()).unwrap();
+        let request = Request {
+            frames: 17,
+            height: 64,
+            width: 64,
+            steps: 8,
+            guidance: 4.0,
+            ..Request::new("a red robot")
+        };
+        let mut asked = Vec::new();
+        generate(&base, &request, &mut |event| {
+            if matches!(event, Event::Step { .. }) {
+                asked.push(ASKED.load(Ordering::Relaxed));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let steps: Vec<usize> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // UniPC keeps two predictions: from the third step on everything there will be is there.
+        assert!(
+            steps[2..].iter().all(|&bytes| bytes <= 12 * LATENTS),
+            "bytes in large arrays, by step, bf16 {bf16}: {steps:?}"
+        );
+    }
 }

@@ -85,8 +85,7 @@ pub struct TrainConfig {
     /// Steps between samples; 0 for none.
     #[serde(default)]
     pub sample_every: u64,
-    /// Whether matrix products round their operands to bf16, with f32 sums, masters and gradients. On the CPU
-    /// engine; other devices multiply in f32.
+    /// Whether matrix products round their operands to bf16, with f32 sums, masters and gradients.
     #[serde(default)]
     pub bf16_products: bool,
 }

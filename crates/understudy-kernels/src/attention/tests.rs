@@ -2,7 +2,7 @@ use super::*;
 use crate::cpu::{Bf16Path, Isa};
 use crate::floats::Floats;
 use crate::matmul::Precision;
-use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, to_f64};
+use crate::testing::{bits, close, dot, finite_difference, random, same_for_any_thread_count, sizes, to_f64};
 
 #[derive(Clone)]
 struct Case {
@@ -99,7 +99,8 @@ const PRECISIONS: [(Precision, f64); 2] = [(Precision::F32, 1e-5), (Precision::B
 fn forward_agrees_with_the_formula() {
     let shapes =
         [(1, 1, 1, 1, 1), (2, 3, 5, 7, 4), (1, 2, 130, 33, 20), (2, 1, 70, 1100, 33), (1, 2, 260, 515, 64)];
-    for shape in shapes {
+    let random = sizes(7, 10, [2, 3, 80, 90, 40]).into_iter().map(|[b, h, q, k, d]| (b, h, q, k, d));
+    for shape in shapes.into_iter().chain(random) {
         for (mask, bias) in [(0, 0), (1, 0), (2, 1), (0, 2), (1, 2), (0, 3)] {
             let case = case(shape, mask, bias);
             let (want, want_lse) = case.reference(&to_f64(&case.q), &to_f64(&case.k), &to_f64(&case.v));
@@ -116,7 +117,9 @@ fn forward_agrees_with_the_formula() {
 
 #[test]
 fn backward_agrees_with_differences() {
-    for shape in [(1, 1, 1, 2, 1), (2, 2, 3, 5, 4), (1, 1, 17, 19, 3)] {
+    let shapes = [(1, 1, 1, 2, 1), (2, 2, 3, 5, 4), (1, 1, 17, 19, 3)];
+    let random = sizes(8, 6, [2, 2, 9, 12, 7]).into_iter().map(|[b, h, q, k, d]| (b, h, q, k, d));
+    for shape in shapes.into_iter().chain(random) {
         for (mask, bias) in [(0, 0), (1, 1), (2, 2), (0, 3)] {
             let case = case(shape, mask, bias);
             let (q, k, v) = (to_f64(&case.q), to_f64(&case.k), to_f64(&case.v));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cpu::Bf16Path;
-use crate::testing::{bits, close, random, same_for_any_thread_count};
+use crate::testing::{bits, close, random, same_for_any_thread_count, sizes};
 
 /// Values bf16 holds exactly, so that both precisions have the same reference.
 fn exact(seed: u64, len: usize) -> Vec<f32> {
@@ -45,7 +45,18 @@ fn shapes() -> Vec<Conv3dShape> {
         pad_front: [2, 1, 1],
         pad_back: [0, 1, 1],
     };
-    vec![
+    let random = |[batch, inputs, outputs, d, h, w, kd, kh, kw, stride]: [usize; 10]| Conv3dShape {
+        batch,
+        in_channels: inputs,
+        out_channels: outputs,
+        input: [d, h, w],
+        kernel: [kd, kh, kw],
+        stride: [1, stride, stride],
+        pad_front: [kd - 1, kh / 2, kw / 2],
+        pad_back: [0, kh / 2, kw / 2],
+    };
+    let random = sizes(7, 12, [2, 40, 40, 4, 12, 20, 3, 3, 3, 2]).into_iter().map(random);
+    let chosen = [
         base,
         Conv3dShape { in_channels: 16, out_channels: 16, input: [3, 9, 33], ..base },
         Conv3dShape { in_channels: 33, out_channels: 18, input: [2, 8, 16], ..base },
@@ -109,7 +120,8 @@ fn shapes() -> Vec<Conv3dShape> {
             pad_front: [0; 3],
             pad_back: [0; 3],
         },
-    ]
+    ];
+    chosen.into_iter().chain(random).collect()
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{bits, close, random, same_for_any_thread_count, to_f64};
+use crate::testing::{bits, close, random, same_for_any_thread_count, sizes};
 
 fn shapes() -> Vec<Conv2dShape> {
     let base = Conv2dShape {
@@ -11,7 +11,17 @@ fn shapes() -> Vec<Conv2dShape> {
         stride: 1,
         padding: 1,
     };
-    vec![
+    let random = |[batch, inputs, outputs, h, w, kh, kw, stride]: [usize; 8]| Conv2dShape {
+        batch,
+        inputs,
+        outputs,
+        extent: [h, w],
+        kernel: [kh, kw],
+        stride,
+        padding: kh.max(kw) / 2,
+    };
+    let random = sizes(7, 12, [2, 40, 40, 18, 20, 3, 3, 2]).into_iter().map(random);
+    let chosen = [
         base,
         Conv2dShape { stride: 2, ..base },
         Conv2dShape { inputs: 16, outputs: 33, extent: [9, 14], ..base },
@@ -23,29 +33,34 @@ fn shapes() -> Vec<Conv2dShape> {
         Conv2dShape { inputs: 16, extent: [1, 1], ..base },
         Conv2dShape { kernel: [1, 1], padding: 0, ..base },
         Conv2dShape { kernel: [2, 3], padding: 0, stride: 3, ..base },
-    ]
+    ];
+    chosen.into_iter().chain(random).collect()
+}
+
+/// Calls `f(x index, weight index, y index)` for every product of the convolution.
+fn for_each_product(s: &Conv2dShape, mut f: impl FnMut(usize, usize, usize)) {
+    let ([rows, columns], [h, w], [kh, kw]) = (s.output(), s.extent, s.kernel);
+    for at in 0..s.batch * rows * columns {
+        let (item, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
+        for tap in 0..kh * kw {
+            let (r, c) = (row * s.stride + tap / kw, column * s.stride + tap % kw);
+            if r < s.padding || c < s.padding || r >= h + s.padding || c >= w + s.padding {
+                continue;
+            }
+            let from = ((item * h + r - s.padding) * w + c - s.padding) * s.inputs;
+            for (o, i) in (0..s.outputs).flat_map(|o| (0..s.inputs).map(move |i| (o, i))) {
+                f(from + i, (o * s.inputs + i) * kh * kw + tap, at * s.outputs + o);
+            }
+        }
+    }
 }
 
 /// The convolution in f64, (batch, positions, outputs).
-fn reference(x: &[f64], weight: &[f64], bias: &[f64], s: &Conv2dShape) -> Vec<f64> {
-    let ([rows, columns], [h, w], [kh, kw]) = (s.output(), s.extent, s.kernel);
-    let mut y = Vec::with_capacity(s.output_len());
-    for at in 0..s.batch * rows * columns {
-        let (item, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
-        for o in 0..s.outputs {
-            let mut sum = bias[(item * s.outputs + o) % bias.len()];
-            for tap in 0..kh * kw {
-                let (r, c) = (row * s.stride + tap / kw, column * s.stride + tap % kw);
-                if r < s.padding || c < s.padding || r >= h + s.padding || c >= w + s.padding {
-                    continue;
-                }
-                let from = ((item * h + r - s.padding) * w + c - s.padding) * s.inputs;
-                let products = |i: usize| x[from + i] * weight[(o * s.inputs + i) * kh * kw + tap];
-                sum += (0..s.inputs).map(products).sum::<f64>();
-            }
-            y.push(sum);
-        }
-    }
+fn reference(x: &[f32], weight: &[f32], bias: &[f32], s: &Conv2dShape) -> Vec<f64> {
+    let each: usize = s.output().iter().product::<usize>() * s.outputs;
+    let bias_of = |at: usize| bias[(at / each * s.outputs + at % s.outputs) % bias.len()] as f64;
+    let mut y: Vec<f64> = (0..s.output_len()).map(bias_of).collect();
+    for_each_product(s, |xi, wi, yi| y[yi] += x[xi] as f64 * weight[wi] as f64);
     y
 }
 
@@ -59,7 +74,7 @@ fn forward_agrees_with_the_sums_in_every_type() {
         let x = exact(1, s.input_len());
         let w = exact(2, s.outputs * s.inputs * s.kernel[0] * s.kernel[1]);
         for bias in [random(3, s.outputs), random(4, s.batch * s.outputs)] {
-            let want = reference(&to_f64(&x), &to_f64(&w), &to_f64(&bias), &s);
+            let want = reference(&x, &w, &bias, &s);
             let channels = [s.outputs, s.inputs];
             for weight in
                 [ConvWeight::plain(&w, channels, s.kernel), ConvWeight::narrow(&w, channels, s.kernel)]
@@ -77,22 +92,14 @@ fn gradients_are_those_of_the_sums() {
     for s in shapes() {
         let (x, dy) = (exact(1, s.input_len()), exact(2, s.output_len()));
         let w = exact(3, s.outputs * s.inputs * s.kernel[0] * s.kernel[1]);
-        let bias = vec![0.0; s.outputs];
-        // The sums are linear in both operands: a gradient is what a unit there adds to the product with `dy`.
-        let value = |x: &[f32], w: &[f32]| -> f64 {
-            reference(&to_f64(x), &to_f64(w), &bias, &s).iter().zip(&dy).map(|(y, &g)| y * g as f64).sum()
-        };
-        let dx = conv2d_backward_data(&dy, &w, &s, Precision::F32);
-        let dw = conv2d_backward_weight(&x, &dy, &s, Precision::F32);
-        for at in [0, x.len() / 2, x.len() - 1] {
-            let mut unit = vec![0.0; x.len()];
-            unit[at] = 1.0;
-            assert!((dx[at] as f64 - value(&unit, &w)).abs() < 1e-4);
-        }
-        for at in [0, w.len() / 2, w.len() - 1] {
-            let mut unit = vec![0.0; w.len()];
-            unit[at] = 1.0;
-            assert!((dw[at] as f64 - value(&x, &unit)).abs() < 1e-4);
+        let (mut want_dx, mut want_dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        for_each_product(&s, |xi, wi, yi| {
+            want_dx[xi] += dy[yi] as f64 * w[wi] as f64;
+            want_dw[wi] += dy[yi] as f64 * x[xi] as f64;
+        });
+        for precision in [Precision::F32, Precision::Bf16] {
+            close(&conv2d_backward_data(&dy, &w, &s, precision), &want_dx, 2e-5);
+            close(&conv2d_backward_weight(&x, &dy, &s, precision), &want_dw, 2e-5);
         }
     }
 }
@@ -104,5 +111,8 @@ fn thread_count_does_not_matter() {
         let w = random(2, s.outputs * s.inputs * s.kernel[0] * s.kernel[1]);
         let weight = ConvWeight::plain(&w, [s.outputs, s.inputs], s.kernel);
         same_for_any_thread_count(|| conv2d_forward(&x, &weight, &bias, &s, Precision::F32), |y| bits(y));
+        let dy = random(4, s.output_len());
+        same_for_any_thread_count(|| conv2d_backward_data(&dy, &w, &s, Precision::F32), |dx| bits(dx));
+        same_for_any_thread_count(|| conv2d_backward_weight(&x, &dy, &s, Precision::F32), |dw| bits(dw));
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::activation::activation_forward;
-use crate::testing::{bits, close, random, same_for_any_thread_count};
+use crate::testing::{bits, close, random, same_for_any_thread_count, sizes};
 
 fn naive(a: MatRef, b: MatRef) -> Vec<f64> {
     let mut c = vec![0.0; a.rows * b.cols];
@@ -34,7 +34,8 @@ fn all_shapes_transposes_and_precisions() {
         (20, 1100, 37),
         (5, 9000, 6),
     ];
-    for (m, k, n) in shapes {
+    let random = sizes(7, 20, [90, 150, 90]).into_iter().map(|[m, k, n]| (m, k, n));
+    for (m, k, n) in shapes.into_iter().chain(random) {
         let (a, b) = (exact(1, m * k), exact(2, k * n));
         for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
             let a = if ta { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
