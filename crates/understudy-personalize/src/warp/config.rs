@@ -58,7 +58,7 @@ impl WarpConfig {
             window: Window { start: 0.15, end: 1.0 },
             cycle: 0.4,
             foreground: 0.2,
-            mix: 1.0,
+            mix: 0.8,
             descriptor: Descriptor::QueryKey,
             replaced: Replaced::Values,
         }

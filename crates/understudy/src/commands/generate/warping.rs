@@ -42,7 +42,7 @@ pub struct Warping {
     #[arg(long, value_name = "X", default_value_t = 0.2)]
     warp_foreground: f32,
     /// How much of a value is replaced, from 0 to 1.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.8)]
     warp_mix: f32,
     /// What places are compared by: qk, qk-rotated (after the rotary embedding), hidden.
     #[arg(long, value_name = "NAME", default_value = "qk", value_parser = descriptor)]
