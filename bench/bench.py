@@ -126,8 +126,8 @@ def works(args, folder):
     yield "nano-decode", "decoded", lambda: generate(nano, (17, 64, 64), 2, "f32")
     yield "nano-text", "encoded", lambda: generate(nano, (17, 64, 64), 2, "f32")
     yield "nano-start", "start", lambda: generate(nano, (17, 64, 64), 1, "f32")
-    yield "nano-lora", "step", lambda: lora(nano, "f32", "quick", 4, 12, [])
-    yield "nano-lora-bf16", "step", lambda: lora(nano, "bf16", "quick", 4, 12, [])
+    yield "nano-lora", "step", lambda: lora(nano, "f32", "nano", 4, 12, [])
+    yield "nano-lora-bf16", "step", lambda: lora(nano, "bf16", "nano", 4, 12, [])
     if wan:
         side = ["--height", "256", "--width", "256"]
         for dtype in ("f32", "bf16"):

@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 # Alphabetical but for those that read the checkpoints of others.
 FAMILIES = [
     "amt", "clip", "detectors", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "sd_unet", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
-    "lora_steps", "motion_steps", "lora_exchange",
+    "lora_steps", "motion_steps", "lora_exchange", "adapter_kinds",
 ]
 LIMIT = 20 * 1024 * 1024
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Puts the embedded base together from finished pretraining runs.
 #
-#   for part in autoencoder autoencoder-smooth clip identity identity-reward motion markings denoiser; do
+#   for part in clip identity identity-reward motion markings autoencoder autoencoder-smooth denoiser; do
 #     cargo run --release --no-default-features -- pretrain recipes/$part.toml --out runs/$part
 #   done
 #   tools/assemble-nano.sh runs crates/understudy-nano/weights

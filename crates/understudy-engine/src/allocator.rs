@@ -50,10 +50,14 @@ fn there(pointer: *mut u8, bytes: usize) -> *mut u8 {
 /// What is said when so many bytes are not to be had.
 fn said(bytes: usize, line: &mut [u8]) -> &[u8] {
     let mut rest = &mut *line;
+    let (number, unit) = match bytes {
+        0..1024 => (bytes, "bytes"),
+        1024..1_048_576 => (bytes >> 10, "kB"),
+        _ => (bytes >> 20, "MB"),
+    };
     let _ = writeln!(
         rest,
-        "error: out of memory, asking for {} MB more; ask for less at a time: fewer frames, a smaller size or batch",
-        bytes >> 20
+        "error: out of memory, asking for {number} {unit} more; ask for less at a time: fewer frames, a smaller size or batch"
     );
     let unused = rest.len();
     &line[..line.len() - unused]
@@ -82,6 +86,8 @@ mod tests {
         let mut line = [0; 160];
         let text = String::from_utf8(said(3 << 30, &mut line).to_vec()).unwrap();
         assert!(text.contains("3072 MB") && text.ends_with("batch\n"), "{text}");
+        let text = String::from_utf8(said(12, &mut line).to_vec()).unwrap();
+        assert!(text.contains("12 bytes more"), "{text}");
         assert!(there(std::ptr::null_mut(), usize::MAX).is_null());
     }
 }

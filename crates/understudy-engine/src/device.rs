@@ -1,5 +1,6 @@
 //! Naming the device to compute on.
 
+use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::{Device, Tensor};
@@ -52,6 +53,18 @@ impl FromStr for DeviceName {
             "cuda" => number().map(Self::Cuda),
             "vulkan" => number().map(Self::Vulkan),
             _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    /// As the command line takes it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Vulkan(index) => write!(f, "vulkan:{index}"),
+            Self::Metal => f.write_str("metal"),
         }
     }
 }

@@ -64,27 +64,53 @@ impl Encoding {
         matches!(self, Self::F8E4M3 | Self::F8E5M2 | Self::I8)
     }
 
-    /// The numbers of `bytes`, which have scales beside them: those of floats and of 8-bit integers.
-    pub(crate) fn scaled_to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
+    /// Whether scales beside it give its numbers their meaning: those of floats and of 8-bit integers.
+    pub(crate) fn takes_scales(&self) -> bool {
+        self.decode_scaled(&[], &mut Vec::new())
+    }
+
+    /// Appends the numbers of `bytes`, which have scales beside them; whether there can be any.
+    pub(crate) fn decode_scaled(&self, bytes: &[u8], values: &mut Vec<f32>) -> bool {
         match self {
-            Self::I8 => Some(bytes.iter().map(|&byte| f32::from(byte.cast_signed())).collect()),
-            other => other.to_f32(bytes),
+            Self::I8 => values.extend(bytes.iter().map(|&byte| f32::from(byte.cast_signed()))),
+            other => return other.decode(bytes, values),
         }
+        true
     }
 
     /// The numbers of `bytes`, which must be whole elements or blocks; `None` if they are no floats.
     pub(crate) fn to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
-        Some(match self {
-            Self::F64 => elements(bytes).map(|b| f64::from_le_bytes(b) as f32).collect(),
-            Self::F32 => elements(bytes).map(f32::from_le_bytes).collect(),
-            Self::F16 => elements(bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            Self::Bf16 => elements(bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-            Self::F8E4M3 => bytes.iter().map(|&byte| e4m3(byte)).collect(),
+        let mut values = Vec::new();
+        self.decode(bytes, &mut values).then_some(values)
+    }
+
+    /// Appends the numbers of `bytes`, which must be whole elements or blocks; whether they are floats.
+    pub(crate) fn decode(&self, bytes: &[u8], values: &mut Vec<f32>) -> bool {
+        match self {
+            Self::F64 => values.extend(elements(bytes).map(|b| f64::from_le_bytes(b) as f32)),
+            Self::F32 => values.extend(elements(bytes).map(f32::from_le_bytes)),
+            Self::F16 => values.extend(elements(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
+            Self::Bf16 => values.extend(elements(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
+            Self::F8E4M3 => values.extend(bytes.iter().map(|&byte| e4m3(byte))),
             // The upper half of an IEEE half.
-            Self::F8E5M2 => bytes.iter().map(|&byte| f16::from_bits(u16::from(byte) << 8).to_f32()).collect(),
-            Self::Quantized(quantization) => quantization.to_f32(bytes),
-            _ => return None,
-        })
+            Self::F8E5M2 => {
+                values.extend(bytes.iter().map(|&byte| f16::from_bits(u16::from(byte) << 8).to_f32()));
+            }
+            Self::Quantized(quantization) => quantization.decode(bytes, values),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Bytes that can only be read together: an element, or a block.
+    pub(crate) fn unit(&self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Quantized(quantization) => quantization.block().1,
+            _ => 1,
+        }
     }
 
     /// The integers of `bytes`; `None` if they are none.

@@ -24,6 +24,16 @@ pub enum WeightError {
         /// Which field is wrong, and how.
         reason: String,
     },
+    /// The file holds no weights, or not all of them.
+    #[error("{path} is {what}; {advice}", path = path.display())]
+    NotWeights {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
     /// One tensor cannot be used.
     #[error("tensor {name}: {reason}")]
     Tensor {
@@ -56,11 +66,13 @@ pub fn io_advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space and run it again",
         ErrorKind::NotFound => "check the path",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "choose a place you may use",
-        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
-            "choose another place"
-        }
-        _ => "check the disk, or choose another place",
+        // Whether it was to be read or written.
+        ErrorKind::PermissionDenied => "check that you may use it",
+        ErrorKind::ReadOnlyFilesystem => "choose a place you may write to",
+        ErrorKind::AlreadyExists => "choose another place",
+        ErrorKind::NotADirectory => "check the path",
+        ErrorKind::IsADirectory => "name a file",
+        _ => "check the disk and run it again",
     }
 }
 

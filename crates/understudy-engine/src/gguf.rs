@@ -1,9 +1,13 @@
 //! The header of GGUF files, versions 2 and 3.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
 
 use crate::encoding::{Encoding, Quantization};
+use crate::error::WeightError;
+use crate::safetensors::Storage;
 
 /// What files of this format begin with.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
@@ -34,28 +38,13 @@ pub(crate) struct TensorHeader {
     pub(crate) range: Range<usize>,
 }
 
-/// Reads the header of `bytes`, a whole file.
+/// Reads the header from `stream`, a whole file of `length` bytes.
 ///
 /// # Errors
 /// Says which field is wrong, and how.
-pub(crate) fn read(bytes: &[u8]) -> Result<Header, String> {
-    let mut reader = Reader { bytes, at: 0 };
-    if reader.take(4, "magic")? != MAGIC {
-        return Err("magic: it is not GGUF".to_owned());
-    }
-    let version = reader.u32("version")?;
-    if !(2..=3).contains(&version) {
-        return Err(format!("version: {version} is not supported; it must be 2 or 3"));
-    }
-    let tensor_count = reader.count("tensor_count", 24)?;
-    let entries = reader.count("metadata_kv_count", 12)?;
-    let mut values = BTreeMap::new();
-    for _ in 0..entries {
-        let key = reader.string("metadata key")?;
-        let kind = reader.u32(&key)?;
-        let value = reader.value(kind, &key, 0)?;
-        values.insert(key, value);
-    }
+pub(crate) fn read(stream: impl Read, length: usize) -> Result<Header, String> {
+    let mut reader = Reader { stream, at: 0, length, keep: KEPT };
+    let (tensor_count, values) = reader.metadata()?;
     let described: Vec<_> = (0..tensor_count).map(|_| reader.tensor()).collect::<Result<_, _>>()?;
     let alignment = match values.get("general.alignment") {
         Some(Value::Number(text)) => {
@@ -68,16 +57,14 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Header, String> {
     let start = reader.at.next_multiple_of(alignment);
     let mut tensors = Vec::with_capacity(described.len());
     for (name, shape, kind, offset) in described {
-        let (encoding, length) = stored(kind, &shape).map_err(|reason| format!("tensor {name}: {reason}"))?;
+        let (encoding, size) = stored(kind, &shape).map_err(|reason| format!("tensor {name}: {reason}"))?;
         let range = usize::try_from(offset)
             .ok()
             .and_then(|offset| start.checked_add(offset))
-            .and_then(|from| Some(from..from.checked_add(length)?))
-            .filter(|range| range.end <= bytes.len())
+            .and_then(|from| Some(from..from.checked_add(size)?))
+            .filter(|range| range.end <= length)
             .ok_or_else(|| {
-                format!(
-                    "tensor {name}: offset {offset} with {length} bytes lies beyond the file (truncated?)"
-                )
+                format!("tensor {name}: offset {offset} with {size} bytes lies beyond the file (truncated?)")
             })?;
         let shape = original_shape(&values, &name, shape)?;
         tensors.push(TensorHeader { name, encoding, shape, range });
@@ -89,7 +76,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Header, String> {
 
 /// The encoding of ggml's type `kind`, and the bytes of a tensor of `shape`.
 fn stored(kind: u32, shape: &[usize]) -> Result<(Encoding, usize), String> {
-    use Quantization::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    use Quantization::{Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let (encoding, numbers, size) = match kind {
         0 => (Encoding::F32, 1, 4),
         1 => (Encoding::F16, 1, 2),
@@ -109,6 +96,8 @@ fn stored(kind: u32, shape: &[usize]) -> Result<(Encoding, usize), String> {
                 (12, Q4K),
                 (13, Q5K),
                 (14, Q6K),
+                (20, Iq4Nl),
+                (23, Iq4Xs),
             ];
             let Some((_, quantization)) = known.into_iter().find(|(id, _)| *id == kind) else {
                 return Err(format!("type {kind} of ggml is not supported"));
@@ -157,12 +146,67 @@ fn apart(tensors: &[TensorHeader]) -> Result<(), String> {
     }
 }
 
+/// The vocabulary of a text encoder, as llama.cpp's converter writes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vocabulary {
+    /// The kind of tokenizer: `t5`, `llama`, `gpt2`, ...
+    pub kind: String,
+    /// Every piece: its text, its score, and its kind as SentencePiece numbers them.
+    pub pieces: Vec<(String, f32, u64)>,
+    /// SentencePiece's compiled map of characters; empty if there is none.
+    pub characters: Vec<u8>,
+    /// Which piece stands for what is unknown.
+    pub unknown: usize,
+}
+
+impl Vocabulary {
+    /// That of the GGUF file at `path`; `None` if it has none or is another kind of file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or its header is not consistent.
+    pub fn open(path: &Path) -> Result<Option<Self>, WeightError> {
+        let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
+        let storage = Storage::open(path)?;
+        let start = storage.bytes(0..storage.length().min(MAGIC.len())).map_err(malformed)?;
+        if *start != *MAGIC {
+            return Ok(None);
+        }
+        let (stream, length) = (storage.stream(), storage.length());
+        let mut reader = Reader { stream, at: 0, length, keep: usize::MAX };
+        let (_, mut values) = reader.metadata().map_err(malformed)?;
+        let mut take = |key: &str| values.remove(&format!("tokenizer.ggml.{key}"));
+        let Some(Value::Texts(tokens)) = take("tokens") else { return Ok(None) };
+        let numbers = |value: Option<Value>| match value {
+            Some(Value::Numbers(numbers)) => numbers,
+            _ => Vec::new(),
+        };
+        let (scores, kinds) = (numbers(take("scores")), numbers(take("token_type")));
+        let number = |value: Option<Value>| value.and_then(Value::text).and_then(|text| text.parse().ok());
+        let piece = |(index, text): (usize, String)| {
+            let score = scores.get(index).and_then(|score| score.parse().ok()).unwrap_or(0.0);
+            (text, score, kinds.get(index).and_then(|kind| kind.parse().ok()).unwrap_or(1))
+        };
+        Ok(Some(Self {
+            characters: numbers(take("precompiled_charsmap")).iter().filter_map(|text| byte(text)).collect(),
+            unknown: number(take("unknown_token_id")).unwrap_or(2),
+            kind: take("model").and_then(Value::text).unwrap_or_default(),
+            pieces: tokens.into_iter().enumerate().map(piece).collect(),
+        }))
+    }
+}
+
+/// A byte, whether it was written with a sign or without.
+fn byte(text: &str) -> Option<u8> {
+    text.parse::<i16>().ok().map(|number| number as u8)
+}
+
 /// A metadata value, as far as anything here needs it.
 #[derive(Debug)]
 enum Value {
     Number(String),
     Text(String),
     Numbers(Vec<String>),
+    Texts(Vec<String>),
     Other,
 }
 
@@ -170,29 +214,65 @@ impl Value {
     fn text(self) -> Option<String> {
         match self {
             Self::Number(text) | Self::Text(text) => Some(text),
-            Self::Numbers(_) | Self::Other => None,
+            Self::Numbers(_) | Self::Texts(_) | Self::Other => None,
         }
     }
 }
 
+/// The most entries of an array that are kept, unless a vocabulary is asked for.
+const KEPT: usize = 16;
+
 /// A place in the file. Every read is checked against its end.
-struct Reader<'a> {
-    bytes: &'a [u8],
+struct Reader<R> {
+    stream: R,
     at: usize,
+    length: usize,
+    /// The most entries of an array that are of use.
+    keep: usize,
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize, field: &str) -> Result<&'a [u8], String> {
-        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len());
+impl<R: Read> Reader<R> {
+    /// What stands before the tensors: how many there are, and the metadata.
+    fn metadata(&mut self) -> Result<(usize, BTreeMap<String, Value>), String> {
+        if self.take(4, "magic")? != MAGIC {
+            return Err("magic: it is not GGUF".to_owned());
+        }
+        let version = self.u32("version")?;
+        if !(2..=3).contains(&version) {
+            return Err(format!("version: {version} is not supported; it must be 2 or 3"));
+        }
+        let tensor_count = self.count("tensor_count", 24)?;
+        let entries = self.count("metadata_kv_count", 12)?;
+        let mut values = BTreeMap::new();
+        for _ in 0..entries {
+            let key = self.string("metadata key")?;
+            let kind = self.u32(&key)?;
+            let value = self.value(kind, &key, 0)?;
+            values.insert(key, value);
+        }
+        Ok((tensor_count, values))
+    }
+
+    fn fill(&mut self, buffer: &mut [u8], field: &str) -> Result<(), String> {
+        let end = self.at.checked_add(buffer.len()).filter(|&end| end <= self.length);
         let end = end.ok_or_else(|| format!("{field}: the file ends too early (truncated?)"))?;
-        let part = &self.bytes[self.at..end];
+        self.stream.read_exact(buffer).map_err(|error| format!("{field}: {error}"))?;
         self.at = end;
-        Ok(part)
+        Ok(())
+    }
+
+    fn take(&mut self, length: usize, field: &str) -> Result<Vec<u8>, String> {
+        if length > self.length - self.at {
+            return Err(format!("{field}: the file ends too early (truncated?)"));
+        }
+        let mut bytes = vec![0; length];
+        self.fill(&mut bytes, field)?;
+        Ok(bytes)
     }
 
     fn array<const N: usize>(&mut self, field: &str) -> Result<[u8; N], String> {
         let mut array = [0; N];
-        array.copy_from_slice(self.take(N, field)?);
+        self.fill(&mut array, field)?;
         Ok(array)
     }
 
@@ -207,7 +287,7 @@ impl<'a> Reader<'a> {
     /// A number of things that take at least `least` bytes each.
     fn count(&mut self, field: &str, least: usize) -> Result<usize, String> {
         let count = self.u64(field)?;
-        let room = (self.bytes.len() - self.at) / least;
+        let room = (self.length - self.at) / least;
         match usize::try_from(count) {
             Ok(count) if count <= room => Ok(count),
             _ => Err(format!("{field}: {count} do not fit into the file")),
@@ -217,7 +297,7 @@ impl<'a> Reader<'a> {
     fn string(&mut self, field: &str) -> Result<String, String> {
         let length = self.count(field, 1)?;
         let bytes = self.take(length, field)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| format!("{field}: it is not text"))
+        String::from_utf8(bytes).map_err(|_| format!("{field}: it is not text"))
     }
 
     /// A metadata value of ggml's type `kind`, `depth` arrays deep.
@@ -241,24 +321,27 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An array. Vocabularies are long and of no use here: only short arrays of numbers are kept.
+    /// An array. Long ones are vocabularies, which are of use only to who asks for them.
     fn values(&mut self, key: &str, depth: usize) -> Result<Value, String> {
         const DEEPEST: usize = 4;
-        const KEPT: usize = 16;
         if depth >= DEEPEST {
             return Err(format!("{key}: arrays are nested too deeply"));
         }
         let kind = self.u32(key)?;
         let count = self.count(key, 1)?;
-        let mut numbers = Vec::new();
-        for index in 0..count {
-            if let Value::Number(text) = self.value(kind, key, depth + 1)?
-                && index < KEPT
-            {
-                numbers.push(text);
+        let (mut numbers, mut texts) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            match self.value(kind, key, depth + 1)? {
+                Value::Number(text) if numbers.len() < self.keep => numbers.push(text),
+                Value::Text(text) if texts.len() < self.keep => texts.push(text),
+                _ => {}
             }
         }
-        Ok(if numbers.len() == count { Value::Numbers(numbers) } else { Value::Other })
+        Ok(match (numbers.len() == count, texts.len() == count) {
+            (true, _) => Value::Numbers(numbers),
+            (_, true) => Value::Texts(texts),
+            _ => Value::Other,
+        })
     }
 
     /// Name, shape (slowest dimension first), type and offset.

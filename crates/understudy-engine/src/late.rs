@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use crate::weights::{Origin, Weights};
+use crate::weights::{Lost, Origin, Weights};
 
 /// A part that is built when it is first asked for, where its store stays open, and at once where it does not. Copies share
 /// it.
@@ -29,6 +29,11 @@ impl<P> Late<P> {
             None => Inner { built: OnceLock::from(build(weights)), later: None },
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// What could not be read any more of the network it belongs to.
+    pub fn lost(&self) -> Option<&Lost> {
+        self.inner.later.as_ref().map(|(origin, _)| origin.lost())
     }
 
     /// The part.

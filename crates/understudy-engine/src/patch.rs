@@ -8,6 +8,131 @@ use crate::attach::LowRank;
 use crate::error::WeightError;
 use crate::weights::{Init, WeightSource};
 
+/// Two factors of a matrix, `up (outputs, rank)` and `down (rank, inputs)`.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// The left one.
+    pub up: Tensor<2>,
+    /// The right one.
+    pub down: Tensor<2>,
+}
+
+impl Factors {
+    /// `[outputs, inputs]` of their product.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.up.dims()[0], self.down.dims()[1]]
+    }
+
+    fn product(&self) -> Tensor<2> {
+        self.up.clone().matmul(self.down.clone())
+    }
+
+    fn numbers(&self) -> usize {
+        [&self.up, &self.down].map(|half| half.dims().iter().product::<usize>()).iter().sum()
+    }
+}
+
+/// A matrix by what it is made of.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "handles of tensors, one a matrix, and none is moved in a loop"
+)]
+pub enum Delta {
+    /// The product of two factors (LoRA).
+    LowRank(Factors),
+    /// Two such products, multiplied element by element (LoHa; Hyeon-Woo, Ye-Bin and Oh, "FedPara", 2022).
+    Hadamard([Factors; 2]),
+    /// The Kronecker product of two matrices (LoKr; Yeh et al., "Navigating Text-To-Image Customization", 2024). Of a
+    /// convolution the right one has the kernel within its inputs.
+    Kronecker([Tensor<2>; 2]),
+}
+
+impl Delta {
+    /// `[outputs, inputs]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::LowRank(factors) | Self::Hadamard([factors, _]) => factors.dims(),
+            Self::Kronecker([left, right]) => {
+                let [[a, b], [c, d]] = [left.dims(), right.dims()];
+                [a * c, b * d]
+            }
+        }
+    }
+
+    /// How many numbers it is made of.
+    fn numbers(&self) -> usize {
+        match self {
+            Self::LowRank(factors) => factors.numbers(),
+            Self::Hadamard(pair) => pair.iter().map(Factors::numbers).sum(),
+            Self::Kronecker(pair) => pair.iter().map(|own| own.dims().iter().product::<usize>()).sum(),
+        }
+    }
+
+    fn dense(&self) -> Tensor<2> {
+        match self {
+            Self::LowRank(factors) => factors.product(),
+            Self::Hadamard([one, other]) => one.product() * other.product(),
+            Self::Kronecker([left, right]) => {
+                let [[a, b], [c, d]] = [left.dims(), right.dims()];
+                let [left, right] = [left.clone().reshape([a, 1, b, 1]), right.clone().reshape([1, c, 1, d])];
+                (left * right).reshape([a * c, b * d])
+            }
+        }
+    }
+}
+
+/// The lengths that the rows or columns of a changed weight are given (Liu et al., "DoRA", 2024).
+#[derive(Clone, Debug)]
+pub enum Magnitude {
+    /// One an output: its row of the weight gets that norm.
+    Outputs(Tensor<1>),
+    /// One an input, with its kernel: its column gets that norm.
+    Inputs(Tensor<1>),
+}
+
+/// A change of a weight matrix that depends on the weight, or is no plain residual.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What is added.
+    pub delta: Delta,
+    /// Multiplies it.
+    pub scale: f32,
+    /// The norms that rows or columns of the sum then get.
+    pub magnitude: Option<Magnitude>,
+}
+
+impl Change {
+    /// How many numbers it is made of.
+    pub fn numbers(&self) -> usize {
+        let magnitude = self.magnitude.as_ref().map_or(0, |own| match own {
+            Magnitude::Outputs(norms) | Magnitude::Inputs(norms) => norms.dims()[0],
+        });
+        self.delta.numbers() + magnitude
+    }
+
+    /// What it adds to `weight (outputs, inputs)` in full.
+    fn of(&self, weight: Tensor<2>) -> Tensor<2> {
+        let delta = self.delta.dense() * self.scale;
+        let Some(magnitude) = &self.magnitude else { return delta };
+        let changed = weight.clone() + delta;
+        let [outputs, inputs] = changed.dims();
+        let scaled = match magnitude {
+            Magnitude::Outputs(norms) => {
+                let length = changed.clone().square().sum_dim(1).sqrt() + f32::EPSILON;
+                changed * (norms.clone().reshape([outputs, 1]) / length)
+            }
+            Magnitude::Inputs(norms) => {
+                let channels = norms.dims()[0];
+                let by_channel = changed.reshape([outputs, channels, inputs / channels.max(1)]);
+                let length = by_channel.clone().square().sum_dim(0).sum_dim(2).sqrt() + f32::EPSILON;
+                (by_channel * (norms.clone().reshape([1, channels, 1]) / length)).reshape([outputs, inputs])
+            }
+        };
+        scaled - weight
+    }
+}
+
 /// What is added to one tensor.
 #[derive(Clone, Debug)]
 pub enum Addition {
@@ -20,6 +145,13 @@ pub enum Addition {
     },
     /// `scale * up · down` of a residual, whatever its window.
     LowRank(Box<LowRank>),
+    /// `strength` times what a change adds to the tensor as its source has it.
+    Change {
+        /// The change.
+        change: Box<Change>,
+        /// Multiplies what it adds: 0 leaves the weight as it is, 1 gives what was trained.
+        strength: f32,
+    },
 }
 
 impl Addition {
@@ -27,20 +159,25 @@ impl Addition {
         match self {
             Self::Dense { values, .. } => values.len(),
             Self::LowRank(residual) => residual.up.dims()[0] * residual.down.dims()[1],
+            Self::Change { change, .. } => change.delta.dims().iter().product(),
         }
     }
 
-    /// `weight`, flattened, and this.
-    fn add(&self, weight: Tensor<1>) -> Tensor<1> {
+    /// `sum` and what this adds to `weight`, both flattened.
+    fn add(&self, sum: Tensor<1>, weight: &Tensor<1>) -> Tensor<1> {
         match self {
             Self::Dense { values, scale } => {
                 let data = TensorData::new(values.clone(), [values.len()]);
-                let values = Tensor::<1>::from_data(data, &weight.device());
-                weight + values * *scale
+                let values = Tensor::<1>::from_data(data, &sum.device());
+                sum + values * *scale
             }
             Self::LowRank(residual) => {
                 let LowRank { down, up, scale, .. } = residual.as_ref().clone();
-                weight + up.matmul(down).reshape([-1]) * scale
+                sum + up.matmul(down).reshape([-1]) * scale
+            }
+            Self::Change { change, strength } => {
+                let weight = weight.clone().reshape(change.delta.dims());
+                sum + change.of(weight).reshape([-1]) * *strength
             }
         }
     }
@@ -109,7 +246,7 @@ impl<S: WeightSource> WeightSource for Patched<S> {
     fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Option<Tensor<1>>, WeightError> {
         let Some(weight) = self.source.get(name, shape, init)? else { return Ok(None) };
         let additions = self.of(name, weight.dims()[0])?;
-        Ok(Some(additions.iter().fold(weight, |weight, addition| addition.add(weight))))
+        Ok(Some(additions.iter().fold(weight.clone(), |sum, addition| addition.add(sum, &weight))))
     }
 
     fn holds(&self, name: &str, shape: &[usize]) -> Result<bool, WeightError> {

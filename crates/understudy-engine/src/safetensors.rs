@@ -1,6 +1,10 @@
-//! Checkpoints: safetensors files, whole or in shards, and GGUF files, read by memory map, and PyTorch's `.pth`; and
-//! writing safetensors.
+//! Checkpoints: safetensors files, whole or in shards, and GGUF files, of which only what is asked for is read, and
+//! PyTorch's `.pth`; and writing safetensors.
 
+mod header;
+mod scales;
+mod sealed;
+mod storage;
 mod stored;
 mod write;
 
@@ -11,55 +15,30 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::{Metadata, SafeTensors};
 use burn::tensor::{Device, Tensor, TensorData};
-use memmap2::Mmap;
 use pytorch_reader::PytorchReader;
 
+use scales::Scales;
+pub use sealed::Sealed;
+pub(crate) use storage::Storage;
 pub use stored::StoredTensor;
-pub use write::{LazyValues, NamedValues, Precision, write, write_atomically, write_lazily, write_stored};
+pub use write::{
+    CHECKSUM, LazyValues, NamedValues, Precision, write, write_atomically, write_lazily, write_sealed,
+    write_stored,
+};
 
 use crate::encoding::Encoding;
 use crate::error::WeightError;
+use crate::foreign;
 use crate::gguf;
 use crate::pickle;
+use crate::text;
 use crate::torchscript;
 use crate::weights::{Init, WeightSource};
 
-enum Storage {
-    Map(Mmap),
-    Static(&'static [u8]),
-}
-
-impl Storage {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Map(map) => map,
-            Self::Static(bytes) => bytes,
-        }
-    }
-
-    /// Gives the pages of `range` back to the system, where it has such a notion. Reading them again reads the file.
-    #[cfg(unix)]
-    fn release(&self, range: Range<usize>) {
-        /// Smaller parts are not worth asking.
-        const LARGE: usize = 1 << 20;
-        if let (Self::Map(map), true) = (self, range.len() >= LARGE) {
-            // SAFETY: the map is shared and never written, so its pages hold nothing that is not in the file.
-            // Failing, it changes nothing.
-            let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-            };
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn release(&self, _: Range<usize>) {}
-}
-
 /// Where a tensor's bytes are.
 enum Place {
-    /// A part of a file in memory.
+    /// A part of a file.
     Part { file: usize, range: Range<usize> },
     /// In a file of PyTorch's, read when asked for.
     Pytorch(pytorch_reader::Tensor),
@@ -69,21 +48,26 @@ struct Entry {
     place: Place,
     encoding: Encoding,
     shape: Vec<usize>,
-    /// What the stored numbers are multiplied by: one factor, or one a row; none at all is 1.
-    scales: Vec<f32>,
+    /// What the stored numbers are multiplied by.
+    scales: Option<Scales>,
 }
 
 impl Entry {
     fn new(place: Place, encoding: Encoding, shape: Vec<usize>) -> Self {
-        Self { place, encoding, shape, scales: Vec::new() }
+        Self { place, encoding, shape, scales: None }
     }
 
-    /// The floats that `bytes` of it hold, without the scales; `None` if they stand for none.
-    fn to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
-        match self.scales.is_empty() {
-            true => self.encoding.to_f32(bytes),
-            false => self.encoding.scaled_to_f32(bytes),
+    /// Appends the floats that `bytes` of it hold, without the scales; whether they stand for any.
+    fn decode(&self, bytes: &[u8], values: &mut Vec<f32>) -> bool {
+        match &self.scales {
+            None => self.encoding.decode(bytes, values),
+            Some(_) => self.encoding.decode_scaled(bytes, values),
         }
+    }
+
+    /// How many numbers it has.
+    fn count(&self) -> usize {
+        self.shape.iter().product()
     }
 }
 
@@ -97,6 +81,8 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     name: String,
     device: Device,
+    /// Whether numbers of 8 bits are in it, which have scales beside them.
+    has_eight_bits: bool,
 }
 
 /// What a checkpoint says of one tensor.
@@ -116,8 +102,9 @@ impl Checkpoint {
     /// Opens `path`: a safetensors, GGUF or PyTorch file (told apart by what they begin with), or an index
     /// (`*.index.json`) whose shards lie beside it.
     ///
-    /// 8-bit floats and integers with scales beside them, as ComfyUI stores them (`NAME.scale_weight` or
-    /// `NAME.weight_scale`), are read as what they stand for; the scales and other notes of that kind are no tensors of their own.
+    /// 8-bit floats and integers with scales beside them (`NAME.scale_weight`, `NAME.weight_scale`,
+    /// `NAME.weight_scale_inv` or `NAME.weight._scale`) are read as what they stand for; the scales and other notes of that
+    /// kind are no tensors of their own.
     ///
     /// # Errors
     /// When a file cannot be read, is truncated, or its header is not consistent.
@@ -125,10 +112,10 @@ impl Checkpoint {
         let mut checkpoint = Self::empty(path.display().to_string(), device);
         if path.extension().is_some_and(|extension| extension == "json") {
             for shard in shards(path)? {
-                checkpoint.add(map(&shard)?, &shard)?;
+                checkpoint.add(Storage::open(&shard)?, &shard)?;
             }
         } else {
-            checkpoint.add(map(path)?, path)?;
+            checkpoint.add(Storage::open(path)?, path)?;
         }
         checkpoint.attach_scales()?;
         Ok(checkpoint)
@@ -151,13 +138,15 @@ impl Checkpoint {
             metadata: BTreeMap::new(),
             name,
             device: device.clone(),
+            has_eight_bits: false,
         }
     }
 
     fn add(&mut self, storage: Storage, path: &Path) -> Result<(), WeightError> {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
-        if storage.bytes().starts_with(gguf::MAGIC) {
-            let header = gguf::read(storage.bytes()).map_err(malformed)?;
+        let start = storage.bytes(0..storage.length().min(foreign::BEGIN)).map_err(malformed)?.into_owned();
+        if start.starts_with(gguf::MAGIC) {
+            let header = gguf::read(storage.stream(), storage.length()).map_err(malformed)?;
             for gguf::TensorHeader { name, encoding, shape, range } in header.tensors {
                 let place = Place::Part { file: self.files.len(), range };
                 self.insert(name, Entry::new(place, encoding, shape)).map_err(malformed)?;
@@ -166,19 +155,16 @@ impl Checkpoint {
             self.files.push(storage);
             return Ok(());
         }
-        // A safetensors file begins with any eight bytes, which are its header's length, and then the header.
-        let safetensors = storage.bytes().get(8) == Some(&b'{');
-        if !safetensors && PYTORCH.iter().any(|magic| storage.bytes().starts_with(magic)) {
+        if let Some(error) = foreign::in_file(path, &start, storage.length()) {
+            return Err(error);
+        }
+        if !foreign::is_safetensors(&start) && PYTORCH.iter().any(|magic| start.starts_with(magic)) {
             return self.add_pytorch(path);
         }
-        let (header, metadata) = SafeTensors::read_metadata(storage.bytes())
-            .map_err(|error| malformed(format!("header: {error}")))?;
-        let start = header + 8;
-        self.check_length(&metadata, start, storage.bytes().len()).map_err(malformed)?;
-        for (name, info) in metadata.tensors() {
-            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+        let (tensors, metadata) = header::read(&storage, path)?;
+        for header::TensorHeader { name, encoding, shape, range } in tensors {
             let place = Place::Part { file: self.files.len(), range };
-            self.insert(name, Entry::new(place, info.dtype.into(), info.shape.clone())).map_err(malformed)?;
+            self.insert(name, Entry::new(place, encoding, shape)).map_err(malformed)?;
         }
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
         self.files.push(storage);
@@ -209,49 +195,6 @@ impl Checkpoint {
         }
     }
 
-    /// Gives 8-bit numbers their scales.
-    fn attach_scales(&mut self) -> Result<(), WeightError> {
-        if !self.entries.values().any(|entry| entry.encoding.is_eight_bits()) {
-            return Ok(());
-        }
-        for name in self.entries.keys().cloned().collect::<Vec<_>>() {
-            let (layer, last) = name.rsplit_once('.').unwrap_or(("", &name));
-            match last {
-                "scale_weight" | "weight_scale" => {
-                    let (scales, _) = self.values(&name)?;
-                    let weight = format!("{layer}.weight");
-                    let fault = |reason: String| WeightError::Tensor { name: name.clone(), reason };
-                    let entry = self
-                        .entries
-                        .get_mut(&weight)
-                        .ok_or_else(|| fault(format!("there is no {weight}")))?;
-                    if scales.len() != 1 && Some(&scales.len()) != entry.shape.first() {
-                        let reason = format!("{} scales do not fit shape {:?}", scales.len(), entry.shape);
-                        return Err(fault(reason));
-                    }
-                    entry.scales = scales;
-                    self.entries.remove(&name);
-                }
-                "scale_input" | "input_scale" | "comfy_quant" | "scaled_fp8" => {
-                    self.entries.remove(&name);
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_length(&self, metadata: &Metadata, start: usize, length: usize) -> Result<(), String> {
-        let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
-        match start.checked_add(end) {
-            Some(expected) if expected <= length => Ok(()),
-            _ => Err(format!(
-                "data_offsets end at byte {end} of the data, but only {} bytes follow the header (truncated?)",
-                length.saturating_sub(start)
-            )),
-        }
-    }
-
     /// The same tensors under their published names: `rename` gives the one for a file's name, or `None` where
     /// the file's name stands.
     ///
@@ -279,9 +222,9 @@ impl Checkpoint {
         self
     }
 
-    /// The same without the tensors that `unwanted` names.
-    pub fn without(mut self, unwanted: &[&str]) -> Self {
-        self.entries.retain(|name, _| !unwanted.contains(&name.as_str()));
+    /// The same without the tensors whose names begin with one of `starts`.
+    pub fn without(mut self, starts: &[&str]) -> Self {
+        self.entries.retain(|name, _| !starts.iter().any(|start| name.starts_with(start)));
         self
     }
 
@@ -299,9 +242,9 @@ impl Checkpoint {
     pub fn infos(&self) -> Vec<TensorInfo> {
         let info = |(name, entry): (&String, &Entry)| TensorInfo {
             name: name.clone(),
-            dtype: match entry.scales.is_empty() {
-                true => entry.encoding.name(),
-                false => format!("{} scaled", entry.encoding.name()),
+            dtype: match entry.scales {
+                None => entry.encoding.name(),
+                Some(_) => format!("{} scaled", entry.encoding.name()),
             },
             shape: entry.shape.clone(),
             bytes: match &entry.place {
@@ -321,14 +264,6 @@ impl Checkpoint {
         self.entries.values().map(whole).max().unwrap_or(0)
     }
 
-    /// Lets the system have the pages back that a tensor was read from: they are in the file, and what was made of
-    /// them is in memory.
-    fn release(&self, entry: &Entry) {
-        if let Place::Part { file, range } = &entry.place {
-            self.files[*file].release(range.clone());
-        }
-    }
-
     /// The values of tensor `name` as f32, and its shape.
     ///
     /// # Errors
@@ -336,14 +271,9 @@ impl Checkpoint {
     pub fn values(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), WeightError> {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
-        let bytes = self.bytes(entry).map_err(fault)?;
-        let mut values = entry
-            .to_f32(&bytes)
-            .ok_or_else(|| fault(format!("type {} is not supported here", entry.encoding.name())))?;
-        self.release(entry);
-        let row = values.len() / entry.scales.len().max(1);
-        for (row, scale) in values.chunks_mut(row.max(1)).zip(&entry.scales) {
-            row.iter_mut().for_each(|value| *value *= scale);
+        let mut values = self.floats(name, entry)?;
+        if let Some(scales) = &entry.scales {
+            scales.apply_all(entry.shape.first().copied().unwrap_or(1), &mut values);
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(fault(format!(
@@ -354,6 +284,29 @@ impl Checkpoint {
         Ok((values, entry.shape.clone()))
     }
 
+    /// The floats of `entry`, without its scales.
+    fn floats(&self, name: &str, entry: &Entry) -> Result<Vec<f32>, WeightError> {
+        let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
+        let mut values = Vec::new();
+        if !entry.decode(&[], &mut values) {
+            return Err(fault(format!("type {} is not supported here", entry.encoding.name())));
+        }
+        values.reserve_exact(entry.count());
+        let each = |bytes: &[u8]| {
+            entry.decode(bytes, &mut values);
+        };
+        match &entry.place {
+            Place::Part { file, range } => {
+                self.files[*file].pieces(range.clone(), entry.encoding.unit(), each).map_err(fault)?;
+            }
+            Place::Pytorch(tensor) => {
+                let bytes = tensor.read().map_err(|error| fault(format!("{}: {error}", self.name)))?;
+                entry.decode(&bytes, &mut values);
+            }
+        }
+        Ok(values)
+    }
+
     /// Tensor `name` as the file has it; one with scales beside it as the f32 it stands for.
     ///
     /// # Errors
@@ -361,7 +314,7 @@ impl Checkpoint {
     pub fn stored(&self, name: &str) -> Result<StoredTensor, WeightError> {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = self.entries.get(name).ok_or_else(|| fault(format!("not in {}", self.name)))?;
-        if !entry.scales.is_empty() {
+        if entry.scales.is_some() {
             let (values, shape) = self.values(name)?;
             return Ok(StoredTensor::new(&values, shape, Precision::F32));
         }
@@ -371,8 +324,34 @@ impl Checkpoint {
 
     fn bytes(&self, entry: &Entry) -> Result<Cow<'_, [u8]>, String> {
         match &entry.place {
-            Place::Part { file, range } => Ok(Cow::Borrowed(&self.files[*file].bytes()[range.clone()])),
-            Place::Pytorch(tensor) => tensor.read().map(Cow::Owned).map_err(|error| error.to_string()),
+            Place::Part { file, range } => self.files[*file].bytes(range.clone()),
+            Place::Pytorch(tensor) => {
+                tensor.read().map(Cow::Owned).map_err(|error| format!("{}: {error}", self.name))
+            }
+        }
+    }
+
+    /// The bytes of each of `rows` of `entry`, a matrix of `count` rows.
+    fn row_bytes(&self, entry: &Entry, count: usize, rows: &[usize]) -> Result<Vec<Cow<'_, [u8]>>, String> {
+        let within = |each: usize, row: usize| {
+            let outside = || format!("there is no row {row} of {count}");
+            (row < count).then_some(row * each..(row + 1) * each).ok_or_else(outside)
+        };
+        match &entry.place {
+            Place::Part { file, range } => {
+                let each = range.len() / count.max(1);
+                let read = |&row: &usize| {
+                    let own = within(each, row)?;
+                    self.files[*file].bytes(range.start + own.start..range.start + own.end)
+                };
+                rows.iter().map(read).collect()
+            }
+            // Its tensors are read whole.
+            Place::Pytorch(_) => {
+                let bytes = self.bytes(entry)?;
+                let each = bytes.len() / count.max(1);
+                rows.iter().map(|&row| Ok(Cow::Owned(bytes[within(each, row)?].to_vec()))).collect()
+            }
         }
     }
 
@@ -407,7 +386,7 @@ impl WeightSource for Checkpoint {
             Some(entry) if entry.shape != shape => {
                 Err(fault(format!("has shape {:?}, the network needs {shape:?}", entry.shape)))
             }
-            Some(entry) if entry.to_f32(&[]).is_none() => {
+            Some(entry) if !entry.decode(&[], &mut Vec::new()) => {
                 Err(fault(format!("type {} is not supported here", entry.encoding.name())))
             }
             Some(_) => Ok(true),
@@ -420,17 +399,15 @@ impl WeightSource for Checkpoint {
         }
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let entry = &self.entries[name];
-        let bytes = self.bytes(entry).map_err(fault)?;
-        let [each, columns] = [bytes.len() / shape[0].max(1), shape[1]];
-        let mut values = Vec::with_capacity(rows.len() * columns);
-        for &row in rows {
-            let own = bytes.get(row * each..(row + 1) * each).unwrap_or_default();
-            let scale = entry.scales.get(row).or(entry.scales.first()).copied().unwrap_or(1.0);
-            let own = entry.to_f32(own).unwrap_or_default();
-            if own.len() != columns {
-                return Err(fault(format!("row {row} cannot be read on its own")));
+        let mut values = Vec::with_capacity(rows.len() * shape[1]);
+        for (index, bytes) in self.row_bytes(entry, shape[0], rows).map_err(fault)?.into_iter().enumerate() {
+            entry.decode(&bytes, &mut values);
+            if values.len() != (index + 1) * shape[1] {
+                return Err(fault(format!("row {} cannot be read on its own", rows[index])));
             }
-            values.extend(own.iter().map(|value| value * scale));
+            if let Some(scales) = &entry.scales {
+                scales.apply(rows[index], &mut values[index * shape[1]..]);
+            }
         }
         let count = values.len();
         Ok(Some(Tensor::from_data(TensorData::new(values, [count]), &self.device)))
@@ -443,19 +420,6 @@ impl WeightSource for Checkpoint {
     fn describe(&self) -> String {
         self.name.clone()
     }
-}
-
-fn map(path: &Path) -> Result<Storage, WeightError> {
-    let io = |error| WeightError::Io { action: "open", path: path.to_owned(), error };
-    let file = File::open(path).map_err(io)?;
-    if !file.metadata().map_err(io)?.is_file() {
-        let reason = "it is not a file".to_owned();
-        return Err(WeightError::Malformed { path: path.to_owned(), reason });
-    }
-    // SAFETY: the map is read-only. Another process that truncates the file while it is mapped could make a
-    // read fault; checkpoints are written to a temporary name and renamed, never changed in place.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(Storage::Map(map))
 }
 
 #[derive(serde::Deserialize)]
@@ -477,13 +441,14 @@ pub fn is_checkpoint(path: &Path) -> bool {
 /// When it cannot be read or names no plain files.
 pub fn shards(index: &Path) -> Result<Vec<PathBuf>, WeightError> {
     let malformed = |reason: String| WeightError::Malformed { path: index.to_owned(), reason };
-    let text = std::fs::read_to_string(index).map_err(|error| WeightError::Io {
+    let bytes = std::fs::read(index).map_err(|error| WeightError::Io {
         action: "read",
         path: index.to_owned(),
         error,
     })?;
-    let parsed: Index =
-        serde_json::from_str(&text).map_err(|error| malformed(format!("weight_map: {error}")))?;
+    let parsed: Index = text::decoded(&bytes)
+        .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
+        .map_err(|reason| malformed(format!("weight_map: {reason}")))?;
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();
     names.sort();
     names.dedup();

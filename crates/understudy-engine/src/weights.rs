@@ -1,13 +1,13 @@
 //! Where a network's weights come from.
 //!
 //! A network is built by asking a [`Weights`] for tensors by their published path and shape. Behind it stands
-//! a [`WeightSource`]: a memory-mapped checkpoint, a set of trainable parameters, or random initialization.
+//! a [`WeightSource`]: an open checkpoint, a set of trainable parameters, or random initialization.
 //! Missing and mis-shaped tensors are collected, not thrown one by one: [`Weights::finish`] reports them all,
 //! together with tensors nobody asked for.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 
@@ -123,6 +123,22 @@ struct Ledger {
     wrong: Vec<String>,
 }
 
+/// Why a part of a network that was there when it was built could not be read again, if that happened: nobody can be told
+/// in the middle of a network. Copies share it.
+#[derive(Clone, Debug, Default)]
+pub struct Lost(Arc<OnceLock<String>>);
+
+impl Lost {
+    /// The first reason there was.
+    pub fn reason(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    fn note(&self, reason: impl FnOnce() -> String) {
+        self.0.get_or_init(reason);
+    }
+}
+
 /// The store behind a view.
 #[derive(Clone)]
 enum Store<'a> {
@@ -150,6 +166,7 @@ pub struct Weights<'a> {
     device: Device,
     on_host: usize,
     reading: Reading,
+    lost: Lost,
 }
 
 /// Where a part of a network is read from whenever it is needed.
@@ -158,11 +175,12 @@ pub struct Origin {
     source: SharedSource,
     prefix: String,
     device: Device,
+    lost: Lost,
 }
 
 impl Origin {
-    /// The view to build the part from. What cannot be read any more becomes NaN, which no result survives: there is
-    /// nobody to tell in the middle of a network.
+    /// The view to build the part from. What cannot be read any more becomes NaN, which no result survives, and the reason
+    /// is kept for [`Origin::lost`].
     pub fn weights(&self) -> Weights<'static> {
         Weights {
             store: Store::Shared(self.source.clone()),
@@ -171,7 +189,13 @@ impl Origin {
             device: self.device.clone(),
             on_host: 0,
             reading: Reading::Again,
+            lost: self.lost.clone(),
         }
+    }
+
+    /// What could not be read any more.
+    pub fn lost(&self) -> &Lost {
+        &self.lost
     }
 
     /// The device tensors are placed on.
@@ -184,7 +208,10 @@ impl Origin {
         let path = join(&self.prefix, name);
         let found = match self.source.rows(&path, shape, rows) {
             Ok(Some(found)) => found,
-            Ok(None) | Err(_) => Tensor::full([rows.len() * shape[1]], f32::NAN, &self.device),
+            other => {
+                self.lost.note(|| other.err().map_or_else(|| gone(&path), |error| error.to_string()));
+                Tensor::full([rows.len() * shape[1]], f32::NAN, &self.device)
+            }
         };
         found.reshape([rows.len(), shape[1]])
     }
@@ -197,8 +224,8 @@ impl<'a> Weights<'a> {
     }
 
     fn of(store: Store<'a>, device: &Device, on_host: usize) -> Self {
-        let (ledger, prefix) = (Arc::default(), String::new());
-        Self { store, ledger, prefix, device: device.clone(), on_host, reading: Reading::Values }
+        let (ledger, prefix, lost) = (Arc::default(), String::new(), Lost::default());
+        Self { store, ledger, prefix, device: device.clone(), on_host, reading: Reading::Values, lost }
     }
 
     fn source(&self) -> &dyn WeightSource {
@@ -220,7 +247,13 @@ impl<'a> Weights<'a> {
     /// This view as something that can be read again, if the store outlives it.
     pub fn origin(&self) -> Option<Origin> {
         let Store::Shared(source) = &self.store else { return None };
-        Some(Origin { source: source.clone(), prefix: self.prefix.clone(), device: self.device.clone() })
+        let (source, prefix) = (source.clone(), self.prefix.clone());
+        Some(Origin { source, prefix, device: self.device.clone(), lost: self.lost.clone() })
+    }
+
+    /// What cannot be read any more of the parts that are read when they are needed.
+    pub fn lost(&self) -> &Lost {
+        &self.lost
     }
 
     /// This view without its values: what is built from it only finds out whether everything is there.
@@ -265,6 +298,13 @@ impl<'a> Weights<'a> {
                 self.source().get(&path, shape, init).map(|found| (found.is_some(), found))
             }
         };
+        if self.reading == Reading::Again {
+            match &found {
+                Ok((true, _)) => {}
+                Ok((false, _)) => self.lost.note(|| gone(&path)),
+                Err(error) => self.lost.note(|| error.to_string()),
+            }
+        }
         let mut ledger = self.ledger();
         match found {
             Ok((true, tensor)) => {
@@ -324,6 +364,10 @@ impl Weights<'static> {
     pub fn streamed(source: SharedSource, device: &Device, on_host: usize) -> Self {
         Self::of(Store::Shared(source), device, on_host)
     }
+}
+
+fn gone(path: &str) -> String {
+    format!("tensor {path} is not there any more")
 }
 
 fn join(prefix: &str, name: &str) -> String {

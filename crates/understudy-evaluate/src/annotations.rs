@@ -1,11 +1,10 @@
 //! The annotations of MSRVTT-Personalization (Chen et al., "Multi-subject Open-set Personalization in Video Generation",
 //! 2025), as its scripts lay them out in files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use understudy_media::{Image, Picture};
+use understudy_media::{Image, Picture, Text};
 
 use crate::error::{Error, Result};
 
@@ -81,9 +80,9 @@ impl Annotations {
     pub fn sample(&self, name: &str) -> Result<Option<Sample>> {
         let path = self.info(name);
         let fault = |reason: String| Error::Videos { path: path.display().to_string(), reason };
-        let text = fs::read(&path).map_err(|error| fault(error.to_string()))?;
+        let text = Text::read(&path)?.content;
         let Info { caption, word_tags } =
-            serde_json::from_slice(&text).map_err(|error| fault(error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
         let counted = match self.mode {
             Mode::Subject => &word_tags.subject,
             Mode::Face => &word_tags.subject_with_face,
@@ -185,6 +184,8 @@ pub fn cut(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

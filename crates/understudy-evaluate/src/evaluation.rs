@@ -300,7 +300,10 @@ impl Evaluation {
                 (Some(prompt), Some(network)) => {
                     Some(mean_cosine(&seen.clip, &network.embed_texts(&[prompt])?))
                 }
-                _ => return Ok(Err(format!("there is no prompt {}.txt", clip.name))),
+                _ => {
+                    let name = &clip.name;
+                    return Ok(Err(format!("there is no prompt: write it in {name}.txt beside the video")));
+                }
             },
             Metric::ClipI => Some(mean_cosine(&seen.clip, &pictures.clip)),
             Metric::DinoI => Some(mean_cosine(&seen.dino, &pictures.dino)),

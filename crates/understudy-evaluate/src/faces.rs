@@ -1,12 +1,11 @@
 //! Faces in pictures: where they are, who finds them, and how they are cut out for an ArcFace network.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use understudy_media::Image;
 use understudy_media::resample::warp_affine;
+use understudy_media::{Image, Text};
 
 use crate::error::{Error, Result};
 
@@ -118,7 +117,7 @@ impl FaceFinder {
             Self::Files => {
                 let file = beside(path)?;
                 let fault = |reason: String| Error::Videos { path: file.display().to_string(), reason };
-                let text = fs::read_to_string(&file).map_err(|error| fault(error.to_string()))?;
+                let text = Text::read(&file)?.content;
                 let csv = file.extension().is_some_and(|extension| extension == "csv");
                 let faces = if csv { from_csv(&text, pictures.len()) } else { from_json(&text) };
                 let mut faces = faces.map_err(fault)?;
@@ -191,6 +190,8 @@ fn from_csv(text: &str, frames: usize) -> Result<Vec<Vec<Face>>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

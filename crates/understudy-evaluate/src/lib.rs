@@ -74,7 +74,7 @@ pub use networks::{ClipJudge, DinoJudge, Embedder, IdentityJudge};
 pub use onnx::Onnx;
 pub use page::{Strip, suite_page};
 pub use preprocess::Preprocess;
-pub use report::{Scored, html};
+pub use report::{About, Scored, html};
 pub use retrieval::{cosine, retrieval_accuracy};
 pub use scrfd::Scrfd;
 pub use smoothness::SmoothnessJudge;

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use understudy_engine::host;
-use understudy_media::Image;
+use understudy_media::{Image, Text};
 use understudy_models::iresnet::{IResNet, IResNetConfig};
 use understudy_pipeline::Files;
 
@@ -33,8 +33,8 @@ impl TrueMotion {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let fault = |reason: String| Error::Videos { path: path.display().to_string(), reason };
-        let bytes = std::fs::read(&path).map_err(|error| fault(error.to_string()))?;
-        let motion: Self = serde_json::from_slice(&bytes).map_err(|error| fault(error.to_string()))?;
+        let text = Text::read(&path)?.content;
+        let motion: Self = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
         let length = motion.rest.len();
         let whole = |phase: &Vec<Vec<f32>>| !phase.is_empty() && phase.iter().all(|own| own.len() == length);
         match length > 0 && !motion.phases.is_empty() && motion.phases.iter().all(whole) {

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use crate::error::Result;
 use crate::evaluation::Row;
 use crate::metrics::Metric;
-use crate::report::{escaped, head, plot, thumbnail};
+use crate::report::{About, escaped, head, image, plot};
 use crate::suite::Verdict;
 use crate::table::Table;
 use crate::videos::Clip;
@@ -32,19 +29,20 @@ pub struct Strip<'a> {
     pub clips: &'a [Clip],
 }
 
-/// The page under `title`: what was found of every claim (its words, its metric, what was measured), means of every
+/// The page: what was found of every claim (its words, its metric, what was measured), means of every
 /// method, and the videos with the same subject, prompt and seed side by side.
 ///
 /// # Errors
 /// When a thumbnail cannot be made.
 pub fn suite_page(
-    title: &str,
+    about: &About,
     strips: &[Strip],
     claims: &[(String, String, Option<Verdict>)],
 ) -> Result<String> {
-    let mut page = head(title);
+    let mut page = head(about);
     page.push_str(&claims_table(claims));
     page.push_str(&means(strips));
+    about.notes.iter().for_each(|note| page += &format!("<p>{}</p>", escaped(note)));
     page.push_str(&remarks(strips));
     let mut shown = 0;
     let mut groups: BTreeMap<&str, Vec<&Strip>> = BTreeMap::new();
@@ -63,7 +61,7 @@ pub fn suite_page(
     if shown < all {
         let _ = write!(page, "<p>{} of {all} videos are shown.</p>", shown);
     }
-    Ok(page + "</html>\n")
+    Ok(page + "</main></html>\n")
 }
 
 /// Videos without a score, and what was noted of others.
@@ -84,17 +82,17 @@ fn claims_table(claims: &[(String, String, Option<Verdict>)]) -> String {
     if claims.is_empty() {
         return String::new();
     }
-    let mut out = "<h2>Claims</h2><table><tr><th>claim<th>metric<th>left<th>right<th>margin<th>95 %<th>standard errors<th>pairs<th></tr>".to_owned();
+    let mut out = "<h2>Claims</h2><div class=\"sheet\"><table><tr><th>claim<th>metric<th>left<th>right<th>margin<th>95 %<th>standard errors<th>pairs<th></tr>".to_owned();
     for (says, metric, verdict) in claims {
         let _ = match verdict {
             None => write!(
                 out,
-                "<tr><td>{}<td>{metric}<td colspan=7 class=\"problem\">not measured</tr>",
+                "<tr><td class=\"says\">{}<td>{metric}<td colspan=7 class=\"problem\">not measured</tr>",
                 escaped(says)
             ),
             Some(own) => write!(
                 out,
-                "<tr><td>{}<td>{metric}<td>{:.4}<td>{:.4}<td>{:+.4}<td>{:+.4} to {:+.4}<td>{}<td>{}<td>{}</tr>",
+                "<tr><td class=\"says\">{}<td>{metric}<td>{:.4}<td>{:.4}<td>{:+.4}<td>{:+.4} to {:+.4}<td>{}<td>{}<td>{}</tr>",
                 escaped(says),
                 own.left,
                 own.right,
@@ -107,12 +105,12 @@ fn claims_table(claims: &[(String, String, Option<Verdict>)]) -> String {
             ),
         };
     }
-    out + "</table>"
+    out + "</table></div>"
 }
 
 fn means(strips: &[Strip]) -> String {
     let mut out =
-        "<h2>Means</h2><table><tr><th>prompts<th>method<th>metric<th>mean<th>95 %<th>videos<th></tr>"
+        "<h2>Means</h2><div class=\"sheet\"><table><tr><th>prompts<th>method<th>metric<th>mean<th>95 %<th>videos<th></tr>"
             .to_owned();
     for strip in strips {
         let table = Table { metrics: strip.metrics.clone(), rows: strip.rows.to_vec() };
@@ -133,7 +131,7 @@ fn means(strips: &[Strip]) -> String {
             };
         }
     }
-    out + "</table>"
+    out + "</table></div>"
 }
 
 /// The videos called as `clip` is, of every method.
@@ -147,8 +145,7 @@ fn side_by_side(clip: &Clip, strips: &[&Strip]) -> Result<String> {
         let _ = write!(out, "<div class=\"clip\"><b>{}</b><div class=\"pair\">", escaped(strip.method));
         let own = strip.clips.iter().find(|own| own.name == clip.name);
         if let Some(video) = own.and_then(|own| own.video().ok()) {
-            let encoded = STANDARD.encode(thumbnail(&video)?);
-            let _ = write!(out, "<img alt=\"\" src=\"data:image/webp;base64,{encoded}\">");
+            let _ = write!(out, "<figure>{}</figure>", image(&video)?);
         }
         out.push_str("</div><dl>");
         let row = strip.rows.iter().find(|row| row.name == clip.name);

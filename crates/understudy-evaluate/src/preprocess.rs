@@ -82,7 +82,8 @@ impl Preprocess {
     /// When it is malformed, or asks for something that is not implemented.
     pub fn parse(text: &[u8], file: &str) -> Result<Self> {
         let fault = |reason: String| Error::Config { file: file.to_owned(), reason };
-        let published: Published = serde_json::from_slice(text).map_err(|error| fault(error.to_string()))?;
+        let text = understudy_engine::text::decoded(text).map_err(fault)?;
+        let published: Published = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
         // ViT's processor makes squares of its own mean; CLIP's and BiT's keep the aspect and crop.
         let squares = published.image_processor_type.as_deref().is_some_and(|kind| kind.starts_with("ViT"));
         let square = |size: Size| match size {

@@ -1,6 +1,7 @@
 //! One page to look at: the means, every video's scores, and the videos themselves, with nothing outside the file.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,18 +13,49 @@ use crate::fvd::Fvd;
 use crate::identity::FacePolicy;
 use crate::statistics::Interval;
 use crate::table::Table;
-use crate::videos::Clip;
+use crate::videos::{Clip, References};
 
 /// Pixels of a thumbnail's longer side.
 const SIDE: usize = 128;
 /// Size of a plot, pixels.
-const PLOT: [f64; 2] = [420.0, 34.0];
-const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#222}\
-    table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}\
-    .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:1em}\
-    .clip{border:1px solid #ddd;border-radius:6px;padding:.8em}.pair{display:flex;gap:.4em}.pair img{flex:1;min-width:0;image-rendering:pixelated}\
-    .problem{color:#a30}.prompt{color:#555;font-style:italic}dl{display:grid;grid-template-columns:auto auto;margin:.5em 0}\
-    dd{margin:0;text-align:right;font-variant-numeric:tabular-nums}";
+const PLOT: [f64; 2] = [360.0, 34.0];
+const STYLE: &str = "\
+    :root{--ink:#1d2430;--soft:#5b6676;--line:#e1e5eb;--paper:#fff;--ground:#f5f6f8;--mark:#2b6cb0;--bad:#b3261e}\
+    *{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;margin:0;background:var(--ground);color:var(--ink)}\
+    main{max-width:76em;margin:0 auto;padding:2em 1.5em 4em}h1{font-size:1.7em;line-height:1.25;margin:0 0 .3em}\
+    h2{font-size:1.2em;margin:2.2em 0 .7em}h3{font-size:1em;margin:1.6em 0 .2em}\
+    .about{color:var(--soft);margin:0 0 1em}.about code{font-size:.9em;overflow-wrap:anywhere}\
+    .sheet{background:var(--paper);border:1px solid var(--line);border-radius:8px;overflow-x:auto}\
+    table{border-collapse:collapse;width:100%}td,th{padding:.5em .9em;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}\
+    tr:last-child td{border-bottom:0}th{font-weight:600;color:var(--soft);font-size:.88em;padding-left:1.02em}td.n{font-variant-numeric:tabular-nums}\
+    td.says{white-space:normal;min-width:20em}td.gain{white-space:normal;min-width:11em}svg{display:block}svg text{fill:var(--soft)}\
+    .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(17em,1fr));gap:1em}\
+    .wide{grid-template-columns:repeat(auto-fill,minmax(22em,1fr))}\
+    .clip{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:.8em}\
+    .pair{display:flex;gap:.6em;margin-bottom:.5em}figure{flex:1;min-width:0;margin:0}\
+    figcaption{color:var(--soft);font-size:.8em}img{display:block;image-rendering:pixelated}.pair img{width:100%;border-radius:4px}\
+    .row{display:flex;flex-wrap:wrap;gap:.5em;margin:.4em 0 1em}.row img{height:6em;border-radius:4px}\
+    .problem{color:var(--bad)}.prompt{color:var(--soft)}b{overflow-wrap:anywhere}\
+    dl{display:grid;grid-template-columns:1fr auto;gap:.1em 1em;margin:.6em 0 0;font-size:.92em}dt{color:var(--soft)}\
+    dd{margin:0;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}ul{padding-left:1.2em}";
+/// Pictures a page shows of one subject, and subjects.
+const PICTURES: usize = 8;
+const SUBJECTS: usize = 40;
+
+/// What a page is about.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Its title.
+    pub title: String,
+    /// When it was made, in words.
+    pub date: String,
+    /// The program, with its version.
+    pub program: String,
+    /// The command that made it.
+    pub command: String,
+    /// What is to be known of the scores.
+    pub notes: Vec<String>,
+}
 
 /// Scores with the videos they are of.
 #[derive(Clone, Copy, Debug)]
@@ -38,86 +70,130 @@ pub struct Scored<'a> {
     pub faces: Option<FacePolicy>,
 }
 
-/// The page of `own` scores under `title`; with others beside them, the videos of one name side by side.
+/// The page of `own` scores and the pictures they were compared with; with others beside them, the videos of one name side
+/// by side.
 ///
 /// # Errors
 /// When a thumbnail cannot be made; a video that cannot be read has none.
-pub fn html(own: Scored, other: Option<Scored>, title: &str) -> Result<String> {
+pub fn html(
+    own: Scored,
+    other: Option<Scored>,
+    references: Option<&References>,
+    about: &About,
+) -> Result<String> {
     let table = own.table;
-    let mut page = head(title);
+    let mut page = head(about);
+    page.push_str("<h2>Scores</h2>");
     page.push_str(&means(table, other.map(|other| other.table)));
-    if let Some(policy) = own.faces {
-        let _ = write!(page, "<p>identity is by {}</p>", policy.describe());
+    page.push_str(&notes(own, other, about));
+    page.push_str(&list("Missing", " class=\"problem\"", &table.rows, |row| &row.problems));
+    page.push_str(&list("Noted", "", &table.rows, |row| &row.notes));
+    if let Some(references) = references {
+        page.push_str(&compared(table, references)?);
     }
-    for (whose, scored) in [("", Some(own)), (" of the others", other)] {
-        if let Some(fvd) = scored.and_then(|scored| scored.fvd) {
-            let _ = write!(page, "<p>{}{whose}: {}</p>", escaped(&fvd.name), escaped(&fvd.to_string()));
-        }
-    }
-    let faulty: Vec<&Row> = table.rows.iter().filter(|row| !row.problems.is_empty()).collect();
-    if !faulty.is_empty() {
-        let _ = write!(
-            page,
-            "<h2>Missing</h2><p>{} of {} videos lack something:</p><ul>",
-            faulty.len(),
-            table.rows.len()
-        );
-        for row in faulty {
-            let problems = row.problems.join("; ");
-            let _ = write!(page, "<li class=\"problem\">{}: {}</li>", escaped(&row.name), escaped(&problems));
-        }
-        page.push_str("</ul>");
-    }
-    let noted: Vec<&Row> = table.rows.iter().filter(|row| !row.notes.is_empty()).collect();
-    if !noted.is_empty() {
-        page.push_str("<h2>Notes</h2><ul>");
-        for row in noted {
-            let _ = write!(page, "<li>{}: {}</li>", escaped(&row.name), escaped(&row.notes.join("; ")));
-        }
-        page.push_str("</ul>");
-    }
-    page.push_str("<h2>Videos</h2><div class=\"grid\">");
+    let width = if other.is_some() { " wide" } else { "" };
+    let _ = write!(page, "<h2>Videos</h2><div class=\"grid{width}\">");
     for row in &table.rows {
         page.push_str(&card(own, other, row)?);
     }
-    page.push_str("</div></html>\n");
-    Ok(page)
+    Ok(page + "</div></main></html>\n")
 }
 
 /// The beginning of a page.
-pub(crate) fn head(title: &str) -> String {
+pub(crate) fn head(about: &About) -> String {
+    let About { title, date, program, command, .. } = about;
+    let made = [program, date].into_iter().filter(|text| !text.is_empty());
+    let made = made.map(|text| escaped(text)).collect::<Vec<_>>().join(", ");
+    let command =
+        if command.is_empty() { String::new() } else { format!("<br><code>{}</code>", escaped(command)) };
     format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>{STYLE}</style><h1>{0}</h1>",
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{0}</title><style>{STYLE}</style><main><h1>{0}</h1><p class=\"about\">{made}{command}</p>",
         escaped(title)
     )
 }
 
+/// What is to be known of all scores.
+fn notes(own: Scored, other: Option<Scored>, about: &About) -> String {
+    let mut notes = about.notes.clone();
+    notes.extend(own.faces.map(|policy| format!("identity is by {}", policy.describe())));
+    for (whose, scored) in [("", Some(own)), (" of the others", other)] {
+        notes.extend(scored.and_then(|scored| scored.fvd).map(|fvd| format!("{}{whose}: {fvd}", fvd.name)));
+    }
+    notes.iter().map(|note| format!("<p>{}</p>", escaped(note))).collect()
+}
+
+/// What is `said` of some videos, under a heading; nothing where nothing is.
+fn list(heading: &str, class: &str, rows: &[Row], said: fn(&Row) -> &[String]) -> String {
+    let item =
+        |row: &Row, said: &String| format!("<li{class}>{}: {}</li>", escaped(&row.name), escaped(said));
+    let items: String =
+        rows.iter().flat_map(|row| said(row).iter().map(|one| item(row, one)).collect::<Vec<_>>()).collect();
+    if items.is_empty() { items } else { format!("<h2>{heading}</h2><ul>{items}</ul>") }
+}
+
+/// The pictures that videos were compared with, each subject's once.
+fn compared(table: &Table, references: &References) -> Result<String> {
+    let mut places: Vec<PathBuf> = table.rows.iter().map(|row| references.of(&row.name)).collect();
+    places.sort();
+    places.dedup();
+    let mut out = String::new();
+    for place in places.iter().take(SUBJECTS) {
+        // What cannot be read is missing in the scores, too.
+        let Ok(pictures) = References::read(place) else { continue };
+        let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy();
+        let (shown, count) = (pictures.len().min(PICTURES), pictures.len());
+        let of = if shown < count { format!(", {shown} of {count} pictures") } else { String::new() };
+        let _ = write!(out, "<div class=\"prompt\">{}{of}</div><div class=\"row\">", escaped(&name));
+        for at in 0..shown {
+            let picture = pictures[at * count / shown].clone();
+            out.push_str(&image(&Video::new(vec![picture], 1.0)?)?);
+        }
+        out.push_str("</div>");
+    }
+    if places.len() > SUBJECTS {
+        let _ = write!(out, "<p>{SUBJECTS} of {} subjects are shown.</p>", places.len());
+    }
+    Ok(if out.is_empty() { out } else { format!("<h2>References</h2>{out}") })
+}
+
+/// A video in the page.
+pub(crate) fn image(video: &Video) -> Result<String> {
+    let encoded = STANDARD.encode(thumbnail(video)?);
+    Ok(format!("<img alt=\"\" src=\"data:image/webp;base64,{encoded}\">"))
+}
+
 /// A line a metric: its mean with the interval, every video's value, and what it gains over others.
 fn means(table: &Table, other: Option<&Table>) -> String {
-    let mut out =
-        "<table><tr><th>metric<th>mean<th>95 %<th>videos<th>each video, the mean and its interval<th>gain over the others</tr>"
-            .to_owned();
+    let gained = if other.is_some() { "<th>gain over the others" } else { "" };
+    let mut out = format!(
+        "<div class=\"sheet\"><table><tr><th>metric<th>mean<th>95 %<th>videos<th>each video, the mean and its interval{gained}</tr>"
+    );
     for (index, metric) in table.metrics.iter().enumerate() {
         let values = table.values(index);
         let Some(interval) = table.mean(index) else {
-            let _ = write!(out, "<tr><td>{metric}<td colspan=4 class=\"problem\">no video has it</tr>");
+            let columns = if other.is_some() { 5 } else { 4 };
+            let _ =
+                write!(out, "<tr><td>{metric}<td colspan={columns} class=\"problem\">no video has it</tr>");
             continue;
         };
         let Interval { mean, low, high } = interval;
-        let gain = match other.and_then(|other| table.gain(other, index)) {
-            Some((Interval { mean, low, high }, pairs)) => {
-                format!("{mean:+.4} ({low:+.4} to {high:+.4}; {pairs} pairs)")
+        let gain = match other.map(|other| table.gain(other, index)) {
+            Some(Some((Interval { mean, low, high }, pairs))) => {
+                let plural = if pairs == 1 { "pair" } else { "pairs" };
+                format!("<td class=\"n gain\">{mean:+.4} ({low:+.4} to {high:+.4}; {pairs} {plural})")
             }
+            Some(None) => "<td>no pair has it".to_owned(),
             None => String::new(),
         };
         let _ = write!(
             out,
-            "<tr><td>{metric}<td>{mean:.4}<td>{low:.4} to {high:.4}<td>{}<td>{}<td>{gain}</tr>",
+            "<tr><td>{metric}<td class=\"n\">{mean:.4}<td class=\"n\">{low:.4} to {high:.4}<td class=\"n\">{}<td>{}{gain}</tr>",
             values.len(),
             plot(&values, interval)
         );
     }
-    out + "</table>"
+    out + "</table></div>"
 }
 
 /// Values as dots along a line, their mean as a bar and its interval as a band.
@@ -131,7 +207,7 @@ pub(crate) fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> St
     let middle = height / 2.0 - 4.0;
     let _ = write!(
         out,
-        "<rect x=\"{:.1}\" y=\"2\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#cde\"/>",
+        "<rect x=\"{:.1}\" y=\"2\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#d3e2f3\"/>",
         at(low),
         (at(high) - at(low)).max(1.0),
         2.0 * middle - 4.0
@@ -139,11 +215,16 @@ pub(crate) fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> St
     for value in values {
         let _ = write!(
             out,
-            "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"3\" fill=\"#247\" opacity=\".5\"/>",
+            "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"3\" fill=\"#2b6cb0\" opacity=\".6\"/>",
             at(*value)
         );
     }
-    let _ = write!(out, "<rect x=\"{:.1}\" y=\"0\" width=\"2\" height=\"{:.1}\"/>", at(mean), 2.0 * middle);
+    let _ = write!(
+        out,
+        "<rect x=\"{:.1}\" y=\"0\" width=\"2\" height=\"{:.1}\" fill=\"#1d2430\"/>",
+        at(mean),
+        2.0 * middle
+    );
     for (value, anchor) in [(least, "start"), (most, "end")] {
         let _ = write!(
             out,
@@ -157,11 +238,13 @@ pub(crate) fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> St
 /// A video with its prompt and its scores, beside that of the same name among others.
 fn card(own: Scored, other: Option<Scored>, row: &Row) -> Result<String> {
     let mut out = "<div class=\"clip\"><div class=\"pair\">".to_owned();
-    for scored in [Some(own), other].into_iter().flatten() {
+    for (whose, scored) in [("this", Some(own)), ("the other", other)] {
+        let Some(scored) = scored else { continue };
         let clip = scored.clips.iter().find(|clip| clip.name == row.name);
         if let Some(video) = clip.and_then(|clip| clip.video().ok()) {
-            let encoded = STANDARD.encode(thumbnail(&video)?);
-            let _ = write!(out, "<img alt=\"\" src=\"data:image/webp;base64,{encoded}\">");
+            let whose =
+                if other.is_some() { format!("<figcaption>{whose}</figcaption>") } else { String::new() };
+            let _ = write!(out, "<figure>{}{whose}</figure>", image(&video)?);
         }
     }
     let _ = write!(out, "</div><b>{}</b>", escaped(&row.name));
@@ -222,6 +305,7 @@ mod tests {
             name: name.into(),
             path,
             prompt: Some("a <red> ball & more".into()),
+            note: None,
             fps: 8.0,
         };
         let row = |name: &str, value: Option<f64>, problems: &[&str]| Row {
@@ -239,7 +323,20 @@ mod tests {
         let clips = [clip("a", Some(path)), clip("b<1>", None)];
         let fvd = Fvd { name: "fvd-styleganv-16f".into(), distance: 151.26, videos: 8, references: 300 };
         let own = Scored { table: &table, clips: &clips, fvd: Some(&fvd), faces: Some(FacePolicy::Default) };
-        let page = html(own, None, "Scores & more").unwrap();
+        let pictures = folder.path().join("pictures");
+        std::fs::create_dir(&pictures).unwrap();
+        for at in 0..10 {
+            Image::filled(40, 40, [20 * at, 0, 0]).write_png(pictures.join(format!("{at}.png"))).unwrap();
+        }
+        let references = References::open(&pictures).unwrap();
+        let about = About {
+            title: "Scores & more".into(),
+            date: "30 November 2026".into(),
+            program: "understudy 0.1.0".into(),
+            command: "understudy evaluate --out 'a<b>.csv'".into(),
+            notes: vec!["dino-i and identity are one number".into()],
+        };
+        let page = html(own, None, Some(&references), &about).unwrap();
         for part in [
             "Scores &amp; more",
             "data:image/webp;base64,UklGR",
@@ -251,13 +348,16 @@ mod tests {
             "identity is by face_default",
             "<li>a: no face in 1 of 4 frames: 2</li>",
             "<svg",
+            "understudy 0.1.0, 30 November 2026<br><code>understudy evaluate --out 'a&lt;b&gt;.csv'</code>",
+            "<p>dino-i and identity are one number</p>",
+            "pictures, 8 of 10 pictures",
         ] {
             assert!(page.contains(part), "{part}");
         }
-        assert_eq!(page.matches("<img").count(), 1);
-        assert!(!page.contains("http"));
-        let page = html(own, Some(own), "x").unwrap();
+        assert_eq!(page.matches("<img").count(), 1 + 8);
+        assert!(!page.contains("http") && !page.contains("gain over"));
+        let page = html(own, Some(own), None, &about).unwrap();
         assert_eq!(page.matches("<img").count(), 2);
-        assert!(page.contains("+0.0000 (+0.0000 to +0.0000; 1 pairs)") && page.contains("against 0.2500"));
+        assert!(page.contains("+0.0000 (+0.0000 to +0.0000; 1 pair)") && page.contains("against 0.2500"));
     }
 }

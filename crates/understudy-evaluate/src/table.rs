@@ -1,10 +1,11 @@
 //! The table of results: rows while they come, and the file at the end.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use understudy_files::{seal_line, unseal_line};
 use understudy_media::write_file;
 
 use crate::error::{Error, Result};
@@ -79,6 +80,7 @@ pub struct Unfinished {
     path: PathBuf,
     file: File,
     known: Vec<Stamped>,
+    damaged: usize,
 }
 
 /// A row, and what it is of.
@@ -89,24 +91,40 @@ struct Stamped {
 }
 
 impl Unfinished {
-    /// The one of the result at `out`, made with `settings`; rows of other settings are forgotten.
+    /// The one of the result at `out`, made with `settings`; rows of other settings are forgotten, and so are damaged ones.
     ///
     /// # Errors
-    /// When its file cannot be written.
+    /// When its file cannot be read or written.
     pub fn open(out: &Path, settings: &str) -> Result<Self> {
         let mut name = out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
         let path = out.with_file_name(name);
         let fault = |source: io::Error| Error::Write { path: path.display().to_string(), source };
-        let Some((known, whole)) = read(&path, settings) else {
-            let mut file = File::create(&path).map_err(fault)?;
-            writeln!(file, "{}", serde_json::json!(settings)).map_err(fault)?;
-            return Ok(Self { path, file, known: Vec::new() });
+        let found = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            found => found.map_err(fault)?,
         };
-        let mut file = OpenOptions::new().write(true).open(&path).map_err(fault)?;
-        // A line that was cut off goes; what is whole is never written again.
-        file.set_len(whole).and_then(|()| file.seek(io::SeekFrom::End(0))).map_err(fault)?;
-        Ok(Self { path, file, known })
+        let (known, damaged) = read(&found, settings);
+        // From here on it is added to, and a last line that was cut off would be in the way.
+        let rows = known.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
+        let rows = rows.map_err(|error| fault(error.into()))?;
+        let lines = [serde_json::json!(settings).to_string()].into_iter().chain(rows);
+        let text: String = lines.map(|line| seal_line(&line)).collect();
+        if text.as_bytes() != found {
+            write_file(&path, |file| file.write_all(text.as_bytes()))?;
+        }
+        let file = OpenOptions::new().append(true).open(&path).map_err(fault)?;
+        Ok(Self { path, file, known, damaged })
+    }
+
+    /// How many lines were damaged; their rows are made again.
+    pub fn damaged(&self) -> usize {
+        self.damaged
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The row of `clip`, if it is known and neither the video nor its prompt and references have changed since.
@@ -129,7 +147,7 @@ impl Unfinished {
         let stamped = Stamped { stamp, row: row.clone() };
         let fault = |source: io::Error| Error::Write { path: self.path.display().to_string(), source };
         let line = serde_json::to_string(&stamped).map_err(|error| fault(error.into()))?;
-        writeln!(self.file, "{line}").map_err(fault)?;
+        self.file.write_all(seal_line(&line).as_bytes()).map_err(fault)?;
         self.known.push(stamped);
         Ok(())
     }
@@ -151,22 +169,25 @@ fn stamped(clip: &Clip, references: Option<&Path>) -> Option<String> {
     Some(format!("{}|{:?}|{}", files.join("|"), clip.prompt, clip.fps))
 }
 
-/// The rows at `path` if they were made with `settings`, and the bytes they take; a last line that was cut off is none.
-fn read(path: &Path, settings: &str) -> Option<(Vec<Stamped>, u64)> {
-    let text = fs::read(path).ok()?;
+/// The rows in `text` if they were made with `settings`, and how many lines are damaged; a last line that was cut off is
+/// none.
+fn read(text: &[u8], settings: &str) -> (Vec<Stamped>, usize) {
     let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    let first = lines.next()?;
-    let mut whole = first.len() as u64;
-    if serde_json::from_slice::<String>(first).ok()? != settings {
-        return None;
+    let Some(first) = lines.next() else { return (Vec::new(), 0) };
+    match unseal_line(first).map(serde_json::from_str::<String>) {
+        Some(Ok(own)) if own == settings => {}
+        Some(_) => return (Vec::new(), 0),
+        // Nobody knows what its rows are of.
+        None => return (Vec::new(), 1 + lines.count()),
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut damaged) = (Vec::new(), 0);
     for line in lines {
-        let Ok(row) = serde_json::from_slice(line) else { break };
-        whole += line.len() as u64;
-        rows.push(row);
+        match unseal_line(line).map(serde_json::from_str) {
+            Some(Ok(row)) => rows.push(row),
+            _ => damaged += 1,
+        }
     }
-    Some((rows, whole))
+    (rows, damaged)
 }
 
 #[cfg(test)]
@@ -204,7 +225,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (out, video) = (folder.path().join("x.csv"), folder.path().join("a.mp4"));
         fs::write(&video, "one").unwrap();
-        let clip = Clip { name: "a".into(), path: Some(video.clone()), prompt: None, fps: 8.0 };
+        let clip = Clip { name: "a".into(), path: Some(video.clone()), prompt: None, note: None, fps: 8.0 };
         let mut unfinished = Unfinished::open(&out, "s").unwrap();
         assert_eq!(unfinished.row(&clip, None), None);
         unfinished.add(&clip, None, &row("a", Some(0.1))).unwrap();
@@ -218,6 +239,13 @@ mod tests {
         assert_eq!(known(&clip), Some(row("a", Some(0.1))));
         assert_eq!(known(&clip), Some(row("a", Some(0.1))));
         assert_eq!(known(&Clip { prompt: Some("p".into()), ..clip.clone() }), None);
+        // A bit that flipped.
+        let mut flipped = fs::read(&part).unwrap();
+        *flipped.iter_mut().rev().find(|byte| **byte == b'1').unwrap() = b'3';
+        fs::write(&part, flipped).unwrap();
+        assert_eq!(Unfinished::open(&out, "s").unwrap().damaged(), 1);
+        assert_eq!(known(&clip), None);
+        Unfinished::open(&out, "s").unwrap().add(&clip, None, &row("a", Some(0.1))).unwrap();
         fs::write(&video, "longer").unwrap();
         assert_eq!(known(&clip), None);
         Unfinished::open(&out, "other").unwrap().finish();

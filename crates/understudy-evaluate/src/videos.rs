@@ -1,15 +1,12 @@
 //! A folder of videos to be judged, with prompts beside them and references elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use understudy_media::{Image, SubjectFolder, Video};
+use understudy_media::{Caption, Captions, Image, Provenance, SubjectFolder, Text, Video, is_video, shown};
 
 use crate::error::{Error, Result};
-
-/// Extensions of video files.
-const VIDEOS: [&str; 5] = ["mp4", "m4v", "mov", "gif", "webp"];
 
 /// What a folder of masks of a video is called after its name.
 pub(crate) const MASKS: &str = ".masks";
@@ -21,45 +18,66 @@ pub struct Clip {
     pub name: String,
     /// Its file, or its folder of frames; `None` if there is only a prompt.
     pub path: Option<PathBuf>,
-    /// What `NAME.txt` beside it says, if it is there.
+    /// What `NAME.txt` beside it says or, where there is none, the video's file itself.
     pub prompt: Option<String>,
+    /// What is to be said of that file.
+    pub note: Option<String>,
     /// The frames a second that frames in a folder are taken to have.
     pub fps: f64,
 }
 
 impl Clip {
-    /// The videos in `folder`, in order of name: `NAME.mp4` (or another kind), or a folder `NAME` of pictures, with the
-    /// prompt in `NAME.txt`. A prompt without a video is a video that is missing. Folders are taken to have `fps` frames a
-    /// second.
+    /// The videos in `folder`, in order of name: `NAME.mp4` (or any kind that is read, told by content), or a folder `NAME` of
+    /// pictures, with the prompt in `NAME.txt` (or as [`Caption::beside`] finds it); videos that this program made say theirs
+    /// themselves. A prompt without a video is a video that is missing. Folders are taken to have `fps` frames a second.
     ///
     /// # Errors
-    /// When the folder cannot be read, two videos have one name, or there is none.
+    /// When the folder or a prompt cannot be read, two videos have one name, or there is none.
     pub fn list(folder: &Path, fps: f64) -> Result<Vec<Self>> {
         let fault = |reason: String| Error::Videos { path: folder.display().to_string(), reason };
         let entries = fs::read_dir(folder).map_err(|error| fault(error.to_string()))?;
+        let captions = Captions::list(folder)?;
         let mut clips: BTreeMap<String, Self> = BTreeMap::new();
+        let (mut prompts, mut used) = (Vec::new(), BTreeSet::new());
         for entry in entries {
             let path = entry.map_err(|error| fault(error.to_string()))?.path();
             let Some(found) = Found::at(&path) else { continue };
             let name = found.name(&path);
-            let clip = clips.entry(name.clone()).or_insert_with(|| Self {
-                name: name.clone(),
-                path: None,
-                prompt: None,
-                fps,
-            });
             match found {
-                Found::Prompt => clip.prompt = Some(read_prompt(&path).map_err(fault)?),
-                Found::Video if clip.path.is_none() => clip.path = Some(path),
-                Found::Video => {
+                Found::Prompt => prompts.push((name, path)),
+                Found::Video if clips.contains_key(&name) => {
                     return Err(fault(format!("there are two videos called {name:?}; rename one")));
+                }
+                Found::Video => {
+                    let caption = captions.of(&path)?;
+                    used.extend(caption.as_ref().map(|own| own.path.clone()));
+                    let clip = Self { name: name.clone(), path: Some(path), prompt: None, note: None, fps };
+                    clips.insert(name, clip.prompted(caption));
                 }
             }
         }
-        match clips.values().any(|clip| clip.path.is_some()) {
-            true => Ok(clips.into_values().collect()),
-            false => Err(fault("there is no video (NAME.mp4, or a folder NAME of frames) in it".to_owned())),
+        for clip in clips.values_mut().filter(|clip| clip.prompt.is_none()) {
+            let made = clip.path.as_deref().and_then(Provenance::read);
+            clip.prompt = made.map(|made| made.caption().to_owned());
         }
+        if clips.is_empty() {
+            return Err(fault("there is no video (NAME.mp4, or a folder NAME of frames) in it".to_owned()));
+        }
+        for (name, path) in prompts.into_iter().filter(|(_, path)| !used.contains(path)) {
+            if clips.contains_key(&name) {
+                continue;
+            }
+            let prompt = Some(Text::read(&path)?.content.trim().to_owned());
+            clips.insert(name.clone(), Self { name, path: None, prompt, note: None, fps });
+        }
+        Ok(clips.into_values().collect())
+    }
+
+    /// The same with what is said beside it.
+    fn prompted(self, caption: Option<Caption>) -> Self {
+        let Some(Caption { text, path, note }) = caption else { return self };
+        let note = note.map(|note| format!("{}: {note}", shown(&path)));
+        Self { prompt: Some(text), note, ..self }
     }
 
     /// Its frames and their rate.
@@ -103,11 +121,10 @@ impl Found {
         if path.is_dir() {
             return Some(Self::Video);
         }
-        let extension = path.extension()?.to_string_lossy().to_lowercase();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         match extension.as_str() {
             "txt" => Some(Self::Prompt),
-            other if VIDEOS.contains(&other) => Some(Self::Video),
-            _ => None,
+            _ => is_video(path).then_some(Self::Video),
         }
     }
 
@@ -115,11 +132,6 @@ impl Found {
         let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
         name.unwrap_or_default().to_string_lossy().into_owned()
     }
-}
-
-fn read_prompt(path: &Path) -> Result<String, String> {
-    let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(String::from_utf8_lossy(&bytes).trim_start_matches('\u{feff}').trim().to_owned())
 }
 
 /// Pictures or videos of the subjects.
@@ -165,9 +177,11 @@ impl References {
         if folder.is_dir() { Some(folder) } else { self.video(name) }
     }
 
+    /// The first video called `name` whatever its extension.
     fn video(&self, name: &str) -> Option<PathBuf> {
-        let named = |extension: &&str| self.path.join(format!("{name}.{extension}"));
-        VIDEOS.iter().map(named).find(|file| file.is_file())
+        let entries = fs::read_dir(&self.path).ok()?.flatten().map(|entry| entry.path());
+        let named = |file: &PathBuf| file.file_stem().is_some_and(|stem| stem == name);
+        entries.filter(named).filter(|file| is_video(file)).min()
     }
 
     /// The pictures in a folder in order of name, or the frames of a video.
@@ -194,16 +208,42 @@ impl References {
     }
 }
 
-/// Whether `path` is called like a file of a video.
-fn is_video(path: &Path) -> bool {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    path.is_file() && extension.is_some_and(|extension| VIDEOS.contains(&extension.as_str()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use understudy_media::WriteOptions;
+
+    #[test]
+    fn prompts_are_read_in_any_encoding_and_under_any_spelling() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        for name in ["a", "B", "c", "d"] {
+            let frames = vec![Image::filled(32, 16, [60, 0, 0]); 2];
+            let path = folder.path().join(format!("{name}.gif"));
+            Video::new(frames, 8.0).unwrap().write(path, &WriteOptions::default()).unwrap();
+        }
+        let wide: Vec<u8> = "\u{feff}a cat".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        put("a.txt", &wide);
+        put("b.TXT", b"a caf\xe9");
+        put("c.gif.txt", b"a dog");
+        put("e.txt", b"a bird");
+        let clips = Clip::list(folder.path(), 8.0).unwrap();
+        let found: Vec<_> = clips.iter().map(|clip| (clip.name.as_str(), clip.prompt.as_deref())).collect();
+        assert_eq!(
+            found,
+            [
+                ("B", Some("a café")),
+                ("a", Some("a cat")),
+                ("c", Some("a dog")),
+                ("d", None),
+                ("e", Some("a bird"))
+            ]
+        );
+        assert!(clips[1].note.as_ref().unwrap().contains("UTF-16") && clips[4].path.is_none());
+        put("a.txt", b"\xea\xee\xf8\xea\xe0");
+        let error = Clip::list(folder.path(), 8.0).unwrap_err().to_string();
+        assert!(error.contains("a.txt") && error.contains("UTF-8"), "{error}");
+    }
 
     #[test]
     fn references_are_a_folder_or_a_video_of_ones_own_or_for_all() {
@@ -219,5 +259,25 @@ mod tests {
         assert_eq!(References::read(&clip).unwrap().len(), 3);
         assert_eq!(References::open(&clip).unwrap().of("c"), clip);
         assert!(References::open(&folder.path().join("x")).is_err());
+    }
+
+    #[test]
+    fn videos_are_found_by_what_is_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = folder.path().join("a.gif");
+        let frames: Vec<Image> = (1..4).map(|at| Image::filled(32, 16, [60 * at, 0, 0])).collect();
+        Video::new(frames, 8.0).unwrap().write(&clip, &WriteOptions::default()).unwrap();
+        fs::rename(&clip, folder.path().join("a.clip")).unwrap();
+        // What these hold is told by their first bytes, and one by its name alone.
+        fs::write(folder.path().join("b.webm"), b"\x1a\x45\xdf\xa3").unwrap();
+        fs::write(folder.path().join("c.avi"), b"RIFF\0\0\0\0AVI LIST").unwrap();
+        fs::write(folder.path().join("d.mkv"), b"").unwrap();
+        for name in ["a.txt", "b.txt", "c.txt", "d.txt", "notes.csv"] {
+            fs::write(folder.path().join(name), "a cat").unwrap();
+        }
+        let clips = Clip::list(folder.path(), 8.0).unwrap();
+        assert_eq!(clips.iter().map(|clip| clip.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        assert!(clips.iter().all(|clip| clip.path.is_some() && clip.prompt.as_deref() == Some("a cat")));
+        assert_eq!(clips[0].video().unwrap().frames.len(), 3);
     }
 }

@@ -109,7 +109,8 @@ impl Hub {
         if revision != listing.commit {
             let io = |error| Error::Io { action: "write", path: reference.clone(), error };
             fs::create_dir_all(reference.parent().unwrap_or(&root)).map_err(io)?;
-            fs::write(&reference, &listing.commit).map_err(io)?;
+            understudy_files::write_file(&reference, |file| file.write_all(listing.commit.as_bytes()))
+                .map_err(io)?;
         }
         Ok(snapshot)
     }

@@ -1,18 +1,24 @@
 //! Dataset descriptions: the `[general]` / `[[datasets]]` TOML of musubi-tuner, and JSONL with the same keys.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::subject::{LeftOut, list, read_caption};
+use crate::beside::{Names, Note, keys, mask_of};
+use crate::format::{foreign, sniff};
+use crate::kind::is_animation;
+use crate::subject::{LeftOut, load};
 use crate::video::{is_mp4, read_head};
-use crate::{Error, Picture, Result, picture};
+use crate::{Error, Picture, Result, Text, shown};
+
+/// Width and height of a description that states none, as musubi-tuner has them.
+pub const DEFAULT_RESOLUTION: [usize; 2] = [960, 544];
 
 /// Whether an item is a picture or a clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MediaKind {
-    /// PNG, JPEG or WebP.
+    /// PNG, JPEG, WebP, BMP or TIFF.
     Image,
     /// MP4, GIF or animated WebP.
     Video,
@@ -44,6 +50,8 @@ pub struct DatasetItem {
     pub kind: MediaKind,
     /// Its caption; `None` where there is none.
     pub caption: Option<String>,
+    /// The mask beside a picture, where there is one.
+    pub mask: Option<PathBuf>,
     /// Target size `[width, height]`, as in the file.
     pub resolution: [usize; 2],
     /// Whether sizes of other aspect but like area are used.
@@ -84,6 +92,8 @@ pub struct Dataset {
     pub left_out: Vec<LeftOut>,
     /// Keys without effect.
     pub ignored: Vec<Ignored>,
+    /// What is to be said of files that are used.
+    pub notes: Vec<Note>,
 }
 
 impl Dataset {
@@ -97,8 +107,10 @@ impl Dataset {
     /// that are missing or not media; [`Error::NoPictures`] when nothing is left.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut dataset = Self { items: Vec::new(), left_out: Vec::new(), ignored: Vec::new() };
-        match path.extension().and_then(|extension| extension.to_str()) {
+        let mut dataset =
+            Self { items: Vec::new(), left_out: Vec::new(), ignored: Vec::new(), notes: Vec::new() };
+        let extension = path.extension().map(|own| own.to_string_lossy().to_lowercase());
+        match extension.as_deref() {
             Some("toml") => dataset.read_toml(path)?,
             Some("jsonl") => dataset.read_jsonl(path, None, &Keys::default())?,
             _ => {
@@ -115,7 +127,7 @@ impl Dataset {
     }
 
     fn read_toml(&mut self, path: &Path) -> Result<()> {
-        let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = self.read_text(path)?;
         let file: File = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             config(path, format!("line {line}"), format!("{}; correct or remove it", error.message()))
@@ -156,24 +168,35 @@ impl Dataset {
         }
     }
 
+    fn read_text(&mut self, path: &Path) -> Result<String> {
+        let text = Text::read(path)?;
+        self.notes.extend(text.note().map(|said| Note { path: path.into(), text: said.into() }));
+        Ok(text.content)
+    }
+
     fn read_folder(&mut self, folder: &Path, kind: MediaKind, keys: &Keys) -> Result<()> {
-        let extension =
-            keys.caption_extension.as_deref().unwrap_or(".txt").trim_start_matches('.').to_string();
-        for path in list(folder)? {
+        let extension = keys.caption_extension.as_deref().unwrap_or(".txt").trim_start_matches('.');
+        let names = Names::list(folder)?;
+        let masks = masks(&names)?;
+        for path in &names.paths {
             let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
+            if names.mask_folders.iter().any(|(folder, _)| folder == path) || masks.contains(path) {
+                continue;
+            }
             if !path.is_file() {
                 self.left_out.push(out("a folder; subfolders are not read"));
                 continue;
             }
-            if path.extension().is_some_and(|own| own == extension.as_str()) {
+            if path.extension().is_some_and(|own| own.eq_ignore_ascii_case(extension)) {
                 continue; // a caption
             }
-            match media_kinds(&read_head(&path)?) {
-                kinds if kinds.contains(&kind) => {
-                    let caption = read_caption(&path, &extension)?;
-                    self.items.push(keys.item(path, kind, caption));
+            let head = read_head(path)?;
+            match (media_kinds(path, &head), foreign(path, &head)) {
+                (kinds, _) if kinds.contains(&kind) => {
+                    self.read_item(path, kind, keys, (&names, extension))?
                 }
-                [] => self.left_out.push(out("neither a picture nor a video")),
+                (_, Some(found)) => self.left_out.push(out(&format!("{}; {}", found.name, found.advice))),
+                ([], _) => self.left_out.push(out("neither a picture nor a video")),
                 _ if kind == MediaKind::Image => self.left_out.push(out("a video in an image_directory")),
                 _ => self.left_out.push(out("a picture in a video_directory")),
             }
@@ -181,8 +204,21 @@ impl Dataset {
         Ok(())
     }
 
+    /// A picture or a clip of a folder, with its caption and its mask.
+    fn read_item(&mut self, path: &Path, kind: MediaKind, keys: &Keys, beside: (&Names, &str)) -> Result<()> {
+        let (names, extension) = beside;
+        let caption = names.caption(path, &[extension])?;
+        if let Some((path, said)) = caption.as_ref().and_then(|own| Some((&own.path, own.note?))) {
+            self.notes.push(Note { path: path.clone(), text: said.into() });
+        }
+        let mask = if kind == MediaKind::Image { names.mask(path) } else { None };
+        let item = keys.item(path.into(), kind, caption.map(|own| own.text).filter(|text| !text.is_empty()));
+        self.items.push(DatasetItem { mask, ..item });
+        Ok(())
+    }
+
     fn read_jsonl(&mut self, path: &Path, expected: Option<MediaKind>, keys: &Keys) -> Result<()> {
-        let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = self.read_text(path)?;
         for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let field = format!("line {number}");
             let wrong = |reason: String| config(path, &field, reason);
@@ -202,8 +238,12 @@ impl Dataset {
                 return Err(wrong(format!("a {kind:?} path in a list of the other kind").to_lowercase()));
             }
             let media = crate::atomic::parent(path).join(media);
-            if !media_kinds(&read_head(&media)?).contains(&kind) {
-                let reason = format!("{} is not a {}", media.display(), format!("{kind:?}").to_lowercase());
+            let head = read_head(&media)?;
+            if let Some(found) = foreign(&media, &head) {
+                return Err(wrong(format!("{} is {}; {}", shown(&media), found.name, found.advice)));
+            }
+            if !media_kinds(&media, &head).contains(&kind) {
+                let reason = format!("{} is not a {}", shown(&media), format!("{kind:?}").to_lowercase());
                 return Err(wrong(reason));
             }
             let caption = entry.caption.map(|text| text.trim().to_string()).filter(|text| !text.is_empty());
@@ -224,25 +264,39 @@ impl Dataset {
 }
 
 impl DatasetItem {
-    /// Decodes a picture item.
+    /// Decodes a picture item. Its mask is the mask file where there is one, else its transparency.
     ///
     /// # Errors
-    /// As [`Picture::open`].
+    /// As [`Picture::open`]; [`Error::Unreadable`] when the mask has another size than the picture.
     pub fn load_picture(&self) -> Result<Picture> {
-        Picture::open(&self.path)
+        Ok(load(&self.path, self.mask.as_deref())?.0)
     }
 }
 
 const NO_CONTROL: &str = "control pictures are not trained on";
 
-/// What a file beginning like this can serve as; animated and still WebP are not told apart.
-fn media_kinds(head: &[u8]) -> &'static [MediaKind] {
-    match picture::sniff(head) {
-        Some(::image::ImageFormat::WebP) => &[MediaKind::Image, MediaKind::Video],
+/// What a file that begins like this can serve as; of an animation the first frame is a picture.
+fn media_kinds(path: &Path, head: &[u8]) -> &'static [MediaKind] {
+    match sniff(head) {
+        Some(_) if is_animation(path) => &[MediaKind::Image, MediaKind::Video],
         Some(_) => &[MediaKind::Image],
-        None if is_mp4(head) || head.starts_with(b"GIF8") => &[MediaKind::Video],
+        None if foreign(path, head).is_none() && is_mp4(head) || head.starts_with(b"GIF8") => {
+            &[MediaKind::Video]
+        }
         None => &[],
     }
+}
+
+/// The pictures of a folder that are masks of others.
+fn masks(names: &Names) -> Result<BTreeSet<PathBuf>> {
+    let mut owners = BTreeSet::new();
+    for path in names.paths.iter().filter(|path| path.is_file()) {
+        if sniff(&read_head(path)?).is_some() {
+            owners.extend(keys(path));
+        }
+    }
+    let owned = |path: &&PathBuf| mask_of(path).is_some_and(|(owner, _)| owners.contains(&owner));
+    Ok(names.paths.iter().filter(owned).cloned().collect())
 }
 
 fn config(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Error {
@@ -261,8 +315,11 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    #[serde(alias = "file_name", alias = "image")]
     image_path: Option<PathBuf>,
+    #[serde(alias = "video")]
     video_path: Option<PathBuf>,
+    #[serde(alias = "text", alias = "prompt")]
     caption: Option<String>,
     control_path: Option<PathBuf>,
 }
@@ -355,10 +412,10 @@ impl Keys {
         }
     }
 
-    /// Width and height; musubi-tuner's default is 960x544.
+    /// Width and height.
     fn sides(&self) -> [usize; 2] {
         match self.resolution {
-            None => [960, 544],
+            None => DEFAULT_RESOLUTION,
             Some(Resolution::Square(side)) => [side, side],
             Some(Resolution::Sides(sides)) => sides,
         }
@@ -369,6 +426,7 @@ impl Keys {
             path,
             kind,
             caption,
+            mask: None,
             resolution: self.sides(),
             enable_bucket: self.enable_bucket.unwrap_or(false),
             bucket_no_upscale: self.bucket_no_upscale.unwrap_or(false),

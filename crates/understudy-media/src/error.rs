@@ -3,6 +3,26 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// A path in a message of one line: control characters are written out, and so is what is no text.
+///
+/// ```
+/// use std::path::Path;
+///
+/// assert_eq!(understudy_media::shown(Path::new("a\u{1b}[31m b.png")), "a\\u{1b}[31m b.png");
+/// ```
+pub fn shown(path: &Path) -> String {
+    let written = |character: char| {
+        let plain = !character.is_control();
+        if plain { character.to_string() } else { character.escape_default().to_string() }
+    };
+    let chunk = |chunk: std::str::Utf8Chunk| {
+        let valid: String = chunk.valid().chars().map(written).collect();
+        let invalid: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        valid + &invalid
+    };
+    path.as_os_str().as_encoded_bytes().utf8_chunks().map(chunk).collect()
+}
+
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -11,7 +31,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("{}: cannot {action}: {source}; {advice}", path.display())]
+    #[error("{}: cannot {action}: {source}; {advice}", shown(path))]
     Io {
         /// What was being done, as a verb: "read", "create", ...
         action: &'static str,
@@ -23,7 +43,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// A file is damaged, truncated, or not what it should be.
-    #[error("{}: {reason}; {advice}", path.display())]
+    #[error("{}: {reason}; {advice}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -36,7 +56,7 @@ pub enum Error {
     #[error(
         "{}: {reason}; install ffmpeg, which is used for such files, or re-encode it elsewhere to H.264 in MP4 \
          (ffmpeg -i in -c:v libx264 -pix_fmt yuv420p out.mp4)",
-        path.display()
+        shown(path)
     )]
     Unsupported {
         /// The file.
@@ -45,7 +65,7 @@ pub enum Error {
         reason: String,
     },
     /// A picture or video frame is too small or too large to use.
-    #[error("{}: {width}x{height} is outside the limits ({limit}); {advice}", path.display())]
+    #[error("{}: {width}x{height} is outside the limits ({limit}); {advice}", shown(path))]
     Dimensions {
         /// The file.
         path: PathBuf,
@@ -59,7 +79,10 @@ pub enum Error {
         advice: &'static str,
     },
     /// A subject folder has no picture that can be used.
-    #[error("{}: no usable picture (left out: {left_out}); put PNG, JPEG or WebP pictures directly in this folder", path.display())]
+    #[error(
+        "{}: no usable picture (left out: {left_out}); put PNG, JPEG, WebP, BMP or TIFF pictures directly in this folder",
+        shown(path)
+    )]
     NoPictures {
         /// The folder.
         path: PathBuf,
@@ -67,7 +90,7 @@ pub enum Error {
         left_out: String,
     },
     /// Some pictures of a folder cannot be read. All of them are named.
-    #[error("{}: {count} unreadable: {problems}; replace or remove them", path.display())]
+    #[error("{}: {count} unreadable: {problems}; replace or remove them", shown(path))]
     UnreadablePictures {
         /// The folder.
         path: PathBuf,
@@ -77,7 +100,7 @@ pub enum Error {
         problems: String,
     },
     /// A dataset description has an unknown, missing or wrong field.
-    #[error("{}: {field}: {reason}", path.display())]
+    #[error("{}: {field}: {reason}", shown(path))]
     Config {
         /// The TOML or JSONL file.
         path: PathBuf,
@@ -87,7 +110,7 @@ pub enum Error {
         reason: String,
     },
     /// A file cannot be written as asked.
-    #[error("{}: cannot be written: {reason}", path.display())]
+    #[error("{}: cannot be written: {reason}", shown(path))]
     Output {
         /// The file or folder to be written.
         path: PathBuf,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use color_quant::NeuQuant;
-use gif::{DisposalMethod, Encoder, Frame, Repeat};
+use gif::{DisposalMethod, Encoder, Extension, Frame, Repeat};
 
 use crate::Video;
 
@@ -23,12 +23,16 @@ pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
 
 /// Encodes an endless GIF. The format counts time in 1/100 s: rounding is carried from frame to frame, so that the
 /// clip as a whole keeps its length; players show nothing faster than 50 frames a second.
-pub(crate) fn encode(video: &Video) -> Result<Vec<u8>, String> {
+pub(crate) fn encode(video: &Video, comment: Option<&str>) -> Result<Vec<u8>, String> {
     check_size(video.width(), video.height())?;
     let (width, height) = (video.width() as u16, video.height() as u16);
     let mut palette = Palette::of(video);
     let mut encoder = Encoder::new(Vec::new(), width, height, &palette.colors).map_err(|e| e.to_string())?;
     encoder.set_repeat(Repeat::Infinite).map_err(|e| e.to_string())?;
+    if let Some(text) = comment {
+        let written = encoder.write_raw_extension(Extension::Comment.into(), &[text.as_bytes()]);
+        written.map_err(|e| e.to_string())?;
+    }
     for (index, image) in video.frames.iter().enumerate() {
         let buffer: Vec<u8> =
             image.rgb.chunks_exact(3).map(|p| palette.index_of([p[0], p[1], p[2]])).collect();

@@ -9,7 +9,7 @@ use openh264::encoder::{
 use openh264::formats::{YUVBuffer, YUVSource};
 
 use crate::yuv::{self, ColorMatrix, Planes};
-use crate::{Image, Video};
+use crate::{Image, Video, mp4};
 
 /// The encoder's largest picture, long side then short side.
 const MAX_SIDES: [usize; 2] = [3840, 2160];
@@ -22,9 +22,10 @@ const KEY_FRAME_INTERVAL: u32 = 48;
 pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
     let [long, short] = MAX_SIDES;
     if width.min(height) < MIN_SIDE || width.max(height) > long || width.min(height) > short {
+        let other = if crate::webp::check_size(width, height).is_ok() { ", or write .webp" } else { "" };
         return Err(format!(
-            "H.264 takes {MIN_SIDE}x{MIN_SIDE} to {long}x{short} pixels, not {width}x{height}; change the size, change \
-             the upscale factor, or write .webp"
+            "H.264 takes {MIN_SIDE}x{MIN_SIDE} to {long}x{short} pixels, not {width}x{height}; change the size or the \
+             upscale factor{other}"
         ));
     }
     Ok(())
@@ -119,23 +120,29 @@ fn target_bitrate(video: &Video) -> u32 {
 }
 
 /// Decodes access units given in decoding order; frames come back in presentation order.
-pub(crate) struct FrameDecoder {
+pub(crate) struct FrameDecoder<'a> {
     decoder: Decoder,
-    matrix: ColorMatrix,
-    size: [usize; 2],
-    frames: Vec<Image>,
+    form: Form<'a>,
+    frames: Vec<Option<Image>>,
 }
 
-impl FrameDecoder {
-    /// A decoder that has been given the parameter sets (NAL units without start codes). Frames larger than `size`,
-    /// height and width, are refused: the memory was planned for that.
-    pub fn new<'a>(
-        parameter_sets: impl Iterator<Item = &'a [u8]>,
-        matrix: ColorMatrix,
-        size: [usize; 2],
-    ) -> Result<Self, String> {
+/// What becomes of decoded frames.
+#[derive(Clone, Copy)]
+pub(crate) struct Form<'a> {
+    pub matrix: ColorMatrix,
+    /// Height and width; larger frames are refused: the memory was planned for that.
+    pub size: [usize; 2],
+    /// Width of a sample over its height; frames get square ones.
+    pub aspect: f64,
+    /// Of all frames in presentation order, whether each is kept.
+    pub wanted: &'a [bool],
+}
+
+impl<'a> FrameDecoder<'a> {
+    /// A decoder that has been given the parameter sets (NAL units without start codes).
+    pub fn new<'b>(parameter_sets: impl Iterator<Item = &'b [u8]>, form: Form<'a>) -> Result<Self, String> {
         let decoder = Decoder::new().map_err(|error| refused(&error))?;
-        let mut this = Self { decoder, matrix, size, frames: Vec::new() };
+        let mut this = Self { decoder, form, frames: Vec::new() };
         let mut annex_b = Vec::new();
         for unit in parameter_sets {
             annex_b.extend([0, 0, 0, 1]);
@@ -152,40 +159,56 @@ impl FrameDecoder {
         }
         let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
         let frame = self.decoder.decode_with_options(annex_b, options);
-        let frame = frame.map_err(|error| refused(&error))?;
-        if let Some(frame) = frame {
-            self.frames.push(convert(&frame, self.matrix, self.size)?);
+        if let Some(frame) = frame.map_err(|error| refused(&error))? {
+            self.form.keep(&frame, &mut self.frames)?;
         }
         Ok(())
     }
 
-    /// All frames, in presentation order.
-    pub fn finish(mut self) -> Result<Vec<Image>, String> {
+    /// All frames, in presentation order; nothing in the place of those that are not wanted.
+    pub fn finish(mut self) -> Result<Vec<Option<Image>>, String> {
         for frame in self.decoder.flush_remaining().map_err(|error| refused(&error))? {
-            self.frames.push(convert(&frame, self.matrix, self.size)?);
+            self.form.keep(&frame, &mut self.frames)?;
         }
         Ok(self.frames)
     }
 }
 
-/// What the decoder's error means to whoever made the file. Of the profiles of H.264 it knows those of 8 bits and 4:2:0.
+/// What the decoder's error means: it says none of what it is that it does not know.
 fn refused(error: &openh264::Error) -> String {
     let said = error.to_string();
-    match said.contains("Native:") {
-        true => "its H.264 stream is damaged, or not of 8 bits and 4:2:0".to_owned(),
-        false => said,
+    if said.contains("Native:") {
+        "its H.264 has something that the built-in decoder does not know, or is damaged".to_owned()
+    } else {
+        said
     }
 }
 
-fn convert(frame: &DecodedYUV<'_>, matrix: ColorMatrix, size: [usize; 2]) -> Result<Image, String> {
-    let (width, height) = frame.dimensions();
-    if height > size[0] || width > size[1] {
-        return Err(format!(
-            "a picture of {width}x{height} where the file's header says {}x{}",
-            size[1], size[0]
-        ));
+impl Form<'_> {
+    /// Puts the next frame in presentation order to the others, if it is wanted.
+    fn keep(&self, frame: &DecodedYUV<'_>, frames: &mut Vec<Option<Image>>) -> Result<(), String> {
+        let is_wanted = self.wanted.get(frames.len()).copied().unwrap_or_default();
+        frames.push(if is_wanted { Some(self.convert(frame)?) } else { None });
+        Ok(())
     }
-    let (y_stride, u_stride, _) = frame.strides();
-    let planes = Planes { y: frame.y(), u: frame.u(), v: frame.v(), strides: [y_stride, u_stride] };
-    yuv::to_rgb(&planes, width, height, matrix).ok_or_else(|| "the decoder gave a short picture".into())
+
+    fn convert(&self, frame: &DecodedYUV<'_>) -> Result<Image, String> {
+        let (width, height) = frame.dimensions();
+        let [largest_height, largest_width] = self.size;
+        if height > largest_height || width > largest_width {
+            return Err(format!(
+                "a picture of {width}x{height} where the file's header says {largest_width}x{largest_height}"
+            ));
+        }
+        let (y_stride, u_stride, _) = frame.strides();
+        let planes = Planes {
+            y: frame.y(),
+            u: frame.u(),
+            v: frame.v(),
+            strides: [y_stride, u_stride],
+            shared: [2, 2],
+        };
+        let square = mp4::square_width(width, self.aspect);
+        yuv::to_rgb_of_width(&planes, [height, width], square, self.matrix).map_err(|error| error.to_string())
+    }
 }

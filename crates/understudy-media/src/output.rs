@@ -1,13 +1,15 @@
 //! Writing clips: the format by extension, checked beforehand, replaced atomically.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use ::image::{ExtendedColorType, ImageEncoder};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::atomic::{parent, temporary_file, write_directory, write_file};
+use crate::atomic::{parent, write_directory, write_file};
+use crate::comment::{COMMENT, png_with_comment, webp_with_comment};
 use crate::{Error, Image, Range, Result, Video, gif, h264, mp4, webp};
 
 /// What a path asks to be written, by its extension.
@@ -34,6 +36,9 @@ impl OutputFormat {
     /// [`Error::Output`] naming the known extensions.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if path.as_os_str() == "-" {
+            return Err(Error::output(path, "nothing is written to stdout; name a file such as out.mp4"));
+        }
         let trailing_slash = path.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
         let Some(extension) = path.extension().filter(|_| !trailing_slash && !path.is_dir()) else {
             return Ok(Self::Directory);
@@ -119,13 +124,15 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<OutputFormat> {
             return Err(Error::output(path, "the folder exists and is not empty; choose another name"));
         }
     }
-    let probe = temporary_file(&folder).map_err(|source| Error::Io {
-        action: "write",
-        path: path.into(),
-        source,
-        advice: "choose a folder you may write to",
+    understudy_files::check_creatable(path).map_err(|source| match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::write(path, source),
+        _ => Error::Io {
+            action: "write",
+            path: path.into(),
+            source,
+            advice: "choose a folder you may write to",
+        },
     })?;
-    probe.close().map_err(|e| Error::write(path, e))?;
     Ok(format)
 }
 
@@ -138,32 +145,53 @@ impl Video {
     /// As [`check_writable`]; [`Error::Invalid`] for an inconsistent clip or option; [`Error::Output`] when the format
     /// cannot hold the clip; [`Error::Io`] when the disk is full or refuses.
     pub fn write(&self, path: impl AsRef<Path>, options: &WriteOptions) -> Result<()> {
+        self.write_with(path, options, None)
+    }
+
+    /// The same with a `comment` beside the pixels: ASCII, as [`Provenance::to_text`](crate::Provenance::to_text) gives it.
+    /// [`read_comment`](crate::read_comment) reads it, and so do other programs.
+    ///
+    /// # Errors
+    /// As [`Video::write`].
+    pub fn write_with(
+        &self,
+        path: impl AsRef<Path>,
+        options: &WriteOptions,
+        comment: Option<&str>,
+    ) -> Result<()> {
         let path = path.as_ref();
         self.check()?;
         options.check()?;
         let format = check_writable(path)?;
         if format == OutputFormat::Safetensors {
             let shape = [self.frames.len(), self.height(), self.width()];
-            return write_frames_safetensors(path, &self.to_planar(Range::Unit), shape);
+            return write_frames_safetensors(path, &self.to_planar(Range::Unit), shape, comment);
         }
         let enlarged = (options.upscale > 1).then(|| self.upscale_nearest(options.upscale));
         let video = enlarged.as_ref().unwrap_or(self);
         let bytes = match format {
-            OutputFormat::Mp4 => mp4::encode(video, options.h264_qp),
-            OutputFormat::Gif => gif::encode(video),
-            OutputFormat::WebP => webp::encode(video, options.webp_quality),
-            OutputFormat::Png => encode_png(&strip(video)),
-            OutputFormat::Directory | OutputFormat::Safetensors => return video.write_frames(path),
+            OutputFormat::Mp4 => mp4::encode(video, options.h264_qp, comment),
+            OutputFormat::Gif => gif::encode(video, comment),
+            OutputFormat::WebP => {
+                let size = (video.width(), video.height());
+                let plain = webp::encode(video, options.webp_quality);
+                plain.map(|plain| match comment {
+                    Some(text) => webp_with_comment(plain, size, text),
+                    None => plain,
+                })
+            }
+            OutputFormat::Png => commented_png(&strip(video), comment),
+            OutputFormat::Directory | OutputFormat::Safetensors => return video.write_frames(path, comment),
         };
         let bytes = bytes.map_err(|reason| Error::output(path, reason))?;
         write_file(path, |writer| writer.write_all(&bytes))
     }
 
-    fn write_frames(&self, path: &Path) -> Result<()> {
+    fn write_frames(&self, path: &Path, comment: Option<&str>) -> Result<()> {
         write_directory(path, |folder| {
             for (index, frame) in self.frames.iter().enumerate() {
                 let file = folder.join(format!("{index:05}.png"));
-                let bytes = encode_png(frame).map_err(|reason| Error::output(path, reason))?;
+                let bytes = commented_png(frame, comment).map_err(|reason| Error::output(path, reason))?;
                 fs::write(file, bytes).map_err(|e| Error::write(path, e))?;
             }
             Ok(())
@@ -203,19 +231,36 @@ impl WriteOptions {
 }
 
 /// Writes unquantized frames: tensor `frames`, `f32` in `[0, 1]`, shape `(3, frames, height, width)`;
-/// `shape` is `[frames, height, width]`.
+/// `shape` is `[frames, height, width]`. A `comment` is the entry of that name in its header.
 ///
 /// # Errors
 /// [`Error::Invalid`] when the length does not match the shape or a value is not finite; [`Error::Io`] on writing.
-pub fn write_frames_safetensors(path: impl AsRef<Path>, planar: &[f32], shape: [usize; 3]) -> Result<()> {
+pub fn write_frames_safetensors(
+    path: impl AsRef<Path>,
+    planar: &[f32],
+    shape: [usize; 3],
+    comment: Option<&str>,
+) -> Result<()> {
     let path = path.as_ref();
     crate::image::check_planar(planar, shape)?;
     let data: Vec<u8> = planar.iter().flat_map(|value| value.to_le_bytes()).collect();
     let [frames, height, width] = shape;
     let bytes = TensorView::new(Dtype::F32, vec![3, frames, height, width], &data)
-        .and_then(|view| safetensors::serialize([("frames", view)], None))
+        .and_then(|view| {
+            let header = comment.map(|text| [(COMMENT.to_owned(), text.to_owned())].into());
+            safetensors::serialize([("frames", view)], header)
+        })
         .map_err(|e| Error::output(path, e.to_string()))?;
     write_file(path, |writer| writer.write_all(&bytes))
+}
+
+/// PNG bytes of a picture with a comment.
+fn commented_png(image: &Image, comment: Option<&str>) -> Result<Vec<u8>, String> {
+    let plain = encode_png(image)?;
+    Ok(match comment {
+        Some(text) => png_with_comment(plain, text),
+        None => plain,
+    })
 }
 
 /// PNG bytes of a picture.

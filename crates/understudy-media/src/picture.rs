@@ -7,8 +7,12 @@ use std::path::Path;
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbaImage};
 
+use crate::format::{foreign, no_picture};
+use crate::profile::Stated;
 use crate::video::read_head;
 use crate::{Error, Image, Mask, Result, complete};
+
+pub(crate) use crate::format::sniff;
 
 /// The smallest side of a usable picture, pixels.
 pub const MIN_SIDE: u64 = 16;
@@ -35,14 +39,14 @@ pub struct PictureInfo {
     pub width: u64,
     /// Rows, after EXIF orientation.
     pub height: u64,
-    /// `"PNG"`, `"JPEG"` or `"WebP"`, by content.
+    /// `"PNG"`, `"JPEG"`, `"WebP"`, `"BMP"` or `"TIFF"`, by content.
     pub format: &'static str,
 }
 
 impl Picture {
-    /// Reads a PNG, JPEG or WebP picture, told apart by content. EXIF orientation is applied, transparency is laid
-    /// over white and returned as the mask, 16-bit samples become 8-bit, colour profiles are ignored. Of an animated
-    /// picture the first frame is taken.
+    /// Reads a PNG, JPEG, WebP, BMP or TIFF picture, told apart by content. EXIF orientation is applied, colours are
+    /// converted to sRGB where the file says that they are others, transparency is laid over white and returned as the
+    /// mask, 16-bit samples become 8-bit. Of an animated picture the first frame is taken.
     ///
     /// # Errors
     /// When the file cannot be read, is none of these formats, is truncated or damaged, or its header exceeds
@@ -56,17 +60,7 @@ impl Picture {
     /// # Errors
     /// As [`Picture::open`].
     pub fn open_over(path: impl AsRef<Path>, background: [u8; 3]) -> Result<Self> {
-        let path = path.as_ref();
-        let head = read_head(path)?;
-        let format = supported_format(path, &head)?;
-        probe(path, format)?;
-        let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
-        complete::check(path, format, &bytes)?;
-        let mut decoder = decoder(Cursor::new(&bytes), format).map_err(|e| damaged(path, e))?;
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| damaged(path, e))?;
-        decoded.apply_orientation(orientation);
-        Ok(flatten(decoded.into_rgba8(), background))
+        Ok(read(path.as_ref(), background)?.0)
     }
 
     /// Reads only the header: format and size, with the limits checked. Cheap even for a huge file.
@@ -85,29 +79,48 @@ impl Mask {
     /// # Errors
     /// As [`Picture::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let Image { width, height, rgb } = Picture::open_over(path, [0; 3])?.image;
-        let alpha = rgb.chunks_exact(3).map(luma).collect();
-        Ok(Self { width, height, alpha })
+        // Its levels are numbers, whatever colours a profile would make of them.
+        Ok(Self::of(&flatten(decode(path.as_ref())?.0, [0; 3]).image))
     }
+
+    /// A picture as a mask: grey level is membership.
+    pub fn of(image: &Image) -> Self {
+        let alpha = image.rgb.chunks_exact(3).map(luma).collect();
+        Self { width: image.width, height: image.height, alpha }
+    }
+}
+
+/// A picture laid over `background`, and what is to be said of its colours.
+pub(crate) fn read(path: &Path, background: [u8; 3]) -> Result<(Picture, Option<String>)> {
+    let (mut decoded, stated) = decode(path)?;
+    let note = stated.convert(&mut decoded);
+    Ok((flatten(decoded, background), note))
+}
+
+/// The pixels, upright, and the colour space that the file says they are in.
+fn decode(path: &Path) -> Result<(RgbaImage, Stated)> {
+    let head = read_head(path)?;
+    let format = supported_format(path, &head)?;
+    probe(path, format)?;
+    let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
+    complete::check(path, format, &bytes)?;
+    let mut decoder = decoder(Cursor::new(&bytes), format).map_err(|e| damaged(path, e))?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let icc = decoder.icc_profile().ok().flatten();
+    let stated = match format {
+        ImageFormat::Png => Stated::of_png(&bytes, icc),
+        ImageFormat::Tiff => Stated::of_tiff(&bytes),
+        _ => icc.map_or(Stated::Srgb, Stated::Icc),
+    };
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| damaged(path, e))?;
+    decoded.apply_orientation(orientation);
+    Ok((decoded.into_rgba8(), stated))
 }
 
 /// Rec. 601 luma of one pixel.
 fn luma(pixel: &[u8]) -> u8 {
     let weighted = 299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
     ((weighted + 500) / 1000) as u8
-}
-
-/// The format by content, if it is one this crate reads as a picture.
-pub(crate) fn sniff(head: &[u8]) -> Option<ImageFormat> {
-    if head.starts_with(b"\x89PNG\r\n\x1a\n") {
-        Some(ImageFormat::Png)
-    } else if head.starts_with(&[0xff, 0xd8, 0xff]) {
-        Some(ImageFormat::Jpeg)
-    } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
-        Some(ImageFormat::WebP)
-    } else {
-        None
-    }
 }
 
 /// Alpha composited over `background` and split off. A fully opaque picture has no mask.
@@ -142,10 +155,10 @@ pub(crate) fn check_dimensions(path: &Path, (width, height): (u32, u32)) -> Resu
 }
 
 fn supported_format(path: &Path, head: &[u8]) -> Result<ImageFormat> {
-    sniff(head).ok_or_else(|| {
-        let reason = if head.is_empty() { "the file is empty" } else { "not a PNG, JPEG or WebP picture" };
-        Error::unreadable(path, reason, EXPORT)
-    })
+    if let Some(found) = foreign(path, head) {
+        return Err(Error::unreadable(path, found.name, found.advice));
+    }
+    sniff(head).ok_or_else(|| no_picture(path, head))
 }
 
 fn probe(path: &Path, format: ImageFormat) -> Result<PictureInfo> {
@@ -164,6 +177,8 @@ fn probe(path: &Path, format: ImageFormat) -> Result<PictureInfo> {
     let format = match format {
         ImageFormat::Png => "PNG",
         ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Tiff => "TIFF",
         _ => "WebP",
     };
     Ok(PictureInfo { width: width.into(), height: height.into(), format })

@@ -64,6 +64,12 @@ impl Video {
     }
 }
 
+/// One plane of samples resized from `[height, width]` (Catmull-Rom, antialiased).
+pub(crate) fn resize_plane(samples: &[u8], from: [usize; 2], to: [usize; 2]) -> Result<Vec<u8>> {
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    run(samples, from, to, PixelType::U8, &options)
+}
+
 fn cover(samples: &[u8], from: [usize; 2], to: [usize; 2], pixel: PixelType) -> Result<Vec<u8>> {
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))

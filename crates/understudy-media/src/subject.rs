@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::picture::sniff;
+use crate::beside::{CAPTIONS, Names, Note, keys, mask_of, name};
+use crate::error::shown;
+use crate::format::{PICTURES, foreign, is_description, is_named_picture, sniff};
+use crate::kind::is_animation;
+use crate::picture;
 use crate::video::{is_mp4, read_head};
 use crate::{Error, Mask, Picture, Result};
 
@@ -15,14 +19,17 @@ use crate::{Error, Mask, Picture, Result};
 pub struct SubjectItem {
     /// The picture file.
     pub path: PathBuf,
-    /// What `NAME.txt` says, without surrounding space. `None` without that file, or when it is blank.
+    /// What its caption says, without surrounding space; see [`Caption::beside`](crate::Caption::beside). `None` without
+    /// such a file, or when it is blank.
     pub caption: Option<String>,
-    /// `NAME.mask.png` or `NAME_mask.png`, where there is one.
+    /// Its mask, where there is one: `NAME.mask.png`, `NAME_mask.png`, `NAME-masklabel.png`, `masks/NAME.png` and the like.
     pub mask: Option<PathBuf>,
     /// Pixels a row, upright.
     pub width: usize,
     /// Rows, upright.
     pub height: usize,
+    /// What is to be said of it and of its caption.
+    pub notes: Vec<Note>,
 }
 
 /// A name of the folder that is not used, and why.
@@ -67,9 +74,9 @@ impl SubjectFolder {
         Self::open_with(path, FolderOptions::default())
     }
 
-    /// Lists the pictures directly in a folder (subfolders are not entered): PNG, JPEG and WebP by content, with
-    /// `NAME.txt` as caption and `NAME.mask.png` or `NAME_mask.png` as mask. Every picture is decoded once, so that a
-    /// damaged one shows now and not after an hour.
+    /// Lists the pictures directly in a folder (subfolders are not entered, but for masks): PNG, JPEG, WebP, BMP and TIFF by
+    /// content, with the captions and masks beside them. Every picture is decoded once, so that a damaged one shows now and
+    /// not after an hour.
     ///
     /// # Errors
     /// [`Error::UnreadablePictures`] naming every unreadable one, when strict; [`Error::NoPictures`] when none is
@@ -78,20 +85,19 @@ impl SubjectFolder {
         let path = path.as_ref();
         let metadata = fs::metadata(path).map_err(|e| Error::read(path, e))?;
         if metadata.is_file() {
-            let siblings = list(&crate::atomic::parent(path)).unwrap_or_default();
-            let item = read_item(path, find_mask(path, &siblings))?;
+            let item = SubjectItem::open(path)?;
             return Ok(Self { path: path.into(), items: vec![item], left_out: Vec::new() });
         }
         if !metadata.is_dir() {
             let advice = "give a folder of pictures, a picture or a video";
             return Err(Error::unreadable(path, "neither a file nor a folder", advice));
         }
-        let names = list(path)?;
+        let names = Names::list(path)?;
         let Sorted { pictures, mut left_out, unreadable } = sort(&names);
         let read: Vec<Result<SubjectItem>> =
-            pictures.par_iter().map(|picture| read_item(picture, find_mask(picture, &names))).collect();
+            pictures.par_iter().map(|(picture, note)| read_item(picture, &names, *note)).collect();
         let (mut items, mut problems) = (Vec::new(), unreadable);
-        for (picture, outcome) in pictures.into_iter().zip(read) {
+        for ((picture, _), outcome) in pictures.into_iter().zip(read) {
             match outcome {
                 Ok(item) => items.push(item),
                 Err(error) => problems.push(LeftOut { reason: reason_only(&picture, &error), path: picture }),
@@ -116,17 +122,29 @@ impl SubjectFolder {
 }
 
 impl SubjectItem {
+    /// One picture, with the caption and the mask beside it.
+    ///
+    /// # Errors
+    /// As [`Picture::open`] of it and its mask; when its caption is no text.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let names = Names::list(&crate::atomic::parent(path)).unwrap_or_default();
+        // What is named as a mask is a picture if it is asked for.
+        read_item(path, &names, None)
+    }
+
     /// Decodes the picture. Its mask is the mask file where there is one, else its transparency.
     ///
     /// # Errors
     /// As [`Picture::open`]; [`Error::Unreadable`] when the mask has another size than the picture.
     pub fn load(&self) -> Result<Picture> {
-        load(&self.path, self.mask.as_deref())
+        Ok(load(&self.path, self.mask.as_deref())?.0)
     }
 }
 
-fn load(path: &Path, mask: Option<&Path>) -> Result<Picture> {
-    let mut picture = Picture::open(path)?;
+/// A picture with its mask, and what is to be said of it.
+pub(crate) fn load(path: &Path, mask: Option<&Path>) -> Result<(Picture, Option<String>)> {
+    let (mut picture, note) = picture::read(path, [255; 3])?;
     if let Some(mask_path) = mask {
         let mask = Mask::open(mask_path)?;
         if (mask.width, mask.height) != (picture.image.width, picture.image.height) {
@@ -138,156 +156,186 @@ fn load(path: &Path, mask: Option<&Path>) -> Result<Picture> {
         }
         picture.mask = Some(mask);
     }
-    Ok(picture)
+    Ok((picture, note))
 }
 
-fn read_item(path: &Path, mask: Option<PathBuf>) -> Result<SubjectItem> {
-    let picture = load(path, mask.as_deref())?;
+fn read_item(path: &Path, names: &Names, note: Option<&str>) -> Result<SubjectItem> {
+    let mask = names.mask(path);
+    let (picture, colors) = load(path, mask.as_deref())?;
+    let caption = names.caption(path, &CAPTIONS)?;
+    let said = colors.into_iter().chain(note.map(str::to_owned));
+    let mut notes: Vec<Note> = said.map(|text| Note { path: path.into(), text }).collect();
+    if let Some((path, text)) = caption.as_ref().and_then(|own| Some((&own.path, own.note?))) {
+        notes.push(Note { path: path.clone(), text: text.into() });
+    }
     Ok(SubjectItem {
         path: path.into(),
-        caption: read_caption(path, "txt")?,
+        caption: caption.map(|own| own.text).filter(|text| !text.is_empty()),
         mask,
         width: picture.image.width,
         height: picture.image.height,
+        notes,
     })
-}
-
-/// The text beside `media`, if there is any.
-pub(crate) fn read_caption(media: &Path, extension: &str) -> Result<Option<String>> {
-    let path = media.with_extension(extension);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let bytes = fs::read(&path).map_err(|e| Error::read(&path, e))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::unreadable(&path, "the caption is not UTF-8 text", "save it as UTF-8"))?;
-    let text = text.trim_start_matches('\u{feff}').trim();
-    Ok((!text.is_empty()).then(|| text.into()))
-}
-
-/// What lies directly in a folder, sorted by name.
-pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::read(folder, e))?;
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(entry.map_err(|e| Error::read(folder, e))?.path());
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 /// A folder's names by what they are.
 struct Sorted {
-    pictures: Vec<PathBuf>,
+    /// Each with what is to be said of it.
+    pictures: Vec<(PathBuf, Option<&'static str>)>,
     left_out: Vec<LeftOut>,
     unreadable: Vec<LeftOut>,
 }
 
-fn sort(paths: &[PathBuf]) -> Sorted {
-    let stems: BTreeSet<String> =
-        paths.iter().filter(|path| mask_of(path).is_none()).filter_map(|p| stem(p)).collect();
-    let used: BTreeSet<PathBuf> = paths.iter().filter_map(|path| find_mask(path, paths)).collect();
+fn sort(names: &Names) -> Sorted {
+    let kinds: Vec<(&PathBuf, Kind)> = names.paths.iter().map(|path| (path, Kind::of(path))).collect();
+    let shown = kinds.iter().filter(|(_, kind)| matches!(kind, Kind::Picture | Kind::Unreadable(_)));
+    // Whose masks may be here.
+    let owners: BTreeSet<Vec<u8>> = shown.clone().flat_map(|(path, _)| keys(path)).collect();
+    let used: BTreeSet<PathBuf> = shown
+        .filter(|(path, _)| mask_kind(path, &owners) != MaskKind::Mask)
+        .filter_map(|(path, _)| names.mask(path))
+        .collect();
     let mut sorted = Sorted { pictures: Vec::new(), left_out: Vec::new(), unreadable: Vec::new() };
     let mut captions = Vec::new();
-    for path in paths {
-        let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
+    for (path, kind) in kinds {
         if used.contains(path) {
             continue;
         }
-        match Kind::of(path, &stems) {
-            Kind::Picture => sorted.pictures.push(path.clone()),
-            Kind::Caption => captions.push(path),
-            Kind::Other(reason) => sorted.left_out.push(out(reason)),
-            Kind::Unreadable(reason) => sorted.unreadable.push(out(&reason)),
+        let masks = names.mask_folders.iter().find(|(folder, _)| folder == path);
+        let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
+        match (kind, mask_kind(path, &owners)) {
+            (Kind::Other(_), _) if masks.is_some() => sorted.left_out.extend(unused(masks, &used)),
+            (Kind::Picture | Kind::Unreadable(_), MaskKind::Mask) => {
+                sorted.left_out.push(out("a second mask of the same picture"));
+            }
+            (Kind::Picture | Kind::Unreadable(_), MaskKind::Orphan) => {
+                sorted.left_out.push(out("named as a mask, but no picture of that name is beside it"));
+            }
+            (Kind::Picture, MaskKind::Named) => sorted.pictures.push((path.clone(), Some(NO_MASK))),
+            (Kind::Picture, MaskKind::No) => sorted.pictures.push((path.clone(), None)),
+            (Kind::Caption, _) => captions.push(path),
+            (Kind::Other(reason), _) => sorted.left_out.push(out(&reason)),
+            (Kind::Unreadable(reason), _) => sorted.unreadable.push(out(&reason)),
         }
     }
-    let has_picture = |caption: &Path| sorted.pictures.iter().any(|p| p.with_extension("txt") == caption);
-    let orphans: Vec<_> = captions.into_iter().filter(|caption| !has_picture(caption)).cloned().collect();
-    sorted.left_out.extend(
-        orphans
-            .into_iter()
-            .map(|path| LeftOut { path, reason: "a caption without a picture of its name".into() }),
-    );
+    sort_captions(captions, names, &mut sorted);
     sorted
+}
+
+/// Leaves out the captions that are not read.
+fn sort_captions(captions: Vec<&PathBuf>, names: &Names, sorted: &mut Sorted) {
+    let all: Vec<Vec<&Path>> =
+        sorted.pictures.iter().map(|(path, _)| names.captions(path, &CAPTIONS)).collect();
+    let used: BTreeSet<&Path> = all.iter().filter_map(|own| own.first().copied()).collect();
+    let second: BTreeSet<&Path> = all.iter().flatten().copied().collect();
+    for path in captions {
+        let reason = match (used.contains(path.as_path()), second.contains(path.as_path())) {
+            (true, _) => continue,
+            (_, true) => "a second caption of the same picture",
+            _ => "a caption without a picture of its name",
+        };
+        sorted.left_out.push(LeftOut { path: path.clone(), reason: reason.into() });
+    }
+}
+
+/// What is said of a picture that is called like a mask.
+const NO_MASK: &str =
+    "its name ends as that of a mask, and no picture has the name without that: it is taken as a picture";
+
+/// The files of a folder of masks that are not used.
+fn unused<'a>(
+    masks: Option<&'a (PathBuf, Names)>,
+    used: &'a BTreeSet<PathBuf>,
+) -> impl Iterator<Item = LeftOut> + 'a {
+    let paths = masks.into_iter().flat_map(|(_, names)| &names.paths);
+    paths.filter(|path| !used.contains(*path)).map(|path| LeftOut {
+        path: path.clone(),
+        reason: "in a folder of masks, but no picture of that name needs it".into(),
+    })
+}
+
+/// What a picture's name says of masks.
+#[derive(Debug, PartialEq, Eq)]
+enum MaskKind {
+    /// It is not called like one.
+    No,
+    /// It is one by its name, and its picture is there.
+    Mask,
+    /// It is called like one, as ordinary pictures are, too, and there is no picture it could belong to.
+    Named,
+    /// It is one by its name, without its picture.
+    Orphan,
+}
+
+fn mask_kind(path: &Path, owners: &BTreeSet<Vec<u8>>) -> MaskKind {
+    match mask_of(path) {
+        None => MaskKind::No,
+        Some((owner, _)) if owners.contains(&owner) => MaskKind::Mask,
+        Some((_, true)) => MaskKind::Named,
+        Some((_, false)) => MaskKind::Orphan,
+    }
 }
 
 enum Kind {
     Picture,
     Caption,
-    Other(&'static str),
+    Other(String),
     Unreadable(String),
 }
 
 impl Kind {
-    fn of(path: &Path, stems: &BTreeSet<String>) -> Self {
+    fn of(path: &Path) -> Self {
+        let other = |reason: &str| Self::Other(reason.to_owned());
         if path.is_dir() {
-            return Self::Other("a folder; subfolders are not read");
+            return other("a folder; subfolders are not read");
         }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') {
-            return Self::Other("a hidden file");
+        if name(path).as_encoded_bytes().starts_with(b".") {
+            return other("a hidden file");
         }
-        if let Some(picture) = mask_of(path) {
-            return Self::Other(if stems.contains(&picture) {
-                "a second mask of the same picture"
-            } else {
-                "named as a mask, but no picture of that name is beside it"
-            });
-        }
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        if extension == "txt" {
+        if path.extension().is_some_and(|own| CAPTIONS.iter().any(|known| own.eq_ignore_ascii_case(known))) {
             return Self::Caption;
         }
         if !path.is_file() {
-            return Self::Other("not a regular file");
+            return other("not a regular file");
         }
-        let named_picture = matches!(extension.as_str(), "png" | "jpg" | "jpeg" | "webp");
-        match read_head(path) {
-            Ok(head) if sniff(&head).is_some() => Self::Picture,
-            Ok(head) if is_mp4(&head) => {
-                Self::Other("a video; name it alone as the subject to learn from its frames")
+        if is_description(path) {
+            return other("a description of a data set; give it alone as the subject to use it");
+        }
+        let named_picture = is_named_picture(path);
+        let head = match read_head(path) {
+            Ok(head) => head,
+            Err(error) if named_picture => return Self::Unreadable(reason_only(path, &error)),
+            Err(_) => return Self::Other(format!("not a {PICTURES} picture")),
+        };
+        if let Some(found) = foreign(path, &head) {
+            let reason = format!("{}; {}", found.name, found.advice);
+            return if named_picture { Self::Unreadable(reason) } else { Self::Other(reason) };
+        }
+        match sniff(&head) {
+            Some(_) if is_animation(path) => {
+                other("an animation; name it alone as the subject to learn from its frames")
             }
-            Ok(head) if head.starts_with(b"GIF8") => Self::Other("a GIF; convert it to PNG"),
-            Ok(head) if named_picture && head.is_empty() => Self::Unreadable("the file is empty".into()),
-            Ok(_) if named_picture => Self::Unreadable("not a PNG, JPEG or WebP picture inside".into()),
-            Err(error) if named_picture => Self::Unreadable(reason_only(path, &error)),
-            _ => Self::Other("not a PNG, JPEG or WebP picture"),
+            Some(_) => Self::Picture,
+            None if is_mp4(&head) => other("a video; name it alone as the subject to learn from its frames"),
+            None if head.starts_with(b"GIF8") => {
+                other("a GIF; convert it to PNG, or name it alone as the subject to learn from its frames")
+            }
+            None if named_picture && head.is_empty() => Self::Unreadable("the file is empty".into()),
+            None if named_picture => Self::Unreadable(format!("not a {PICTURES} picture inside")),
+            None => Self::Other(format!("not a {PICTURES} picture")),
         }
     }
-}
-
-/// The name of the picture a mask file is named after.
-fn mask_of(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_string_lossy();
-    let name = name.strip_suffix(".mask.png").or_else(|| name.strip_suffix("_mask.png"))?;
-    (!name.is_empty()).then(|| name.into())
-}
-
-/// The mask beside a picture, among the names of its folder.
-fn find_mask(picture: &Path, names: &[PathBuf]) -> Option<PathBuf> {
-    if mask_of(picture).is_some() {
-        return None;
-    }
-    let stem = stem(picture)?;
-    [".mask.png", "_mask.png"]
-        .iter()
-        .map(|suffix| picture.with_file_name(format!("{stem}{suffix}")))
-        .find(|mask| names.contains(mask))
-}
-
-fn stem(path: &Path) -> Option<String> {
-    path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
 }
 
 fn summary(left_out: &[LeftOut]) -> String {
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let entries = left_out.iter().map(|entry| format!("{} ({})", name(&entry.path), entry.reason));
+    let entries =
+        left_out.iter().map(|entry| format!("{} ({})", shown(Path::new(name(&entry.path))), entry.reason));
     entries.collect::<Vec<_>>().join(", ")
 }
 
 /// An error's text without the path it begins with, for lists that name the file anyway.
 fn reason_only(path: &Path, error: &Error) -> String {
     let text = error.to_string();
-    let prefix = format!("{}: ", path.display());
+    let prefix = format!("{}: ", shown(path));
     text.strip_prefix(&prefix).unwrap_or(&text).into()
 }

@@ -1,23 +1,17 @@
-//! A clip in memory, and reading one by content.
+//! A clip in memory, at an even rate.
 
 use std::fs;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::Path;
 
-use ::image::codecs::gif::GifDecoder;
-use ::image::codecs::webp::WebPDecoder;
-use ::image::{AnimationDecoder, Frames, ImageDecoder};
-
 use crate::image::{check_planar, gather_frame, scatter_frame};
-use crate::picture::{check_dimensions, flatten};
-use crate::{Error, Image, Picture, Range, Result};
+use crate::{Error, Footage, Image, Picture, Range, Result};
 
 /// A decoded clip may not take more memory than this.
 pub const MAX_VIDEO_BYTES: u64 = 4 << 30;
 
-const RE_ENCODE: &str =
+pub(crate) const RE_ENCODE: &str =
     "copy the file again, or re-encode it: ffmpeg -i in -c:v libx264 -pix_fmt yuv420p out.mp4";
-const NO_VIDEO: &str = "not an MP4, GIF or WebP file";
 const CUT: &str = "cut or scale the clip: ffmpeg -i in -t 5 -vf scale=-2:720 out.mp4";
 
 /// A clip: frames of one size and a constant frame rate.
@@ -70,43 +64,14 @@ impl Video {
         planar
     }
 
-    /// Reads a clip: MP4 with H.264, GIF, or animated WebP, told apart by content, and anything else by the system's `ffmpeg`
-    /// where there is one. Transparency is laid over white.
-    /// A frame of an animated picture that is shown a whole number of times as long as the shortest stands as often: encoders
-    /// write frames that repeat as one. Other variable frame rates become their mean.
+    /// Reads a clip ([`Footage::read`]) at an even rate: each frame as often as it is shown, where all are shown for whole
+    /// multiples of the shortest time; else the frame that is shown at each moment ([`crate::Timing::even`]).
     ///
     /// # Errors
-    /// When the file cannot be read, is none of these, needs `ffmpeg` and there is none, is damaged, has no frames, or exceeds the limits
-    /// ([`crate::MAX_SIDE`], [`MAX_VIDEO_BYTES`]).
+    /// As [`Footage::read`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let head = read_head(path)?;
-        if head.starts_with(b"GIF8") {
-            let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
-            let decoder = GifDecoder::new(Cursor::new(&bytes)).map_err(|e| damaged(path, e))?;
-            check_dimensions(path, decoder.dimensions())?;
-            if bytes.last() != Some(&0x3b) {
-                return Err(Error::unreadable(path, "the GIF is truncated", RE_ENCODE));
-            }
-            let area = decoder.dimensions();
-            collect(path, area, decoder.into_frames(), 10.0)
-        } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
-            let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
-            crate::complete::check(path, ::image::ImageFormat::WebP, &bytes)?;
-            let decoder = WebPDecoder::new(Cursor::new(&bytes)).map_err(|e| damaged(path, e))?;
-            check_dimensions(path, decoder.dimensions())?;
-            let area = decoder.dimensions();
-            collect(path, area, decoder.into_frames(), 1.0)
-        } else if is_mp4(&head) {
-            match Self::read_mp4(path) {
-                Err(Error::Unsupported { reason, .. }) => crate::ffmpeg::read(path, &reason),
-                other => other,
-            }
-        } else if is_text(&head) {
-            Err(Error::unreadable(path, NO_VIDEO, RE_ENCODE))
-        } else {
-            crate::ffmpeg::read(path, NO_VIDEO)
-        }
+        Footage::read(path)?.into_video(path)
     }
 
     /// Reads the pictures of a folder, sorted by name, as the frames of a clip: the counterpart of writing to a folder.
@@ -173,77 +138,10 @@ pub(crate) fn is_mp4(head: &[u8]) -> bool {
     matches!(head.get(4..8), Some(b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip"))
 }
 
-/// Whether a file begins as text, which `ffmpeg` would draw the letters of, or has nothing in it.
-fn is_text(head: &[u8]) -> bool {
-    !head.starts_with(b"YUV4MPEG2")
-        && head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
-}
-
 /// Up to the first 32 bytes of a file.
 pub(crate) fn read_head(path: &Path) -> Result<Vec<u8>> {
     let mut head = Vec::new();
     let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
     file.take(32).read_to_end(&mut head).map_err(|e| Error::read(path, e))?;
     Ok(head)
-}
-
-/// The frames of an animated picture, at their mean rate; those that stand for several as often. Its format counts in so
-/// many milliseconds.
-fn collect(path: &Path, (width, height): (u32, u32), source: Frames<'_>, unit: f64) -> Result<Video> {
-    let (mut distinct, mut delays) = (Vec::new(), Vec::new());
-    for frame in source {
-        check_memory(path, distinct.len() as u64 + 1, width.into(), height.into())?;
-        let frame = frame.map_err(|e| damaged(path, e))?;
-        let (numerator, denominator) = frame.delay().numer_denom_ms();
-        delays.push(f64::from(numerator) / f64::from(denominator.max(1)));
-        distinct.push(flatten(frame.into_buffer(), [255; 3]).image);
-    }
-    if distinct.is_empty() {
-        return Err(Error::unreadable(path, "has no frames", RE_ENCODE));
-    }
-    let milliseconds: f64 = delays.iter().sum();
-    let counts = repeats(&delays, unit);
-    check_memory(path, counts.iter().sum::<usize>() as u64, width.into(), height.into())?;
-    let repeated = |(frame, count)| std::iter::repeat_n(frame, count);
-    let frames: Vec<Image> = distinct.into_iter().zip(counts).flat_map(repeated).collect();
-    let fps = if milliseconds > 0.0 { frames.len() as f64 * 1000.0 / milliseconds } else { 10.0 };
-    Video::new(frames, fps.clamp(0.1, 1000.0))
-}
-
-/// How often each frame is shown, if all delays are about whole multiples of the shortest; else once. Of those counted in
-/// less than three units nothing can be told: of 60 frames a second a GIF shows some for one unit and some for two.
-fn repeats(delays: &[f64], unit: f64) -> Vec<usize> {
-    // Of 24 frames a second a GIF shows some for 4 hundredths and some for 5.
-    const OFF: f64 = 0.3;
-    let shortest = delays.iter().copied().fold(f64::INFINITY, f64::min);
-    let counts = delays.iter().map(|delay| {
-        let times = delay / shortest;
-        (shortest >= 3.0 * unit && (times - times.round()).abs() < OFF).then_some(times.round() as usize)
-    });
-    counts.collect::<Option<_>>().unwrap_or_else(|| vec![1; delays.len()])
-}
-
-fn damaged(path: &Path, error: ::image::ImageError) -> Error {
-    Error::unreadable(path, format!("damaged: {error}"), RE_ENCODE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{is_text, repeats};
-
-    #[test]
-    fn text_is_no_video() {
-        assert!(is_text(b"") && is_text(b"a cat [jumps]\n") && is_text(b"{\"a\": 1}"));
-        assert!(!is_text(b"\x1a\x45\xdf\xa3") && !is_text(b"OggS\0") && !is_text(b"YUV4MPEG2 W2"));
-    }
-
-    #[test]
-    fn delays_of_whole_multiples_are_repeats() {
-        assert_eq!(repeats(&[125.0, 250.0, 125.0, 375.0], 1.0), [1, 2, 1, 3]);
-        assert_eq!(repeats(&[40.0, 40.0, 50.0, 40.0], 10.0), [1, 1, 1, 1]);
-        // A rate that varies, one that cannot be told, and none.
-        assert_eq!(repeats(&[100.0, 150.0], 1.0), [1, 1]);
-        assert_eq!(repeats(&[10.0, 20.0, 20.0], 10.0), [1, 1, 1]);
-        assert_eq!(repeats(&[0.0, 20.0], 1.0), [1, 1]);
-    }
 }

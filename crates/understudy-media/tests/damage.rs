@@ -9,9 +9,15 @@ use understudy_media::{Image, Picture, Video, WriteOptions};
 
 fn pictures() -> Vec<(&'static str, Vec<u8>)> {
     let image = &waves(48, 40, 1, 8.0).frames[0];
-    [("a.png", ImageFormat::Png), ("a.jpg", ImageFormat::Jpeg), ("a.webp", ImageFormat::WebP)]
-        .map(|(name, format)| (name, encoded(image, format)))
-        .into()
+    [
+        ("a.png", ImageFormat::Png),
+        ("a.jpg", ImageFormat::Jpeg),
+        ("a.webp", ImageFormat::WebP),
+        ("a.bmp", ImageFormat::Bmp),
+        ("a.tif", ImageFormat::Tiff),
+    ]
+    .map(|(name, format)| (name, encoded(image, format)))
+    .into()
 }
 
 fn clips() -> Vec<(&'static str, Vec<u8>)> {
@@ -75,7 +81,10 @@ fn flipped_bytes_never_panic() {
                 let at = random.below(damaged.len());
                 damaged[at] = random.below(256) as u8;
             }
-            if let Ok(video) = Video::read(put(folder.path(), name, &damaged)) {
+            let path = put(folder.path(), name, &damaged);
+            // What the built-in decoder refuses is another program's, which is not tried here.
+            let read = if name == "a.mp4" { Video::read_mp4(path) } else { Video::read(path) };
+            if let Ok(video) = read {
                 assert!(!video.frames.is_empty());
             }
         }

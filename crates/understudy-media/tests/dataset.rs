@@ -135,7 +135,8 @@ fn a_folder_accounts_for_every_name() {
 
     let subject = SubjectFolder::open(at).unwrap();
     let names: Vec<_> = subject.items.iter().map(|i| i.path.file_name().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["a.png", "b.jpg", "c.dat"]);
+    assert_eq!(names, ["a.png", "b.jpg", "c.dat", "z_mask.png"]);
+    assert!(subject.items[3].notes[0].text.contains("taken as a picture"), "{:?}", subject.items[3].notes);
     assert_eq!(subject.items[0].caption.as_deref(), Some("a cat"));
     assert_eq!(subject.items[1].caption, None);
     assert_eq!(subject.items[0].mask.as_deref(), Some(at.join("a.mask.png").as_path()));
@@ -147,11 +148,13 @@ fn a_folder_accounts_for_every_name() {
             (".DS_Store".into(), "a hidden file"),
             ("a_mask.png".into(), "a second mask of the same picture"),
             ("d.txt".into(), "a caption without a picture of its name"),
-            ("e.gif".into(), "a GIF; convert it to PNG"),
+            (
+                "e.gif".into(),
+                "a GIF; convert it to PNG, or name it alone as the subject to learn from its frames"
+            ),
             ("f.mp4".into(), "a video; name it alone as the subject to learn from its frames"),
             ("more".into(), "a folder; subfolders are not read"),
-            ("notes.md".into(), "not a PNG, JPEG or WebP picture"),
-            ("z_mask.png".into(), "named as a mask, but no picture of that name is beside it"),
+            ("notes.md".into(), "not a PNG, JPEG, WebP, BMP or TIFF picture"),
         ]
     );
 
@@ -172,7 +175,7 @@ fn unreadable_pictures_are_all_named() {
     put(at, "odd.png", &png);
     put(at, "odd_mask.png", &encoded(&Image::filled(20, 20, [0; 3]), Png));
     put(at, "latin.png", &png);
-    put(at, "latin.txt", b"caf\xe9");
+    put(at, "latin.txt", b"\xea\xee\xf8\xea\xe0");
     let error = SubjectFolder::open(at).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, Error::UnreadablePictures { count: 6, .. }), "{text}");
@@ -202,6 +205,28 @@ fn a_mask_is_luma() {
     let folder = tempfile::tempdir().unwrap();
     let path = put(folder.path(), "m.png", &encoded(&Image::filled(16, 16, [255, 0, 0]), Png));
     assert_eq!(Mask::open(path).unwrap().alpha, [76; 256]);
+}
+
+#[test]
+fn descriptions_may_begin_with_a_byte_order_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir(at.join("images")).unwrap();
+    put(&at.join("images"), "a.png", &encoded(&sample(), Png));
+    put(&at.join("images"), "A.TXT", b"caf\xe9");
+    put(&at.join("images"), "a-masklabel.png", &encoded(&Image::filled(48, 32, [255; 3]), Png));
+    let toml = put(at, "d.TOML", "\u{feff}[[datasets]]\nimage_directory = 'images'\n".as_bytes());
+    let dataset = Dataset::open(toml).unwrap();
+    let [item] = dataset.items.as_slice() else { panic!("{:?}", dataset.items) };
+    assert_eq!(item.caption.as_deref(), Some("café"));
+    assert_eq!(item.load_picture().unwrap().mask.unwrap().alpha, vec![255; 48 * 32]);
+    assert!(dataset.notes[0].text.contains("Windows-1252"), "{:?}", dataset.notes);
+    let line = "\u{feff}{\"image_path\": \"images/a.png\", \"caption\": \"a cat\"}";
+    assert_eq!(Dataset::open(put(at, "d.jsonl", line.as_bytes())).unwrap().items.len(), 1);
+    // As PowerShell writes it.
+    let wide: Vec<u8> = line.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let dataset = Dataset::open(put(at, "e.jsonl", &wide)).unwrap();
+    assert_eq!((dataset.items.len(), dataset.notes.len()), (1, 1));
 }
 
 #[test]

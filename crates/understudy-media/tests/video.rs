@@ -141,7 +141,7 @@ fn safetensors_keep_unquantized_frames() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
     let planar: Vec<f32> = (0..3 * 2 * 4 * 5).map(|i| i as f32 / 120.0).collect();
-    write_frames_safetensors(&path, &planar, [2, 4, 5]).unwrap();
+    write_frames_safetensors(&path, &planar, [2, 4, 5], None).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor("frames").unwrap();

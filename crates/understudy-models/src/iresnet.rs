@@ -230,10 +230,31 @@ impl IResNet {
         (output, statistics)
     }
 
+    /// What [`IResNet::forward`] gives, and before it what every block makes of the picture,
+    /// `(batch, channels, 1, rows, columns)` each.
+    pub fn features(&self, pixels: Tensor<4>) -> (Vec<Tensor<5>>, Tensor<2>) {
+        let mode = &mut Mode::Evaluate;
+        let mut x = self.stem(pixels, mode);
+        let mut features = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            x = block.forward(x, mode);
+            features.push(x.clone());
+        }
+        (features, self.head(x, mode))
+    }
+
     fn run(&self, pixels: Tensor<4>, mode: &mut Mode) -> Tensor<2> {
-        let x = self.conv1.forward(pixels.unsqueeze_dim(2));
-        let x = self.prelu.forward(self.bn1.forward(x, mode));
+        let x = self.stem(pixels, mode);
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x, mode));
+        self.head(x, mode)
+    }
+
+    fn stem(&self, pixels: Tensor<4>, mode: &mut Mode) -> Tensor<5> {
+        let x = self.conv1.forward(pixels.unsqueeze_dim(2));
+        self.prelu.forward(self.bn1.forward(x, mode))
+    }
+
+    fn head(&self, x: Tensor<5>, mode: &mut Mode) -> Tensor<2> {
         let x = self.bn2.forward(x, mode);
         let [batch, channels, _, rows, columns] = x.dims();
         let flat = x.reshape([batch, channels * rows * columns]);

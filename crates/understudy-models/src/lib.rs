@@ -10,6 +10,7 @@ pub mod layers;
 pub mod raft;
 pub mod reuse;
 pub mod sd_unet;
+pub mod segmenter;
 pub mod text_context;
 pub mod tiling;
 mod timestep;

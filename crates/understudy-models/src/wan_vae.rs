@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use understudy_engine::late::Late;
 use understudy_engine::ops::{self, AttentionOptions, Conv3dOptions};
-use understudy_engine::weights::{Init, Weights};
+use understudy_engine::weights::{Init, Lost, Weights};
 
 use crate::layers::Conv;
 
@@ -519,6 +519,12 @@ impl WanVae {
     /// The configuration it was built with.
     pub fn config(&self) -> &WanVaeConfig {
         &self.config
+    }
+
+    /// Why a half of it could not be read when it was needed, if that happened: what it gave then means nothing.
+    pub fn lost(&self) -> Option<&str> {
+        // Both halves note it in one place.
+        self.encoder.lost().and_then(Lost::reason)
     }
 
     /// Encodes `video (batch, 3, frames, height, width)` in [-1, 1] whole; frames are `1 + 4 k` for two

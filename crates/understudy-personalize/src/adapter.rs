@@ -6,19 +6,17 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::host::values;
-use understudy_engine::patch::{Addition, Additions};
+use understudy_engine::patch::{Addition, Additions, Change};
 use understudy_engine::safetensors::{Precision, StoredTensor};
-use understudy_engine::weights::{Probe, Weights};
-use understudy_models::wan_transformer::WanTransformer;
 use understudy_pipeline::{Base, BaseConfig, TokenEmbeddings};
 
+use crate::change::{self, with_core};
 use crate::config::Basis;
-use crate::error::{Error, Result, list};
-use crate::file::{AdapterFile, Unmatched};
+use crate::error::{Error, Result};
+use crate::file::{AdapterFile, Unmatched, is_zero};
 use crate::metadata::{Metadata, OWN, VERSION};
 use crate::names::{self, Dialect, Part};
 use crate::references::{self, REFERENCES};
-use crate::sites::linear_sites;
 use crate::warp::Reference;
 
 /// A low-rank residual: adds `alpha / rank * x A^T B^T` to a linear map.
@@ -52,22 +50,31 @@ impl Residual {
         }
     }
 
-    fn read(file: &AdapterFile, site: &str, device: &Device) -> Result<Self, String> {
+    pub(crate) fn read(file: &AdapterFile, site: &str, device: &Device) -> Result<Self, String> {
         let rank = file.rank(site)?;
-        let shape = file.parts.get(&(site.to_owned(), Part::Down)).map(|down| down.shape.clone());
-        let kernel = match shape.as_deref() {
+        let part = |part| file.parts.get(&(site.to_owned(), part));
+        let (shape, core) = (part(Part::Down).map(|down| down.shape.as_slice()), part(Part::Mid));
+        let kernel = match core.map(|core| core.shape.as_slice()).or(shape) {
             Some(&[_, _, frames, rows, columns]) => Some([frames, rows, columns]),
             _ => None,
         };
-        let up = matrix(file, site, Part::Up, device)?;
-        if up.dims()[1] != rank {
+        let [up, down] = [Part::Up, Part::Down].map(|part| matrix(file, site, part, device));
+        let (up, mut down) = (up?, down?);
+        if let Some(core) = core {
+            let key = file.key_of(&(site.to_owned(), Part::Mid));
+            let misfit =
+                || format!("tensor {key} has shape {:?}, which does not fit rank {rank}", core.shape);
+            down = with_core(down, &numbers(&key, core)?, &core.shape).ok_or_else(misfit)?;
+        }
+        if up.dims()[1] != down.dims()[0] {
             return Err(format!("{site}: B has {} columns for the rank {rank}", up.dims()[1]));
         }
         let alpha = file.alphas.get(site).map_or(rank as f32, |alpha| alpha.value);
-        Ok(Self { down: matrix(file, site, Part::Down, device)?, up, alpha, kernel })
+        Ok(Self { down, up, alpha, kernel })
     }
 
-    fn is_zero(&self) -> bool {
+    /// Whether it adds nothing.
+    pub(crate) fn is_zero(&self) -> bool {
         let zero = |half: &Tensor<2>| values(half.clone()).iter().all(|&value| value == 0.0);
         zero(&self.up) || zero(&self.down)
     }
@@ -84,10 +91,25 @@ pub struct Adapter {
     pub motion: BTreeMap<String, Tensor<2>>,
     /// Pictures of the subject, whose values can be warped into videos of it.
     pub references: Vec<Reference>,
+    /// What is made of the weights at sites otherwise than by a residual, and so when they are loaded: LoHa, LoKr, DoRA.
+    pub changes: BTreeMap<String, Change>,
     /// Numbers that are added to the denoiser's own tensors, by their names: what cannot be attached.
     pub differences: BTreeMap<String, Vec<f32>>,
     /// Rows `(tokens, dim)` of the text encoder's embedding, for [`Metadata::tokens`].
     pub token_rows: Option<Tensor<2>>,
+}
+
+/// An adapter that was read, and what is to be said of its file.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The adapter.
+    pub adapter: Adapter,
+    /// Keys that were left out.
+    pub left_out: Vec<String>,
+    /// What the user should know: a scale that is stated and not used, a base with other weights.
+    pub notes: Vec<String>,
+    /// Where the scales are stated, and for how many sites.
+    pub scales: BTreeMap<String, usize>,
 }
 
 impl Adapter {
@@ -107,28 +129,33 @@ impl Adapter {
     /// When the file cannot be read, a key is not understood, a residual lacks a half, shapes do not fit each
     /// other, or values are not finite; all such keys are listed.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
-        Ok(Self::open_with(path, device, Unmatched::Refuse)?.0)
+        Ok(Self::open_with(path, device, Unmatched::Refuse)?.adapter)
     }
 
-    /// The same with a say in what happens to keys that are not understood; gives those that were left out.
+    /// The same with a say in what happens to keys that are not understood. `path` may be a folder that peft or diffusers
+    /// saved an adapter in.
     ///
     /// # Errors
     /// As [`Adapter::open`].
-    pub fn open_with(path: &Path, device: &Device, unmatched: Unmatched) -> Result<(Self, Vec<String>)> {
+    pub fn open_with(path: &Path, device: &Device, unmatched: Unmatched) -> Result<Opened> {
         let file = AdapterFile::read(path, unmatched)?;
         let adapter = Self::from_file(&file, device)
             .map_err(|reason| Error::Adapter { path: path.to_owned(), reason })?;
-        Ok((adapter, file.unmatched))
+        Ok(Opened { adapter, left_out: file.unmatched, notes: file.notes, scales: file.sources })
     }
 
     fn from_file(file: &AdapterFile, device: &Device) -> Result<Self, String> {
         let own = file.metadata.get(OWN).map(|text| read_metadata(text)).transpose()?;
-        let residuals = file.residual_sites().into_iter().map(|site| {
-            let residual = Residual::read(file, &site, device)?;
-            Ok((site, residual))
-        });
+        let changed = file.changed_sites();
+        let changes = changed.iter().map(|site| Ok((site.clone(), change::read(file, site, device)?)));
+        let changes = changes.collect::<Result<BTreeMap<_, _>, String>>()?;
+        let residuals =
+            file.residual_sites().into_iter().filter(|site| !changed.contains(site)).map(|site| {
+                let residual = Residual::read(file, &site, device)?;
+                Ok((site, residual))
+            });
         let residuals = residuals.collect::<Result<BTreeMap<_, _>, String>>()?;
-        let differences = differences(file, &residuals)?;
+        let differences = differences(file)?;
         let token_rows = match &file.rows {
             None => None,
             Some(rows) => match rows.shape[..] {
@@ -142,7 +169,8 @@ impl Adapter {
         let foreign =
             || Metadata { created_with: "another program".to_owned(), ..Metadata::new("lora", &residuals) };
         // Whoever edits a file elsewhere leaves this as it was.
-        let metadata = Metadata { sites: residuals.len(), ..own.unwrap_or_else(foreign) };
+        let sites = residuals.len() + changes.len();
+        let metadata = Metadata { sites, ..own.unwrap_or_else(foreign) };
         let [rows, tokens] = [token_rows.as_ref().map_or(0, |rows| rows.dims()[0]), metadata.tokens.len()];
         if rows != tokens {
             return Err(format!("it has {rows} token rows for {tokens} tokens; export it again"));
@@ -150,101 +178,7 @@ impl Adapter {
         let motion = motion(file, &metadata, &residuals, device)?;
         let references = file.metadata.get(REFERENCES).map(|text| references::from_text(text, device));
         let references = references.transpose()?.unwrap_or_default();
-        Ok(Self { metadata, residuals, motion, references, differences, token_rows })
-    }
-
-    /// That this adapter fits a base of this configuration.
-    ///
-    /// # Errors
-    /// [`Error::OtherBase`] when it was made for another architecture, or has a site the base does not have or has
-    /// in another shape.
-    pub fn check(&self, config: &BaseConfig) -> Result<()> {
-        self.check_named(config, "the adapter")
-    }
-
-    fn check_named(&self, config: &BaseConfig, name: &str) -> Result<()> {
-        let identity = config.identity();
-        let made_for = match &self.metadata.base {
-            Some(made_for) => format!("the base {:?} ({})", made_for.name, made_for.identity),
-            None => "another base".to_owned(),
-        };
-        let fault = |reason: String| Error::OtherBase {
-            adapter: name.to_owned(),
-            made_for: made_for.clone(),
-            base: format!("this one ({identity})"),
-            reason,
-        };
-        if self.metadata.base.as_ref().is_some_and(|made_for| made_for.identity != identity) {
-            return Err(fault("use it with its own base, or fit the subject again".to_owned()));
-        }
-        let misfits = self.misfits(config);
-        if !misfits.is_empty() {
-            let said: Vec<String> = misfits.into_iter().map(|(_, reason)| reason).collect();
-            return Err(fault(format!(
-                "{} sites do not fit: {}; use it with its own base, or leave them out with --allow-unmatched",
-                said.len(),
-                list(&said)
-            )));
-        }
-        let dim = config.text_encoder.d_model;
-        match self.token_rows.as_ref().map(|rows| rows.dims()[1]) {
-            Some(found) if found != dim => {
-                Err(fault(format!("its token has {found} channels, the text encoder {dim}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Sites whose residual a base of this configuration cannot take, and tensors whose difference, and why.
-    fn misfits(&self, config: &BaseConfig) -> Vec<(String, String)> {
-        let mut misfits = self.homeless_residuals(config);
-        if !self.differences.is_empty() {
-            let build = |weights: &Weights| WanTransformer::new(weights, &config.transformer);
-            let tensors = Probe::shapes(&Device::flex(), build);
-            misfits.extend(self.differences.iter().filter_map(|(name, values)| {
-                let reason = match tensors.get(name) {
-                    None => format!("{name} (no such tensor)"),
-                    Some(shape) if shape.iter().product::<usize>() != values.len() => {
-                        format!("{name} ({} numbers, the base has {shape:?})", values.len())
-                    }
-                    Some(_) => return None,
-                };
-                Some((name.clone(), reason))
-            }));
-        }
-        misfits
-    }
-
-    fn homeless_residuals(&self, config: &BaseConfig) -> Vec<(String, String)> {
-        let sites = linear_sites(&config.transformer);
-        let misfit = |(site, residual): (&String, &Residual)| {
-            let found = [residual.up.dims()[0], residual.down.dims()[1]];
-            let reason = match sites.get(site) {
-                None => format!("{site} (no such site)"),
-                Some(shape) if *shape != found => format!("{site} (for {found:?}, the base has {shape:?})"),
-                Some(_) => match residual.kernel.map(|kernel| kernel == config.transformer.patch_size) {
-                    Some(false) => {
-                        format!("{site} (a convolution of {:?})", residual.kernel.unwrap_or_default())
-                    }
-                    _ => return None,
-                },
-            };
-            Some((site.clone(), reason))
-        };
-        self.residuals.iter().filter_map(misfit).collect()
-    }
-
-    /// Leaves out what a base of this configuration has no site for; gives what was left out and why.
-    pub fn keep_fitting(&mut self, config: &BaseConfig) -> Vec<String> {
-        let misfits = self.misfits(config);
-        // Tensors end in the name of a parameter, and sites do not.
-        for (name, _) in &misfits {
-            self.motion.remove(name);
-            self.residuals.remove(name);
-            self.differences.remove(name);
-        }
-        self.metadata.sites = self.residuals.len();
-        misfits.into_iter().map(|(_, reason)| reason).collect()
+        Ok(Self { metadata, residuals, motion, references, changes, differences, token_rows })
     }
 
     /// Bytes its numbers take in memory.
@@ -254,7 +188,20 @@ impl Adapter {
         };
         let residuals: usize = self.residuals.values().map(residual).sum();
         let differences: usize = self.differences.values().map(Vec::len).sum();
-        (size_of::<f32>() * (residuals + differences)) as u64
+        let changes: usize = self.changes.values().map(Change::numbers).sum();
+        (size_of::<f32>() * (residuals + changes + differences)) as u64
+    }
+
+    /// How many maps it changes in each way: `LoRA`, `DoRA`, `LoHa`, `LoKr`.
+    pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
+        let mut kinds = BTreeMap::new();
+        if !self.residuals.is_empty() {
+            kinds.insert("LoRA", self.residuals.len());
+        }
+        for change in self.changes.values() {
+            *kinds.entry(change::name(change)).or_insert(0) += 1;
+        }
+        kinds
     }
 
     /// The same with its looks and its motion weighed apart: residuals alone, with `identity` times their coefficients
@@ -331,11 +278,11 @@ impl Adapter {
         }
     }
 
-    /// What it adds to the denoiser's tensors, scaled by `weight`: its dense differences and, if they are to be
-    /// `merged` instead of attached, its residuals.
+    /// What it adds to the denoiser's tensors, scaled by `weight`: its dense differences, what it makes of weights otherwise
+    /// than by residuals and, if they are to be `merged` instead of attached, its residuals.
     ///
     /// # Errors
-    /// When residuals that are active in a part of denoising only are to be merged.
+    /// When it is active in a part of denoising only, and residuals are to be merged or weights are changed.
     pub fn additions(&self, weight: f32, merged: bool) -> Result<Additions> {
         if !self.motion.is_empty() {
             return self.weighed(1.0, 1.0).additions(weight, merged);
@@ -344,18 +291,38 @@ impl Adapter {
         for (tensor, values) in &self.differences {
             additions.add(tensor, Addition::Dense { values: values.clone(), scale: weight });
         }
-        if merged && self.metadata.window != Window::ALWAYS {
-            let Window { start, end } = self.metadata.window;
-            let reason = format!(
-                "an adapter that is active from {start} to {end} of denoising cannot be merged; attach it"
-            );
-            return Err(Error::config("merge", reason));
+        let Window { start, end } = self.metadata.window;
+        if self.metadata.window != Window::ALWAYS && (merged || !self.changes.is_empty()) {
+            let part = format!("an adapter that is active from {start} to {end} of denoising cannot");
+            return Err(match self.changes.is_empty() {
+                true => Error::config("merge", format!("{part} be merged; attach it")),
+                false => {
+                    Error::config("adapter", format!("{part} change weights (DoRA, LoHa, LoKr); use a LoRA"))
+                }
+            });
         }
-        for (site, residual) in self.residuals.iter().filter(|_| merged) {
+        // A weight of 0 leaves every bit as it is.
+        for (site, change) in self.changes.iter().filter(|_| weight != 0.0) {
+            let change = Addition::Change { change: Box::new(change.clone()), strength: weight };
+            additions.add(names::tensor(site, Part::Weight), change);
+        }
+        for (site, residual) in self.residuals.iter().filter(|(_, own)| merged && !own.is_zero()) {
             let residual = Box::new(self.low_rank(residual, weight));
             additions.add(names::tensor(site, Part::Weight), Addition::LowRank(residual));
         }
         Ok(additions)
+    }
+
+    /// The matrices it changes when they are loaded, with its residuals `merged` or not, and how many numbers each has.
+    pub fn changed_weights(&self, merged: bool) -> BTreeMap<String, usize> {
+        let changes = self.changes.iter().map(|(site, own)| (site, own.delta.dims()));
+        let residual = |own: &Residual| [own.up.dims()[0], own.down.dims()[1]];
+        let residuals = self.residuals.iter().filter(|_| merged).map(|(site, own)| (site, residual(own)));
+        let numbers = |(site, dims): (&String, [usize; 2])| {
+            (names::tensor(site, Part::Weight), dims.iter().product::<usize>())
+        };
+        let differences = self.differences.iter().map(|(tensor, values)| (tensor.clone(), values.len()));
+        changes.chain(residuals).map(numbers).chain(differences).collect()
     }
 
     /// Its tokens and their rows, if it has any.
@@ -382,14 +349,14 @@ impl Adapter {
             let stored = StoredTensor::new(&values(own.clone()), own.dims().to_vec(), precision);
             file.motion.insert(site.clone(), stored);
         }
-        if !self.differences.is_empty() {
-            return Err(fault("dense differences are converted, not written".to_owned()));
+        if !self.differences.is_empty() || !self.changes.is_empty() {
+            return Err(fault("what is not a residual is converted, not written".to_owned()));
         }
         file.rows = self
             .token_rows
             .as_ref()
             .map(|rows| StoredTensor::new(&values(rows.clone()), rows.dims().to_vec(), precision));
-        file.write(path, dialect)
+        file.write(path, dialect).map(drop)
     }
 
     fn header(&self, dialect: Dialect) -> Result<BTreeMap<String, String>, String> {
@@ -436,22 +403,20 @@ fn motion(
     file.motion.iter().map(of).collect()
 }
 
-/// The denoiser's tensors that `file` adds to, and the numbers: dense differences, and biases of B.
-fn differences(
-    file: &AdapterFile,
-    residuals: &BTreeMap<String, Residual>,
-) -> Result<BTreeMap<String, Vec<f32>>, String> {
+/// The denoiser's tensors that `file` adds to, and the numbers: dense differences, and biases of B. What is all zero adds
+/// nothing, and extracted adapters have such for tensors that only other bases have.
+fn differences(file: &AdapterFile) -> Result<BTreeMap<String, Vec<f32>>, String> {
     let mut differences = BTreeMap::new();
     for (place, stored) in &file.parts {
         let (site, part) = place;
         let (tensor, scale) = match part {
             Part::Weight | Part::Bias | Part::Modulation => (names::tensor(site, *part), 1.0),
-            Part::UpBias => {
-                let scale = residuals.get(site).map_or(1.0, |own| own.alpha / own.rank() as f32);
-                (names::tensor(site, Part::Bias), scale)
-            }
-            Part::Down | Part::Up | Part::Alpha => continue,
+            Part::UpBias => (names::tensor(site, Part::Bias), file.scale_of(site)?),
+            _ => continue,
         };
+        if is_zero(stored) {
+            continue;
+        }
         let key = file.key_of(place);
         let values: Vec<f32> = numbers(&key, stored)?.iter().map(|value| value * scale).collect();
         if differences.insert(tensor, values).is_some() {

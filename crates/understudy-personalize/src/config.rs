@@ -177,6 +177,10 @@ fn stitched() -> f32 {
     0.1
 }
 
+fn buckets() -> f32 {
+    2.0
+}
+
 impl Motion {
     /// The word that stands for the motion of subject `index`: `<m>`, `<m2>`, `<m3>`.
     pub fn token_of(&self, index: usize) -> String {
@@ -199,8 +203,12 @@ pub fn numbered(word: &str, index: usize) -> String {
 pub struct LoraConfig {
     /// Seed of everything random.
     pub seed: u64,
-    /// Height and width of training, pixels.
+    /// Height and width of training, pixels; of pictures and clips of another aspect, the area.
     pub size: [usize; 2],
+    /// The largest ratio of sides that pictures and clips are trained at, each at the shape nearest to its own; at 1 all are cut
+    /// to the size's.
+    #[serde(default = "buckets")]
+    pub buckets: f32,
     /// Frames of the clips a video subject is cut into.
     pub clip_frames: usize,
     /// Frames a second of the base's videos; of a video subject that has more the frames between are left out.
@@ -260,11 +268,9 @@ pub struct LoraConfig {
 /// A set of settings by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preset {
-    /// For `nano`: about 100 seconds on two cores for six pictures.
-    Quick,
-    /// For `nano`, with more of everything.
+    /// For `nano`: about a minute on two cores for six pictures.
     #[default]
-    Standard,
+    Nano,
     /// For Wan 2.1 as published.
     Wan,
 }
@@ -274,12 +280,9 @@ impl FromStr for Preset {
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "quick" => Ok(Self::Quick),
-            "standard" => Ok(Self::Standard),
+            "nano" => Ok(Self::Nano),
             "wan" => Ok(Self::Wan),
-            other => {
-                Err(Error::config("preset", format!("{other:?} is not known; use quick, standard or wan")))
-            }
+            other => Err(Error::config("preset", format!("{other:?} is not known; use nano or wan"))),
         }
     }
 }
@@ -288,29 +291,32 @@ impl Preset {
     /// Its settings.
     pub fn config(self) -> LoraConfig {
         match self {
-            Self::Quick => LoraConfig::quick(),
-            Self::Standard => LoraConfig::standard(),
+            Self::Nano => LoraConfig::nano(),
             Self::Wan => LoraConfig::wan(),
         }
     }
 
-    /// Its settings for Set-and-Sequence: [`LoraConfig::sequence`], on `nano` at three times the rates and regularized more
-    /// lightly, without the prior: so few steps reach little where so much is left out, and a base so small unlearns the motion
-    /// in other places along with the class's (`docs/results.md`).
+    /// Its settings for Set-and-Sequence: [`LoraConfig::sequence`]. On `nano` the looks have fewer steps and the motion more, both
+    /// at three times the rates and regularized more lightly, without the prior: so few steps reach little where so much is
+    /// left out, and a base so small unlearns the motion in other places along with the class's (`docs/results.md`).
     pub fn sequence(self) -> LoraConfig {
+        let config = self.config().sequence();
+        let (Self::Nano, Some(motion)) = (self, &config.motion) else { return config };
         const FASTER: f32 = 3.0;
-        const DROPOUT: [f32; 2] = [0.5, 0.2];
-        let mut config = self.config().sequence();
-        if self != Self::Wan {
-            config.lora.learning_rate *= FASTER;
-            config.dropout = DROPOUT[0];
-            config.prior.weight = 0.0;
-            if let Some(motion) = &mut config.motion {
-                motion.stage.learning_rate *= FASTER;
-                motion.dropout = DROPOUT[1];
-            }
+        let faster = |stage: &Stage, steps: u64, batch: usize| Stage {
+            steps,
+            batch,
+            learning_rate: FASTER * stage.learning_rate,
+            ..stage.clone()
+        };
+        LoraConfig {
+            token: Stage { steps: 50, batch: 2, ..config.token.clone() },
+            lora: faster(&config.lora, 200, 4),
+            dropout: 0.5,
+            prior: Prior { weight: 0.0, ..config.prior },
+            motion: Some(Motion { dropout: 0.2, stage: faster(&motion.stage, 600, 2), ..motion.clone() }),
+            ..config
         }
-        config
     }
 
     /// Its settings with those of `overrides` in their place, table by table.
@@ -348,17 +354,11 @@ fn merge(into: &mut toml::Table, from: &toml::Table) {
     }
 }
 
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self::standard()
-    }
-}
-
 impl LoraConfig {
-    /// [`Preset::Standard`].
-    pub fn standard() -> Self {
+    /// [`Preset::Nano`].
+    pub fn nano() -> Self {
         let stage = Stage {
-            steps: 300,
+            steps: 100,
             batch: 4,
             learning_rate: 2e-2,
             warmup: 20,
@@ -370,6 +370,7 @@ impl LoraConfig {
         Self {
             seed: 0,
             size: [64, 64],
+            buckets: buckets(),
             clip_frames: 17,
             fps: 8.0,
             rank: 16,
@@ -386,13 +387,13 @@ impl LoraConfig {
             background: 0.3,
             checkpointing: None,
             bf16_products: false,
-            lora: Stage { steps: 1200, learning_rate: 1e-3, weight_decay: 0.01, ..stage },
+            lora: Stage { steps: 500, learning_rate: 1e-3, weight_decay: 0.01, ..stage },
             token: stage,
             noise: Noise { mean: 0.0, deviation: 1.0, shift: None },
             augmentation: Augmentation { versions: 6, crop: 0.1, mirror: false, held: 2, held_frames: 5 },
-            prior: Prior { weight: 0.5, samples: 16, frames: 17, steps: 16, guidance: 4.0, batch: 1 },
+            prior: Prior { weight: 0.0, samples: 16, frames: 17, steps: 16, guidance: 4.0, batch: 1 },
             samples: Samples {
-                every: 300,
+                every: 250,
                 evaluate_every: 0,
                 prompts: vec!["a {} walks to the left on the beach".into(), "a {} jumps in the snow".into()],
                 frames: 17,
@@ -403,10 +404,14 @@ impl LoraConfig {
         }
     }
 
-    /// How a subject is read to be fitted with these settings.
-    pub fn subject_options(&self) -> SubjectOptions {
+    /// How a subject is read to be fitted to a base with these settings. V-Warper's pictures have the shape of the videos they
+    /// are warped into.
+    pub fn subject_options(&self, base: &BaseConfig) -> SubjectOptions {
+        let [_, tall, wide] = base.transformer.patch_size;
         SubjectOptions {
             size: self.size,
+            multiple: [tall, wide].map(|patch| patch * base.vae.spatial_factor()),
+            buckets: (!self.references).then_some(self.buckets),
             clip_frames: self.clip_frames,
             fps: f64::from(self.fps),
             strict: true,
@@ -424,7 +429,7 @@ impl LoraConfig {
 
     /// The same settings with those of the motion stage as they usually are: what the looks depend on.
     pub(crate) fn looks(&self) -> Self {
-        let usual = Self::standard().sequence().motion;
+        let usual = Self::nano().sequence().motion;
         Self { motion: self.motion.as_ref().and(usual), ..self.clone() }
     }
 
@@ -463,22 +468,10 @@ impl LoraConfig {
         }
     }
 
-    /// [`Preset::Quick`].
-    pub fn quick() -> Self {
-        let standard = Self::standard();
-        Self {
-            token: Stage { steps: 100, ..standard.token },
-            lora: Stage { steps: 500, ..standard.lora },
-            prior: Prior { weight: 0.0, samples: 8, ..standard.prior },
-            samples: Samples { every: 0, ..standard.samples },
-            ..standard
-        }
-    }
-
     /// [`Preset::Wan`].
     pub fn wan() -> Self {
-        let standard = Self::standard();
-        let stage = Stage { batch: 1, checkpoint_every: 100, warmup: 50, ..standard.lora };
+        let nano = Self::nano();
+        let stage = Stage { batch: 1, checkpoint_every: 100, warmup: 50, ..nano.lora };
         Self {
             size: [480, 832],
             clip_frames: 33,
@@ -488,10 +481,10 @@ impl LoraConfig {
             token_rate: 0.1,
             token: Stage { steps: 400, learning_rate: 5e-3, weight_decay: 0.0, ..stage.clone() },
             lora: Stage { steps: 1500, learning_rate: 1e-4, ..stage },
-            augmentation: Augmentation { versions: 3, held: 0, ..standard.augmentation },
-            prior: Prior { weight: 0.0, frames: 1, steps: 30, guidance: 5.0, ..standard.prior },
-            samples: Samples { every: 500, frames: 33, steps: 30, guidance: 5.0, ..standard.samples },
-            ..standard
+            augmentation: Augmentation { versions: 3, held: 0, ..nano.augmentation },
+            prior: Prior { weight: 0.0, frames: 1, steps: 30, guidance: 5.0, ..nano.prior },
+            samples: Samples { every: 500, frames: 33, steps: 30, guidance: 5.0, ..nano.samples },
+            ..nano
         }
     }
 
@@ -510,16 +503,19 @@ impl LoraConfig {
     pub fn check_base(&self, base: &BaseConfig) -> Result<()> {
         self.targets.resolve(&base.transformer)?;
         let [height, width] = self.size;
-        let used = |used: bool, frames: usize| used.then_some(frames);
-        let lengths = [
-            Some(1),
-            used(self.augmentation.held > 0, self.augmentation.held_frames),
-            used(self.prior.weight > 0.0, self.prior.frames),
-            used(self.samples.every.max(self.samples.evaluate_every) > 0, self.samples.frames),
-            used(self.motion.is_some(), self.clip_frames),
-        ];
-        for frames in lengths.into_iter().flatten() {
-            latent_shape(base, [frames, height, width])?;
+        latent_shape(base, [1, height, width])?;
+        let Self { augmentation, prior, samples, .. } = self;
+        let shown = samples.every.max(samples.evaluate_every) > 0;
+        for (field, used, frames) in [
+            ("augmentation.held_frames", augmentation.held > 0, augmentation.held_frames),
+            ("prior.frames", prior.weight > 0.0, prior.frames),
+            ("samples.frames", shown, samples.frames),
+            ("clip_frames", self.motion.is_some(), self.clip_frames),
+        ] {
+            if used {
+                latent_shape(base, [frames, height, width])
+                    .map_err(|error| Error::config(field, error.to_string()))?;
+            }
         }
         Ok(())
     }
@@ -546,6 +542,7 @@ impl LoraConfig {
             ("motion.dropout", (0.0..1.0).contains(&shares[0]), "at least 0 and below 1"),
             ("motion.unnamed", unit(shares[1]), "between 0 and 1"),
             ("motion.stitched", unit(shares[2]), "between 0 and 1"),
+            ("buckets", (1.0..=8.0).contains(&self.buckets), "between 1 and 8"),
             ("clip_frames", self.clip_frames >= 1, "at least 1"),
             ("fps", (0.1..=1000.0).contains(&self.fps), "between 0.1 and 1000"),
             (
@@ -594,7 +591,7 @@ mod tests {
 
     #[test]
     fn presets_are_valid_and_survive_toml() {
-        for preset in [Preset::Quick, Preset::Standard, Preset::Wan] {
+        for preset in [Preset::Nano, Preset::Wan] {
             let config = preset.config();
             config.check().unwrap();
             let read: LoraConfig = toml::from_str(&config.to_toml().unwrap()).unwrap();
@@ -610,10 +607,10 @@ mod tests {
 
     #[test]
     fn overrides_win_and_unknown_ones_are_named() {
-        let overrides = |text: &str| Preset::Quick.with(&text.parse().unwrap());
+        let overrides = |text: &str| Preset::Nano.with(&text.parse().unwrap());
         let config = overrides("rank = 4\ntargets = ['attn1.to_q']\n[lora]\nsteps = 7").unwrap();
         assert_eq!((config.rank, config.lora.steps), (4, 7));
-        assert_eq!(config.lora.batch, LoraConfig::quick().lora.batch);
+        assert_eq!(config.lora.batch, LoraConfig::nano().lora.batch);
         assert_eq!(config.targets, Targets::Sites(vec!["attn1.to_q".into()]));
         for (text, part) in [
             ("rnk = 4", "rnk"),

@@ -1,5 +1,6 @@
 //! What a subject is trained on: latents of its pictures and clips, encoded once, with masks and prompts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -7,14 +8,14 @@ use std::path::Path;
 use burn::tensor::{Tensor, TensorData};
 use understudy_engine::host::values;
 use understudy_engine::random::Random;
-use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
+use understudy_engine::safetensors::{self, Checkpoint, LazyValues, Precision, Sealed};
 use understudy_media::{Image, Mask, Picture, Range, Video};
 use understudy_pipeline::{Base, encode_video};
 
 use crate::config::{Augmentation, LoraConfig, Motion};
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::prompts::{Telling, neutral_prompts, personal_caption};
+use crate::prompts::{Telling, neutral_prompts};
 use crate::subject::{Subject, SubjectPicture};
 use crate::warp::Reference;
 
@@ -32,16 +33,17 @@ pub struct Sample {
     pub prompts: Vec<String>,
 }
 
-/// All there is to train on, by number of latent frames, which a batch has in common.
+/// All there is to train on, by latent frames, rows and columns, which a batch has in common.
 #[derive(Clone, Debug, Default)]
 pub struct TrainingSet {
-    groups: BTreeMap<usize, Vec<Sample>>,
+    groups: BTreeMap<[usize; 3], Vec<Sample>>,
 }
 
 impl TrainingSet {
-    /// Adds a sample to those of its length.
+    /// Adds a sample to those of its shape.
     pub fn push(&mut self, sample: Sample) {
-        self.groups.entry(sample.latents.dims()[2]).or_default().push(sample);
+        let [_, _, frames, rows, columns] = sample.latents.dims();
+        self.groups.entry([frames, rows, columns]).or_default().push(sample);
     }
 
     /// Whether there is nothing to train on.
@@ -73,7 +75,7 @@ impl TrainingSet {
         samples.flat_map(|sample| sample.prompts.iter().map(String::as_str)).collect()
     }
 
-    /// `count` samples of one length, each with one of its prompts.
+    /// `count` samples of one shape, each with one of its prompts.
     pub fn draw(&self, count: usize, random: &mut Random) -> Vec<(&Sample, &str)> {
         let mut at = random.below(self.count().max(1) as u64) as usize;
         let group = self.groups.values().find(|group| {
@@ -166,7 +168,7 @@ pub(crate) fn inputs(base: &Base, subject: &Subject, config: &LoraConfig) -> Res
     frames.iter_mut().for_each(|frame| frame.prompts = prompts.clone());
     inputs.extend(frames);
     if config.motion.is_none() {
-        inputs.extend(clips(subject, &prompts, config)?);
+        inputs.extend(clips(subject, &prompts)?);
     }
     Ok(inputs)
 }
@@ -194,13 +196,13 @@ pub(crate) fn references(job: &Job, config: &LoraConfig) -> Result<Vec<Reference
 ///
 /// # Errors
 /// When a clip cannot be cut to the training size.
-pub(crate) fn moving_inputs(job: &Job, config: &LoraConfig, motion: &Motion) -> Result<Vec<Input>> {
+pub(crate) fn moving_inputs(job: &Job, motion: &Motion) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for (index, subject) in job.subjects().enumerate() {
         let token = motion.token_of(index);
         let prompts = |telling| subject.clip_prompts(&job.base.tokenizer, telling);
         let mixed = motion.mixed(&prompts(Telling::Still), &prompts(Telling::Named(&token)));
-        inputs.extend(clips(subject, &mixed, config)?);
+        inputs.extend(clips(subject, &mixed)?);
     }
     Ok(inputs)
 }
@@ -269,8 +271,16 @@ fn side_by_side(
     masks: [&[Mask]; 2],
     [height, width]: [usize; 2],
 ) -> Result<Video> {
+    // Each may have a shape of its own.
+    let cut = |masks: &[Mask]| {
+        masks.iter().map(|mask| mask.cover_crop([height, width])).collect::<Result<Vec<_>, _>>()
+    };
+    let [left, right] = [left.cover_crop([height, width])?, right.cover_crop([height, width])?];
+    let masks = [cut(masks[0])?, cut(masks[1])?];
     let half = width / 2;
-    let first = masks.map(|masks| middle(masks).unwrap_or(half).saturating_sub(half / 2).min(width - half));
+    let first = masks
+        .each_ref()
+        .map(|masks| middle(masks).unwrap_or(half).saturating_sub(half / 2).min(width - half));
     let frame = |(one, other): (&Image, &Image)| {
         Image::from_fn(width, height, |x, y| match x < half {
             true => one.pixel(first[0] + x, y),
@@ -292,11 +302,10 @@ fn middle(masks: &[Mask]) -> Option<usize> {
     (weight > 0).then(|| sum / weight)
 }
 
-fn clips(subject: &Subject, prompts: &[String], config: &LoraConfig) -> Result<Vec<Input>> {
-    let [height, width] = config.size;
+fn clips(subject: &Subject, prompts: &[String]) -> Result<Vec<Input>> {
     let input = |(index, clip): (usize, &Video)| -> Result<Input> {
-        let shape = [clip.frames.len(), height, width];
-        let planar = clip.cover_crop(config.size)?.to_planar(Range::Signed);
+        let shape = [clip.frames.len(), clip.height(), clip.width()];
+        let planar = clip.to_planar(Range::Signed);
         let masks = subject.clip_masks.get(index).cloned().unwrap_or_default();
         Ok(Input { planar, shape, masks, prompts: prompts.to_vec() })
     };
@@ -311,20 +320,19 @@ fn pictures(
 ) -> Result<Vec<Input>> {
     let phrase = subject.phrase();
     let neutral = neutral_prompts(&base.tokenizer, &phrase);
-    let [height, width] = config.size;
     let mut inputs = Vec::new();
     for (index, picture) in pictures.iter().enumerate() {
         let prompts = match &picture.caption {
-            Some(caption) => vec![personal_caption(caption, &subject.class, &phrase)],
+            Some(caption) => vec![subject.naming().named(caption, None).0],
             None => neutral.clone(),
         };
         for version in 0..config.augmentation.versions {
             let mut random = Random::stream(config.seed, "augmentation", (index * 64 + version) as u64);
-            let Picture { image, mask } = vary(&picture.picture, config, version, &mut random)?;
+            let Picture { image, mask } = vary(picture, config, version, &mut random)?;
             let held = (version < config.augmentation.held).then_some(config.augmentation.held_frames);
             for frames in [1].into_iter().chain(held) {
                 let planar = held_still(&image.to_planar(Range::Signed), frames);
-                let shape = [frames, height, width];
+                let shape = [frames, picture.size[0], picture.size[1]];
                 let masks = mask.clone().into_iter().collect();
                 inputs.push(Input { planar, shape, masks, prompts: prompts.clone() });
             }
@@ -338,9 +346,10 @@ fn held_still(planar: &[f32], frames: usize) -> Vec<f32> {
     planar.chunks_exact(planar.len() / 3).flat_map(|channel| channel.repeat(frames)).collect()
 }
 
-/// Version `version` of a picture at the training size: the picture itself, or a part of it.
-fn vary(picture: &Picture, config: &LoraConfig, version: usize, random: &mut Random) -> Result<Picture> {
+/// Version `version` of a picture at the size it is trained at: the picture itself, or a part of it.
+fn vary(own: &SubjectPicture, config: &LoraConfig, version: usize, random: &mut Random) -> Result<Picture> {
     let Augmentation { crop, mirror, .. } = config.augmentation;
+    let picture = &own.picture;
     let mut varied = picture.clone();
     if version > 0 && crop > 0.0 {
         let keep = 1.0 - f64::from(crop) * random.uniform();
@@ -353,7 +362,7 @@ fn vary(picture: &Picture, config: &LoraConfig, version: usize, random: &mut Ran
     if mirror && version % 2 == 1 {
         varied = mirrored(&varied);
     }
-    Ok(varied.cover_crop(config.size)?)
+    Ok(varied.cover_crop(own.size)?)
 }
 
 fn part(picture: &Picture, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Picture {
@@ -413,7 +422,9 @@ const KEY: &str = "key";
 
 /// The latents at `path`, at most `count`, if they are those of `key`. What is missing or damaged is made again.
 pub(crate) fn read_latents(path: &Path, key: &str, base: &Base, count: usize) -> Vec<Tensor<5>> {
-    let Ok(checkpoint) = Checkpoint::open(path, &base.device) else { return Vec::new() };
+    let Ok(Sealed::Whole(checkpoint)) = Checkpoint::open_sealed(path, &base.device) else {
+        return Vec::new();
+    };
     if checkpoint.metadata().get(KEY).map(String::as_str) != Some(key) {
         return Vec::new();
     }
@@ -427,14 +438,17 @@ pub(crate) fn read_latents(path: &Path, key: &str, base: &Base, count: usize) ->
 
 /// Writes latents to `path` under `key`, whole or not at all.
 pub(crate) fn write_latents(path: &Path, key: &str, latents: &[Tensor<5>]) -> Result<()> {
-    let tensor = |(index, latents): (usize, &Tensor<5>)| NamedValues {
-        name: index.to_string(),
-        shape: latents.dims().to_vec(),
-        values: values(latents.clone()),
+    let tensor = |(index, latents): (usize, &Tensor<5>)| {
+        let latents = latents.clone();
+        LazyValues {
+            name: index.to_string(),
+            shape: latents.dims().to_vec(),
+            values: Box::new(move || Cow::Owned(values(latents.clone()))),
+        }
     };
-    let tensors: Vec<NamedValues> = latents.iter().enumerate().map(tensor).collect();
+    let tensors: Vec<LazyValues> = latents.iter().enumerate().map(tensor).collect();
     let metadata = BTreeMap::from([(KEY.to_owned(), key.to_owned())]);
-    Ok(safetensors::write(path, &tensors, metadata, Precision::F32)?)
+    Ok(safetensors::write_sealed(path, &tensors, metadata, Precision::F32)?)
 }
 
 #[cfg(test)]
@@ -529,5 +543,13 @@ mod tests {
         assert!(drawn.iter().all(|lengths| lengths.len() == 4 && lengths.iter().all(|l| *l == lengths[0])));
         assert!(drawn.contains(&vec![1; 4]) && drawn.contains(&vec![5; 4]));
         assert_eq!(drawn, (0..40).map(lengths).collect::<Vec<_>>());
+        // Those of another shape are no batch either.
+        let wide = Sample { latents: Tensor::zeros([1, 2, 1, 2, 3], &Device::flex()), ..sample(1) };
+        samples.push(wide);
+        for step in 0..40 {
+            let mut random = Random::stream(3, "draw", step);
+            let drawn = samples.draw(4, &mut random);
+            assert!(drawn.iter().all(|(own, _)| own.latents.dims() == drawn[0].0.latents.dims()));
+        }
     }
 }

@@ -93,7 +93,12 @@ impl Error {
 /// At most twenty names, separated by commas, and how many more there are.
 pub(crate) fn list(names: &[String]) -> String {
     const SHOWN: usize = 20;
-    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    // Keys are somebody's: a line stays one, whatever they hold.
+    let plain = |name: &String| match name.contains(char::is_control) {
+        true => name.escape_debug().to_string(),
+        false => name.clone(),
+    };
+    let shown: Vec<String> = names.iter().take(SHOWN).map(plain).collect();
     match names.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{}, and {more} more", shown.join(", ")),

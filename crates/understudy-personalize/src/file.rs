@@ -1,17 +1,23 @@
 //! Adapter files by what their keys mean, with their numbers untouched: what reading, writing and converting share.
 
+mod scalars;
+mod writing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 use understudy_engine::encoding::Encoding;
-use understudy_engine::safetensors::{Checkpoint, Precision, StoredTensor, write_stored};
+use understudy_engine::safetensors::{Checkpoint, Precision, StoredTensor};
+
+pub use writing::{Converted, convert, convert_without_pictures};
 
 use crate::error::{Error, Result, list};
-use crate::metadata::{FOLDED, PEFT, PeftScale, to_peft};
-use crate::names::{Dialect, Names, Part, key};
+use crate::kinds;
+use crate::metadata::FOLDED;
+use crate::names::{MAGNITUDES, Names, PRODUCTS, Part, native, split};
+use crate::scale::{PEFT_CONFIG, Statements};
+use scalars::Scalars;
 
 /// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do not know,
 /// and leave metadata alone.
@@ -45,6 +51,10 @@ pub(crate) struct AdapterFile {
     pub(crate) metadata: BTreeMap<String, String>,
     /// Keys that were left out.
     pub(crate) unmatched: Vec<String>,
+    /// Where the scales are stated, and for how many sites.
+    pub(crate) sources: BTreeMap<String, usize>,
+    /// What is to be said of it.
+    pub(crate) notes: Vec<String>,
     /// The keys of the parts in the file, for errors.
     keys: BTreeMap<(String, Part), String>,
     /// Where it was read from.
@@ -76,6 +86,7 @@ impl AdapterFile {
     /// When it cannot be read or holds nothing, a key is not understood (unless that is allowed), a residual lacks a
     /// half, or shapes do not fit each other; all such keys are listed.
     pub(crate) fn read(path: &Path, unmatched: Unmatched) -> Result<Self> {
+        let path = &file_of(path)?;
         let checkpoint = Checkpoint::open(path, &Device::flex())?;
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
         let mut file = Self { path: Some(path.to_owned()), ..Self::new(checkpoint.metadata().clone()) };
@@ -83,32 +94,39 @@ impl AdapterFile {
             file.rows =
                 Some(rows_from_text(&text).map_err(|reason| fault(format!("metadata {ROWS}: {reason}")))?);
         }
-        let twice = file.sort(&checkpoint)?;
-        let halves = file.halves();
-        let refused = if unmatched == Unmatched::Refuse { file.unmatched.clone() } else { Vec::new() };
-        let faults = [
-            (refused, "keys are not understood (--allow-unmatched leaves them out)"),
-            (halves, "keys lack the other half of their residual"),
+        if let Some(whole) = kinds::whole(&checkpoint) {
+            return Err(fault(whole));
+        }
+        let infos = checkpoint.infos();
+        let names = Names::of(infos.iter().map(|info| info.name.as_str()));
+        let twice = file.sort(&checkpoint, &names)?;
+        let halves = [
+            (file.halves(), "keys lack the other half of their residual"),
             (twice, "residuals stand twice in the file"),
         ];
         let said = |(names, what): &(Vec<String>, &str)| format!("{} {what}: {}", names.len(), list(names));
-        let faults: Vec<String> = faults.iter().filter(|(names, _)| !names.is_empty()).map(said).collect();
+        let mut faults: Vec<String> = match unmatched {
+            Unmatched::Refuse => kinds::explain(&names, &file.unmatched),
+            Unmatched::Allow => Vec::new(),
+        };
+        faults.extend(halves.iter().filter(|(names, _)| !names.is_empty()).map(said));
         if !faults.is_empty() {
             return Err(fault(faults.join("; ")));
         }
         file.scale().map_err(fault)?;
+        file.notes.extend(kinds::newer(path, &file.metadata));
         if file.parts.is_empty() && file.rows.is_none() {
-            return Err(fault("it holds no residual and no token".to_owned()));
+            let strange = kinds::explain(&names, &file.unmatched).join("; ");
+            let strange = if strange.is_empty() { strange } else { format!(": {strange}") };
+            return Err(fault(format!("it holds no residual and no token{strange}")));
         }
         Ok(file)
     }
 
     /// Puts every tensor in its place; gives the names of those whose place was taken.
-    fn sort(&mut self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
-        let infos = checkpoint.infos();
-        let names = Names::of(infos.iter().map(|info| info.name.as_str()));
+    fn sort(&mut self, checkpoint: &Checkpoint, names: &Names) -> Result<Vec<String>> {
         let mut twice = Vec::new();
-        for info in infos {
+        for info in checkpoint.infos() {
             if ROW_TENSORS.contains(&info.name.as_str()) {
                 self.rows = Some(checkpoint.stored(&info.name)?);
                 continue;
@@ -122,7 +140,11 @@ impl AdapterFile {
                 continue;
             };
             let place = (site.to_owned(), part);
-            let tensor = checkpoint.stored(&info.name)?;
+            let mut tensor = checkpoint.stored(&info.name)?;
+            if part == Part::Magnitude && info.name.contains(MAGNITUDES) {
+                // peft's are of outputs, whatever dimensions they have.
+                tensor.shape = vec![tensor.shape.iter().product(), 1];
+            }
             if self.parts.insert(place.clone(), tensor).is_some() {
                 twice.push(format!("{} and {}", self.key_of(&place), info.name));
             }
@@ -136,45 +158,80 @@ impl AdapterFile {
         self.keys.get(place).cloned().unwrap_or_else(|| format!("of {}", place.0))
     }
 
-    /// Keys of residuals that have only one half.
+    /// Whether there is such a part of a site.
+    pub(crate) fn has(&self, site: &str, part: Part) -> bool {
+        self.parts.contains_key(&(site.to_owned(), part))
+    }
+
+    fn has_product(&self, site: &str) -> bool {
+        PRODUCTS.iter().any(|&name| self.has(site, Part::Product(name)))
+    }
+
+    /// Whether a site has all tensors of one kind, and none of another.
+    fn is_whole(&self, site: &str) -> bool {
+        let products = |names: &[&'static str]| names.iter().all(|&name| self.has(site, Part::Product(name)));
+        let any = |begin: &str| {
+            PRODUCTS.iter().any(|&name| name.starts_with(begin) && self.has(site, Part::Product(name)))
+        };
+        let residual = [Part::Down, Part::Up].map(|part| self.has(site, part));
+        match (any("hada"), any("lokr"), residual[0] || residual[1]) {
+            (false, false, true) => residual[0] && residual[1],
+            (true, false, false) => {
+                products(&["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"]) && self.is_paired(site)
+            }
+            (false, true, false) => {
+                products(&["lokr_w1"]) != products(&["lokr_w1_a", "lokr_w1_b"])
+                    && products(&["lokr_w2"]) != products(&["lokr_w2_a", "lokr_w2_b"])
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether both products of a LoHa have a core, or neither has.
+    fn is_paired(&self, site: &str) -> bool {
+        self.has(site, Part::Product("hada_t1")) == self.has(site, Part::Product("hada_t2"))
+    }
+
+    /// Keys of what acts on a site together with others, which are not all there.
     fn halves(&self) -> Vec<String> {
-        let has = |site: &str, part| self.parts.contains_key(&(site.to_owned(), part));
-        let low_rank = |part| matches!(part, Part::Down | Part::Up | Part::UpBias | Part::Alpha);
         let alone = |(site, part): &&(String, Part)| {
             // An alpha beside a dense difference says nothing, and some programs write it.
-            let dense = *part == Part::Alpha && has(site, Part::Weight);
-            low_rank(*part) && !dense && !(has(site, Part::Down) && has(site, Part::Up))
+            let dense = *part == Part::Alpha && self.has(site, Part::Weight);
+            let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
+            let kernel = *part == Part::Mid && !self.has(site, Part::Down);
+            kernel || !whole && !dense && !self.is_whole(site)
         };
         self.parts.keys().filter(alone).map(|place| self.key_of(place)).collect()
     }
 
-    /// Takes the alphas from where the file has them: scalars, or the metadata of peft, or our own note of what was
-    /// folded into B.
+    /// Takes the alphas from where the file has them: scalars, our own note of what was folded into B, or what the header and
+    /// peft's configuration state (see [`Statements`]).
     fn scale(&mut self) -> Result<(), String> {
-        let peft = self.metadata.get(PEFT).map(|text| PeftScale::read(text)).transpose()?;
-        let folded: BTreeMap<String, f32> = match self.metadata.remove(FOLDED) {
-            Some(text) => {
-                serde_json::from_str(&text).map_err(|error| format!("metadata {FOLDED}: {error}"))?
-            }
-            None => BTreeMap::new(),
-        };
-        let scalars: Option<Scalars> = match self.metadata.remove(SCALARS) {
-            Some(text) => {
-                serde_json::from_str(&text).map_err(|error| format!("metadata {SCALARS}: {error}"))?
-            }
-            None => None,
-        };
-        for site in self.residual_sites() {
-            let rank = self.rank(&site)?;
+        let folded: BTreeMap<String, f32> = self.take_note(FOLDED)?.unwrap_or_default();
+        let scalars: Option<Scalars> = self.take_note(SCALARS)?;
+        let sites = self.scaled_sites();
+        let mut stated = Statements::of(self.path.as_deref(), &self.metadata)?;
+        if stated.decomposes() && !sites.iter().any(|site| self.has(site, Part::Magnitude)) {
+            return Err(
+                "its configuration says use_dora, and it has no lora_magnitude_vector: export it again"
+                    .to_owned(),
+            );
+        }
+        let open = |site: &&String| !self.has(site, Part::Alpha) && !folded.contains_key(*site);
+        if sites.iter().any(|site| open(&site)) {
+            let ranks: Result<Vec<_>, String> = sites.iter().map(|site| self.rank_of(site)).collect();
+            stated.settle(&ranks?.into_iter().flatten().collect());
+        } else {
+            stated.all.clear();
+        }
+        self.notes.append(&mut stated.notes);
+        for site in sites {
             let alpha = match self.parts.remove(&(site.clone(), Part::Alpha)) {
-                Some(stored) => Some(Alpha { value: self.scalar(&site, &stored)?, stored: Some(stored) }),
-                None => match folded.get(&site) {
-                    Some(&alpha) => {
-                        self.multiply_up(&site, rank as f32 / alpha)?;
-                        Some(alpha.into())
-                    }
-                    None => peft.as_ref().and_then(|scale| scale.alpha(&site, rank)).map(Alpha::from),
-                },
+                Some(stored) => {
+                    self.count_source("its alpha tensors");
+                    Some(Alpha { value: self.scalar(&site, &stored)?, stored: Some(stored) })
+                }
+                None => self.stated_alpha(&site, &folded, &stated)?,
             };
             let alpha = match &scalars {
                 Some(scalars) => scalars.restored(&site, alpha),
@@ -188,7 +245,79 @@ impl AdapterFile {
         Ok(())
     }
 
-    /// The sites that have a residual.
+    /// The alpha of a site without a scalar.
+    fn stated_alpha(
+        &mut self,
+        site: &str,
+        folded: &BTreeMap<String, f32>,
+        stated: &Statements,
+    ) -> Result<Option<Alpha>, String> {
+        let rank = self.rank_of(site)?;
+        if let (Some(&alpha), Some(rank)) = (folded.get(site), rank) {
+            self.multiply_up(site, rank as f32 / alpha)?;
+            self.count_source("the note of what was folded into B");
+            return Ok(Some(alpha.into()));
+        }
+        let key = self
+            .keys
+            .iter()
+            .find(|((own, _), _)| own == site)
+            .map(|(_, key)| key.clone())
+            .unwrap_or_default();
+        let module = split(&key).map_or("", |(module, _)| module);
+        let native = native(site);
+        let names = [site, native.as_str(), module];
+        let Some(rank) = rank else {
+            if let Some(factor) = stated.factor_of_full(&names) {
+                self.multiply((site.to_owned(), Part::Product("lokr_w1")), factor)?;
+                self.count_source(PEFT_CONFIG);
+            }
+            return Ok(None);
+        };
+        let found = stated.alpha(&names, rank);
+        self.count_source(found.map_or("nothing: it counts as 1", |(_, place)| place));
+        Ok(found.map(|(alpha, _)| alpha.into()))
+    }
+
+    fn count_source(&mut self, place: &str) {
+        *self.sources.entry(place.to_owned()).or_insert(0) += 1;
+    }
+
+    fn take_note<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, String> {
+        let read =
+            |text: String| serde_json::from_str(&text).map_err(|error| format!("metadata {name}: {error}"));
+        self.metadata.remove(name).map(read).transpose()
+    }
+
+    /// The sites that something with a scale acts on.
+    pub(crate) fn scaled_sites(&self) -> BTreeSet<String> {
+        let scaled = |(_, part): &&(String, Part)| matches!(part, Part::Down | Part::Product(_));
+        self.parts.keys().filter(scaled).map(|(site, _)| site.clone()).collect()
+    }
+
+    /// The sites whose weight is changed otherwise than by a residual.
+    pub(crate) fn changed_sites(&self) -> BTreeSet<String> {
+        let changed = |(_, part): &&(String, Part)| matches!(part, Part::Magnitude | Part::Product(_));
+        self.parts.keys().filter(changed).map(|(site, _)| site.clone()).collect()
+    }
+
+    /// What the alpha of a site is divided by; `None` for the product of two full matrices, which has no scale.
+    pub(crate) fn rank_of(&self, site: &str) -> Result<Option<usize>, String> {
+        if !self.has_product(site) {
+            return self.rank(site).map(Some);
+        }
+        let rank = ["hada_w1_b", "lokr_w2_b", "lokr_w1_b"].into_iter().find_map(|name| {
+            let place = (site.to_owned(), Part::Product(name));
+            Some((self.parts.get(&place)?.shape.first().copied(), place))
+        });
+        match rank {
+            None => Ok(None),
+            Some((Some(rank), _)) if rank > 0 => Ok(Some(rank)),
+            Some((_, place)) => Err(format!("tensor {} has no rows", self.key_of(&place))),
+        }
+    }
+
+    /// The sites that have a low-rank residual, with a magnitude or without.
     pub(crate) fn residual_sites(&self) -> BTreeSet<String> {
         self.parts.keys().filter(|(_, part)| *part == Part::Down).map(|(site, _)| site.clone()).collect()
     }
@@ -219,184 +348,26 @@ impl AdapterFile {
     }
 
     /// `alpha / rank` of a site; 1 if the file does not say.
-    fn scale_of(&self, site: &str) -> Result<f32, String> {
-        Ok(match self.alphas.get(site) {
-            Some(alpha) => alpha.value / self.rank(site)? as f32,
-            None => 1.0,
+    pub(crate) fn scale_of(&self, site: &str) -> Result<f32, String> {
+        Ok(match (self.alphas.get(site), self.rank_of(site)?) {
+            (Some(alpha), Some(rank)) => alpha.value / rank as f32,
+            _ => 1.0,
         })
     }
 
     fn multiply_up(&mut self, site: &str, factor: f32) -> Result<(), String> {
-        if let Some(up) = self.parts.get_mut(&(site.to_owned(), Part::Up)) {
-            *up = multiplied(up, factor)?;
-        }
-        Ok(())
+        self.multiply((site.to_owned(), Part::Up), factor)
     }
 
-    /// Writes it to `path` in the names of `dialect`, whole or not at all.
-    ///
-    /// # Errors
-    /// When `dialect` has no place for something, and when the file cannot be written; nothing is left behind then.
-    pub(crate) fn write(mut self, path: &Path, dialect: Dialect) -> Result<()> {
-        // What cannot be written is the fault of what was read.
-        let own = self.path.clone().unwrap_or_else(|| path.to_owned());
-        let fault = |reason: String| Error::Adapter { path: own.clone(), reason };
-        self.metadata.remove(PEFT);
-        if matches!(dialect, Dialect::Diffusers | Dialect::DiffSynth)
-            && let Some(scalars) = Scalars::of(&self)
-        {
-            self.metadata.insert(SCALARS.to_owned(), json!(scalars).to_string());
-        }
-        if !self.motion.is_empty() && dialect != Dialect::ComfyUi {
-            return Err(fault(format!(
-                "it holds looks and motion apart, which has no keys in {dialect}; convert --part looks or --part all"
-            )));
-        }
-        self.move_biases(dialect).map_err(fault)?;
-        match dialect {
-            Dialect::ComfyUi => self.put_scalars(),
-            Dialect::Kohya => {
-                // Its readers take an alpha for granted.
-                for site in self.residual_sites() {
-                    let rank = self.rank(&site).map_err(fault)?;
-                    self.alphas.entry(site).or_insert_with(|| (rank as f32).into());
-                }
-                self.put_scalars();
-            }
-            // In a file with both scalars and metadata some readers would scale twice.
-            Dialect::Diffusers => self.put_peft().map_err(fault)?,
-            Dialect::DiffSynth => self.fold().map_err(fault)?,
-        }
-        let mut tensors = BTreeMap::new();
-        let mut homeless = Vec::new();
-        for ((site, part), tensor) in self.parts {
-            match key(dialect, &site, part) {
-                Some(key) => drop(tensors.insert(key, tensor)),
-                None => homeless.push(crate::names::tensor(&site, part)),
-            }
-        }
-        if !homeless.is_empty() {
-            return Err(fault(format!(
-                "{dialect} has no keys for what is added to {} tensors: {}; use comfyui or kohya",
-                homeless.len(),
-                list(&homeless)
-            )));
-        }
-        tensors.extend(self.motion.into_iter().map(|(site, own)| (format!("{MOTION}{site}"), own)));
-        if let Some(rows) = self.rows {
-            self.metadata.insert(ROWS.to_owned(), rows_to_text(&rows).map_err(fault)?);
-        }
-        Ok(write_stored(path, &tensors, self.metadata)?)
-    }
-
-    /// Biases of B are what is added to the bias, divided by the scale; diffusers knows only those, ComfyUI and kohya
-    /// only these.
-    fn move_biases(&mut self, dialect: Dialect) -> Result<(), String> {
-        let (from, to) = match dialect {
-            Dialect::ComfyUi | Dialect::Kohya => (Part::UpBias, Part::Bias),
-            Dialect::Diffusers => (Part::Bias, Part::UpBias),
-            Dialect::DiffSynth => return Ok(()),
-        };
-        let sites = self.residual_sites();
-        let moved: Vec<String> =
-            sites.into_iter().filter(|site| self.parts.contains_key(&(site.clone(), from))).collect();
-        for site in moved {
-            let scale = self.scale_of(&site)?;
-            let factor = if to == Part::Bias { scale } else { scale.recip() };
-            let Some(bias) = self.parts.remove(&(site.clone(), from)) else { continue };
-            if self.parts.insert((site.clone(), to), multiplied(&bias, factor)?).is_some() {
-                return Err(format!("{site} has both a bias of B and a difference of its bias"));
-            }
-        }
-        Ok(())
-    }
-
-    fn put_scalars(&mut self) {
-        for (site, alpha) in std::mem::take(&mut self.alphas) {
-            let down = self.parts.get(&(site.clone(), Part::Down)).map(|down| down.encoding.clone());
-            let stored = alpha.stored.unwrap_or_else(|| scalar_like(alpha.value, down));
-            self.parts.insert((site, Part::Alpha), stored);
-        }
-    }
-
-    fn put_peft(&mut self) -> Result<(), String> {
-        if self.alphas.is_empty() {
-            return Ok(());
-        }
-        let mut scales = BTreeMap::new();
-        for site in self.residual_sites() {
-            let rank = self.rank(&site)?;
-            let alpha = self.alphas.get(&site).map_or(rank as f32, |alpha| alpha.value);
-            scales.insert(site, (rank, alpha));
-        }
-        let biases = self.parts.keys().any(|(_, part)| *part == Part::UpBias);
-        self.metadata.insert(PEFT.to_owned(), to_peft(&scales, biases).to_string());
-        Ok(())
-    }
-
-    /// Multiplies every B by its scale, which DiffSynth does not read, and notes what was.
-    fn fold(&mut self) -> Result<(), String> {
-        let mut folded = Map::new();
-        for (site, alpha) in std::mem::take(&mut self.alphas) {
-            let rank = self.rank(&site)?;
-            if alpha.value == 0.0 {
-                return Err(format!("{site}: an alpha of 0 cannot be written for DiffSynth"));
-            }
-            self.multiply_up(&site, alpha.value / rank as f32)?;
-            folded.insert(site, json!(alpha.value));
-        }
-        if !folded.is_empty() {
-            self.metadata.insert(FOLDED.to_owned(), Value::Object(folded).to_string());
+    fn multiply(&mut self, place: (String, Part), factor: f32) -> Result<(), String> {
+        if let Some(tensor) = self.parts.get_mut(&place) {
+            *tensor = multiplied(tensor, factor)?;
         }
         Ok(())
     }
 }
 
-/// How the alphas of a file were stored, all alike.
-#[derive(Debug, Serialize, Deserialize)]
-struct Scalars {
-    encoding: String,
-    shape: Vec<usize>,
-    /// Sites with a residual and without an alpha.
-    without: BTreeSet<String>,
-}
-
-impl Scalars {
-    /// Those of `file`, if it has some and they are alike.
-    fn of(file: &AdapterFile) -> Option<Self> {
-        let mut stored = file.alphas.values().map(|alpha| alpha.stored.as_ref());
-        let StoredTensor { encoding, shape, .. } = stored.next()??;
-        let alike = |own: Option<&StoredTensor>| {
-            own.is_some_and(|own| own.encoding == *encoding && own.shape == *shape)
-        };
-        let sites = file.residual_sites();
-        let without = sites.into_iter().filter(|site| !file.alphas.contains_key(site)).collect();
-        let said = Self { encoding: encoding.name(), shape: shape.clone(), without };
-        (stored.all(alike) && said.precision().is_some()).then_some(said)
-    }
-
-    fn precision(&self) -> Option<Precision> {
-        let all = [Precision::F32, Precision::Bf16, Precision::F16];
-        all.into_iter().find(|precision| Encoding::from(*precision).name() == self.encoding)
-    }
-
-    /// An alpha as it was.
-    fn restored(&self, site: &str, alpha: Option<Alpha>) -> Option<Alpha> {
-        let alpha = alpha.filter(|_| !self.without.contains(site))?;
-        let one = self.shape.iter().all(|extent| *extent == 1);
-        let stored = self.precision().filter(|_| one);
-        let stored = stored.map(|precision| StoredTensor::new(&[alpha.value], self.shape.clone(), precision));
-        Some(Alpha { value: alpha.value, stored: alpha.stored.or(stored) })
-    }
-}
-
-/// The tokens' rows as text: one list of numbers a token, which reads back to the last bit.
-fn rows_to_text(rows: &StoredTensor) -> Result<String, String> {
-    let columns = rows.shape.last().copied().unwrap_or(0).max(1);
-    let values = rows.values().map_err(|reason| format!("the tokens' rows: {reason}"))?;
-    serde_json::to_string(&values.chunks(columns).collect::<Vec<_>>()).map_err(|error| error.to_string())
-}
-
+/// The tokens' rows of text; see [`writing`].
 fn rows_from_text(text: &str) -> Result<StoredTensor, String> {
     let rows: Vec<Vec<f32>> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let columns = rows.first().map_or(0, Vec::len);
@@ -421,29 +392,55 @@ fn multiplied(tensor: &StoredTensor, factor: f32) -> Result<StoredTensor, String
     Ok(StoredTensor::new(&values, tensor.shape.clone(), precision))
 }
 
-/// A scalar in the type of the tensors around it, if that holds it exactly.
-fn scalar_like(value: f32, around: Option<Encoding>) -> StoredTensor {
-    let scalar = |precision| StoredTensor::new(&[value], Vec::new(), precision);
-    let wanted = match around {
-        Some(Encoding::Bf16) => Precision::Bf16,
-        Some(Encoding::F16) => Precision::F16,
-        _ => Precision::F32,
-    };
-    let exact = scalar(wanted).values().is_ok_and(|values| values == [value]);
-    scalar(if exact { wanted } else { Precision::F32 })
+/// Whether a tensor holds nothing but zeros.
+pub(crate) fn is_zero(tensor: &StoredTensor) -> bool {
+    tensor.numbers().is_ok_and(|values| values.iter().all(|&value| value == 0.0))
 }
 
-/// Rewrites the adapter at `from` in the names of `dialect`; gives the keys that were left out.
-///
-/// Numbers are not touched, so going to another dialect and back gives the tensors of the first file, with two
-/// exceptions: DiffSynth reads no scale, so B is multiplied by it (and divided again on the way back, which is exact
-/// for powers of two); and a bias difference is divided by the scale for diffusers.
+/// The files in `folder` that may hold an adapter.
+pub(crate) fn adapters_in(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let weights = |path: &PathBuf| {
+        path.is_file()
+            && path
+                .extension()
+                .is_some_and(|end| ["safetensors", "bin", "pt", "pth"].iter().any(|own| end == *own))
+    };
+    let mut found: Vec<PathBuf> = paths.filter(weights).collect();
+    found.sort();
+    found
+}
+
+/// The file of the adapter that `path` names: itself, or the one in a folder as peft and diffusers save them, which may
+/// be named by its configuration.
 ///
 /// # Errors
-/// When `from` is no adapter, `dialect` has no place for something in it, or `to` cannot be written.
-pub fn convert(from: &Path, to: &Path, dialect: Dialect, unmatched: Unmatched) -> Result<Vec<String>> {
-    let file = AdapterFile::read(from, unmatched)?;
-    let left_out = file.unmatched.clone();
-    file.write(to, dialect)?;
-    Ok(left_out)
+/// When there is none, or one cannot tell which.
+pub fn file_of(path: &Path) -> Result<PathBuf> {
+    let named = path.file_name().is_some_and(|name| name == PEFT_CONFIG);
+    let folder = if named { path.parent().unwrap_or(Path::new(".")) } else { path };
+    if !named && !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let found = adapters_in(folder);
+    let usual = ["adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin"];
+    let usual = usual.iter().find_map(|name| found.iter().find(|path| path.ends_with(name)));
+    let reason = match (usual, &found[..]) {
+        (Some(own), _) => return Ok(own.clone()),
+        (None, _) if folder.join("model_index.json").is_file() => {
+            "it is the folder of a base: give it to --base".to_owned()
+        }
+        (None, [own]) => return Ok(own.clone()),
+        (None, []) => "there is no adapter in this folder; give the file".to_owned(),
+        (None, several) => {
+            let names =
+                several.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+            format!(
+                "there are several files in this folder: {}; give one of them",
+                list(&names.collect::<Vec<_>>())
+            )
+        }
+    };
+    Err(Error::Adapter { path: path.to_owned(), reason })
 }

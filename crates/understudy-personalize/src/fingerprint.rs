@@ -47,7 +47,7 @@ impl<'a> Fingerprint<'a> {
         let mut hash = Hash(Fnv::default());
         hash.add(self.job.base.identity.as_bytes());
         // Samples are looked at and not learned from.
-        let learned = LoraConfig { samples: LoraConfig::standard().samples, ..config.clone() };
+        let learned = LoraConfig { samples: LoraConfig::nano().samples, ..config.clone() };
         hash.add(format!("{learned:?}").as_bytes());
         hash.0.add(self.seen.0.iter().copied());
         for subject in self.job.subjects() {
@@ -64,7 +64,7 @@ impl Hash {
     fn add_subject(&mut self, subject: &Subject) {
         self.add(format!("{}\n{}", subject.class, subject.token).as_bytes());
         for picture in &subject.pictures {
-            self.add(format!("{:?}", picture.caption).as_bytes());
+            self.add(format!("{:?} {:?}", picture.caption, picture.size).as_bytes());
             self.add(&picture.picture.image.rgb);
             self.add(picture.picture.mask.as_ref().map_or(&[], |mask| &mask.alpha));
         }

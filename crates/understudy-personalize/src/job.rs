@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use understudy_pipeline::Base;
-use understudy_train::Event;
+use understudy_train::{Event, path_as_text};
 
 use crate::subject::Subject;
 
@@ -41,6 +41,8 @@ pub struct Plan {
     pub clips: usize,
     /// Inputs that are not used, each with the reason.
     pub left_out: Vec<NotUsed>,
+    /// What is worth knowing before it starts, e.g. how an input is read, or what will be learned along with the subject.
+    pub notes: Vec<String>,
     /// Linear maps that get a residual.
     pub sites: usize,
     /// Trainable numbers.
@@ -61,6 +63,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotUsed {
     /// The file.
+    #[serde(serialize_with = "path_as_text")]
     pub path: PathBuf,
     /// Why.
     pub reason: String,

@@ -1,11 +1,11 @@
 //! Scoring an adapter while it is trained, and keeping the best.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use understudy_engine::safetensors::{Precision, write_atomically};
+use understudy_files::{checksum, seal, unseal};
 use understudy_media::Image;
 use understudy_pipeline::Base;
 
@@ -62,22 +62,52 @@ impl Evaluation {
 
 /// The best adapter so far, in a folder.
 pub(crate) struct Best {
-    adapter: PathBuf,
+    folder: PathBuf,
     evaluation: PathBuf,
     log: PathBuf,
+}
+
+/// What is said of the best adapter beside it, sealed.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    /// The checksum of its file.
+    adapter: u32,
+    evaluation: Evaluation,
 }
 
 impl Best {
     pub(crate) fn new(folder: &Path) -> Self {
         Self {
-            adapter: folder.join("best.safetensors"),
-            evaluation: folder.join("best.json"),
+            folder: folder.to_owned(),
+            evaluation: folder.join("best.toml"),
             log: folder.join("evaluations.jsonl"),
         }
     }
 
-    fn known(&self) -> Option<Evaluation> {
-        serde_json::from_slice(&std::fs::read(&self.evaluation).ok()?).ok()
+    /// Where the adapter of a step is: what is said of one before it stays true until the new one is said to be the best.
+    fn adapter_of(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("best-{step:06}.safetensors"))
+    }
+
+    fn known(&self) -> Option<Said> {
+        toml::from_str(unseal(&std::fs::read(&self.evaluation).ok()?)?).ok()
+    }
+
+    /// Which of its files is damaged, if one is.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(crate) fn damaged(&self) -> Result<Option<PathBuf>> {
+        if !self.evaluation.exists() {
+            return Ok(None);
+        }
+        let Some(said) = self.known() else { return Ok(Some(self.evaluation.clone())) };
+        let adapter = self.adapter_of(said.evaluation.step);
+        let whole = match std::fs::read(&adapter) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            own => checksum(&own.map_err(fault("read", &adapter))?) == said.adapter,
+        };
+        Ok((!whole).then_some(adapter))
     }
 
     /// Keeps `adapter` if it is better than what is kept, and logs the evaluation either way.
@@ -85,22 +115,35 @@ impl Best {
     /// # Errors
     /// When a file cannot be written.
     pub(crate) fn offer(&self, adapter: &Adapter, evaluation: Evaluation) -> Result<Evaluation> {
-        let best = self.known().is_none_or(|known| evaluation.score > known.score);
+        let known = self.known().map(|known| known.evaluation);
+        // A run that goes on after a kill may come to the best a second time.
+        let best = known.is_none_or(|known| evaluation.score > known.score || evaluation.step == known.step);
         let evaluation = Evaluation { best, ..evaluation };
-        let fault = |path: &Path| {
-            let path = path.to_owned();
-            move |error| Error::Io { action: "write", path, error }
-        };
-        let line = serde_json::to_string(&evaluation).unwrap_or_default();
-        let mut log =
-            OpenOptions::new().create(true).append(true).open(&self.log).map_err(fault(&self.log))?;
-        writeln!(log, "{line}").map_err(fault(&self.log))?;
         if best {
-            // The adapter first: whatever happens in between, it is at least as good as what is said of it.
-            adapter.save(&self.adapter, Dialect::ComfyUi, Precision::F32)?;
-            write_atomically(&self.evaluation, line.as_bytes())?;
+            let path = self.adapter_of(evaluation.step);
+            adapter.save(&path, Dialect::ComfyUi, Precision::F32)?;
+            let bytes = std::fs::read(&path).map_err(fault("read", &path))?;
+            let said = toml::to_string(&Said { adapter: checksum(&bytes), evaluation });
+            let said = said.map_err(|error| fault("write", &self.evaluation)(io::Error::other(error)))?;
+            write_atomically(&self.evaluation, seal(&said).as_bytes())?;
+            if let Some(known) = known.filter(|known| known.step != evaluation.step) {
+                // It is no use any more, and no harm.
+                let _ = std::fs::remove_file(self.adapter_of(known.step));
+            }
         }
+        self.log(&evaluation)?;
         Ok(evaluation)
+    }
+
+    /// Adds an evaluation to the log. Those of this step and later are of a run that was killed, and made again.
+    fn log(&self, evaluation: &Evaluation) -> Result<()> {
+        let logged = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let earlier = logged.lines().filter(|line| {
+            serde_json::from_str(line).is_ok_and(|own: Evaluation| own.step < evaluation.step)
+        });
+        let line = serde_json::to_string(&evaluation).unwrap_or_default();
+        let lines: String = earlier.chain([line.as_str()]).map(|line| format!("{line}\n")).collect();
+        Ok(write_atomically(&self.log, lines.as_bytes())?)
     }
 
     /// The best adapter, if any was kept.
@@ -109,10 +152,15 @@ impl Best {
     /// When its file cannot be read.
     pub(crate) fn adapter(&self, base: &Base) -> Result<Option<Adapter>> {
         match self.known() {
-            Some(_) => Ok(Some(Adapter::load(&self.adapter, base)?)),
+            Some(said) => Ok(Some(Adapter::load(&self.adapter_of(said.evaluation.step), base)?)),
             None => Ok(None),
         }
     }
+}
+
+fn fault(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error::Io { action, path, error }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let base = Base::load(&Files::folder("Wan2.1-T2V-1.3B-Diffusers"), &DeviceName::Cpu.open()?)?;
 //! let config = Preset::Wan.config();
-//! let options = config.subject_options();
+//! let options = config.subject_options(&base.config);
 //! let subject = Subject::open(Path::new("my-cat"), "cat", "<s>", options)?;
 //! let job = Job { base: &base, base_name: "wan", subject: &subject, others: &[], folder: Path::new("runs/my-cat") };
 //! let adapter = lora::fit(&job, &config, &mut |_event| ControlFlow::Continue(()))?;
@@ -31,15 +31,18 @@
 //! ```
 
 mod adapter;
+mod change;
 mod clips;
 mod config;
 mod data;
 mod error;
 mod file;
 mod fingerprint;
+mod fits;
 pub mod flow;
 mod job;
 mod judge;
+mod kinds;
 pub mod lora;
 mod metadata;
 pub mod names;
@@ -48,18 +51,21 @@ mod prior;
 mod prompts;
 mod references;
 mod row;
+mod scale;
+mod shapes;
 mod sites;
 mod subject;
 mod warp;
 
-pub use adapter::{Adapter, Residual, combine};
+pub use adapter::{Adapter, Opened, Residual, combine};
 pub use config::{
     Augmentation, Basis, DEFAULT_MOTION, LoraConfig, Motion, Noise, Preset, Prior, Samples, Stage, numbered,
 };
 pub use error::{Error, Result};
-pub use file::{Unmatched, convert};
+pub use file::{Converted, Unmatched, convert, convert_without_pictures, file_of};
 pub use job::{FitEvent, Job, NotUsed, Plan, PlannedStage};
 pub use judge::{Evaluation, Judge};
+pub use kinds::{BASE_FIELDS, is_adapter_key};
 pub use metadata::{BaseName, Metadata, MotionName, SubjectName};
 pub use names::{Dialect, Names};
 pub use plan::plan;

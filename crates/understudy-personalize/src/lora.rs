@@ -15,6 +15,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::host::values;
 use understudy_engine::memory;
+use understudy_engine::safetensors::{Checkpoint, Sealed};
 use understudy_train::{Event, STATE, State, TrainError, train};
 
 use crate::adapter::{Adapter, Residual};
@@ -35,6 +36,8 @@ pub use residuals::Residuals;
 
 /// The name of the token's offset among the parameters, and of the stage that trains it.
 const TOKEN: &str = "token";
+/// What comes before all stages.
+const PREPARE: &str = "prepare";
 /// The stage of the residuals.
 const LORA: &str = "lora";
 /// The stage of the motion.
@@ -111,8 +114,8 @@ impl Setup<'_> {
             motion: named.map(|own| MotionName { token: own.token.clone(), basis: self.config.basis }),
             ..Metadata::new(method, &residuals)
         };
-        let (references, differences) = (Vec::new(), BTreeMap::new());
-        Adapter { metadata, residuals, motion, references, differences, token_rows: Some(rows) }
+        let (references, changes, differences) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Adapter { metadata, residuals, motion, references, changes, differences, token_rows: Some(rows) }
     }
 }
 
@@ -186,10 +189,10 @@ pub fn fit_judged(job: &Job, config: &LoraConfig, judge: Option<&dyn Judge>, emi
 /// That the states in `folder`, if any, are of the run `keys` are of: found out before their caches are written over.
 fn refuse_other_runs(folder: &Path, keys: &Keys) -> Result<()> {
     for stage in [TOKEN, LORA, MOTION] {
-        let path = folder.join(stage).join(STATE);
-        match State::owner(&path)? {
+        let folder = folder.join(stage);
+        match State::owner(&folder)? {
             Some(found) if !found.ends_with(keys.of(stage)) => {
-                return Err(TrainError::OtherRun { path, found }.into());
+                return Err(TrainError::OtherRun { path: folder.join(STATE), found }.into());
             }
             _ => {}
         }
@@ -205,40 +208,39 @@ fn prepare<'a>(
     checkpointing: bool,
     emit: Emit,
 ) -> Result<Setup<'a>> {
+    let [latents, moving, stitched, prior] =
+        ["latents", "clips", "stitched", "prior"].map(|name| job.folder.join(format!("{name}.safetensors")));
+    for cache in [&latents, &moving, &stitched, &prior] {
+        tell_damage(cache, emit)?;
+    }
     let mut tell = |what: &str, done, total| {
         let event = Event::Prepare { what: what.to_owned(), done, total };
-        emit(&FitEvent::Stage { stage: "prepare", event })
+        emit(&FitEvent::Stage { stage: PREPARE, event })
     };
-    let cache = job.folder.join("latents.safetensors");
     let encoded = &mut |done, total| tell("pictures encoded", done, total);
     let inputs = job.subjects().map(|own| inputs(job.base, own, config)).collect::<Result<Vec<_>>>()?;
     let inputs = inputs.into_iter().flatten().collect();
-    let samples = TrainingSet::encode(job.base, inputs, config, (&cache, &keys.looks), encoded)?;
+    let samples = TrainingSet::encode(job.base, inputs, config, (&latents, &keys.looks), encoded)?;
     let clips = match &config.motion {
         Some(motion) => {
-            let cache = job.folder.join("clips.safetensors");
             let encoded = &mut |done, total| tell("clips encoded", done, total);
-            let inputs = moving_inputs(job, config, motion)?;
-            TrainingSet::encode(job.base, inputs, config, (&cache, &keys.whole), encoded)?
+            let inputs = moving_inputs(job, motion)?;
+            TrainingSet::encode(job.base, inputs, config, (&moving, &keys.whole), encoded)?
         }
         None => TrainingSet::default(),
     };
     let stitched = match &config.motion {
         Some(motion) if motion.stitched > 0.0 => {
-            let cache = job.folder.join("stitched.safetensors");
             let encoded = &mut |done, total| tell("stitched clips encoded", done, total);
             let inputs = stitched_inputs(job, config, motion)?;
-            TrainingSet::encode(job.base, inputs, config, (&cache, &keys.whole), encoded)?
+            TrainingSet::encode(job.base, inputs, config, (&stitched, &keys.whole), encoded)?
         }
         _ => TrainingSet::default(),
     };
     let prior = match config.prior.weight > 0.0 {
-        true => {
-            let cache = job.folder.join("prior.safetensors");
-            prior_samples(job, config, (&cache, &keys.looks), &mut |done, total| {
-                tell("steps of prior samples", done, total)
-            })?
-        }
+        true => prior_samples(job, config, (&prior, &keys.looks), &mut |done, total| {
+            tell("steps of prior samples", done, total)
+        })?,
         false => TrainingSet::default(),
     };
     let shift = config.noise.shift.unwrap_or(job.base.config.scheduler.shift);
@@ -260,6 +262,40 @@ fn prepare<'a>(
     })
 }
 
+/// Says so when the file at `path` is damaged, and removes it: it is made again.
+///
+/// # Errors
+/// When it cannot be read or removed.
+fn tell_damage(path: &Path, emit: Emit) -> Result<()> {
+    if let Sealed::Damaged | Sealed::Unsealed(_) = Checkpoint::open_sealed(path, &Device::flex())? {
+        let fault = |error| Error::Io { action: "remove", path: path.to_owned(), error };
+        std::fs::remove_file(path).map_err(fault)?;
+        note(PREPARE, format!("{} is damaged; it is made again", path.display()), emit);
+    }
+    Ok(())
+}
+
+/// Says so when what was kept of the best adapter of a stage is damaged, and has the stage's steps taken again: they alone
+/// lead to it.
+///
+/// # Errors
+/// When the stage's folder cannot be read or removed.
+fn tell_damaged_best(folder: &Path, stage: &'static str, emit: Emit) -> Result<()> {
+    let best = Best::new(folder);
+    if let Some(path) = best.damaged()? {
+        let message = format!("{} is damaged; the steps of {stage} are taken again", path.display());
+        let fault = |error| Error::Io { action: "remove", path: folder.to_owned(), error };
+        std::fs::remove_dir_all(folder).map_err(fault)?;
+        note(stage, message, emit);
+    }
+    Ok(())
+}
+
+/// What is said stops nothing; the next step is heard again.
+fn note(stage: &'static str, message: String, emit: Emit) {
+    let _ = emit(&FitEvent::Stage { stage, event: Event::Note { message } });
+}
+
 /// One stage, in a folder of its own.
 fn stage(
     setup: &Setup,
@@ -276,6 +312,9 @@ fn stage(
     };
     let training = stage.training(every, setup.config.bf16_products);
     let folder = setup.job.folder.join(name);
+    if setup.judge.is_some() {
+        tell_damaged_best(&folder, name, emit)?;
+    }
     let mut tell = |event: &Event| emit(&FitEvent::Stage { stage: name, event: event.clone() });
     let state = train(objective, &training, &folder, &setup.job.base.device, &mut tell)?;
     match state.step < stage.steps {

@@ -106,8 +106,9 @@ impl Metadata {
 }
 
 /// What diffusers and peft need to scale residuals right, given the rank and alpha of every site: their configuration
-/// as `save_lora_weights` writes it, its fields prefixed by the component's name. With `biases`, B has some.
-pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool) -> Value {
+/// as `save_lora_weights` writes it, its fields prefixed by the component's name. With `biases`, B has some; `decomposed` are
+/// weights with DoRA's magnitudes.
+pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool, decomposed: bool) -> Value {
     let (rank, alpha) = scales.values().next().copied().unwrap_or_default();
     let mut patterns = [Map::new(), Map::new()];
     let mut targets = BTreeSet::new();
@@ -123,7 +124,7 @@ pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool) -> 
     let [ranks, alphas] = patterns;
     let fields = json!({
         "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas,
-        "target_modules": targets, "bias": "none", "lora_bias": biases, "use_dora": false, "use_rslora": false,
+        "target_modules": targets, "bias": "none", "lora_bias": biases, "use_dora": decomposed, "use_rslora": false,
     });
     let prefixed = fields.as_object().into_iter().flatten();
     Value::Object(prefixed.map(|(name, value)| (format!("transformer.{name}"), value.clone())).collect())
@@ -142,42 +143,4 @@ fn target<'a>(site: &'a str, scales: &BTreeMap<String, (usize, f32)>) -> &'a str
         scales.keys().filter_map(|own| own.strip_prefix("blocks.")?.split('.').next()).collect();
     let has = |block: &&str| modules.iter().all(|own| scales.contains_key(&format!("blocks.{block}.{own}")));
     if blocks.iter().all(has) { attention.unwrap_or(module) } else { site }
-}
-
-/// The scales that peft's configuration in a file's metadata gives.
-pub(crate) struct PeftScale {
-    fields: Map<String, Value>,
-}
-
-impl PeftScale {
-    /// Reads the JSON `text`.
-    ///
-    /// # Errors
-    /// Says what in it is malformed or not supported.
-    pub(crate) fn read(text: &str) -> Result<Self, String> {
-        let all: Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| format!("metadata {PEFT}: {error}"))?;
-        let bare = |(name, value): (String, Value)| {
-            (name.strip_prefix("transformer.").unwrap_or(&name).to_owned(), value)
-        };
-        let scale = Self { fields: all.into_iter().map(bare).collect() };
-        match scale.flag("use_dora") {
-            true => Err(format!("metadata {PEFT}: use_dora is not supported")),
-            false => Ok(scale),
-        }
-    }
-
-    fn flag(&self, name: &str) -> bool {
-        self.fields.get(name).and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// The alpha of `site`, whose residual has `rank`; with rank-stabilized scaling, the alpha that scales alike.
-    pub(crate) fn alpha(&self, site: &str, rank: usize) -> Option<f32> {
-        let matches = |pattern: &str| site == pattern || site.ends_with(&format!(".{pattern}"));
-        let patterns = self.fields.get("alpha_pattern").and_then(Value::as_object);
-        let own =
-            patterns.into_iter().flatten().find(|(pattern, _)| matches(pattern)).map(|(_, alpha)| alpha);
-        let alpha = own.or_else(|| self.fields.get("lora_alpha"))?.as_f64()? as f32;
-        Some(if self.flag("use_rslora") { alpha * (rank as f32).sqrt() } else { alpha })
-    }
 }

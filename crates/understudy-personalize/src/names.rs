@@ -75,10 +75,37 @@ pub enum Part {
     Bias,
     /// What is added to a table of shifts and scales, in a key that names the module the table is of.
     Modulation,
+    /// The kernel between the projections of a convolution, `(rank, rank, frames, rows, columns)`.
+    Mid,
+    /// The lengths that DoRA gives the rows or columns of the changed weight.
+    Magnitude,
+    /// A tensor of a product that is no plain residual, by the end of its key: one of [`PRODUCTS`].
+    Product(&'static str),
 }
 
+/// The tensors of LoHa and LoKr.
+pub const PRODUCTS: [&str; 13] = [
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "hada_t2",
+    "lokr_w1",
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_t2",
+];
+
+/// What peft calls the magnitudes of DoRA, which are always of outputs.
+pub(crate) const MAGNITUDES: &str = "lora_magnitude_vector";
+
 /// Ends of keys, longest first so that the most specific one is taken.
-const SUFFIXES: [(&str, Part); 17] = [
+const SUFFIXES: [(&str, Part); 23] = [
+    (".lora_magnitude_vector.weight", Part::Magnitude),
     (".lora_linear_layer.down.weight", Part::Down),
     (".lora_linear_layer.up.weight", Part::Up),
     (".lora.down.weight", Part::Down),
@@ -90,26 +117,40 @@ const SUFFIXES: [(&str, Part); 17] = [
     (".lora_A.weight", Part::Down),
     (".lora_B.weight", Part::Up),
     (".lora_B.bias", Part::UpBias),
+    (".lora_magnitude_vector", Part::Magnitude),
+    (".lora_mid.weight", Part::Mid),
+    (".dora_scale", Part::Magnitude),
     (".lora_A", Part::Down),
     (".lora_B", Part::Up),
     (".diff_b", Part::Bias),
     (".diff_m", Part::Modulation),
     (".alpha", Part::Alpha),
+    (".w_norm", Part::Weight),
+    (".b_norm", Part::Bias),
     (".diff", Part::Weight),
 ];
 
 /// A key's module and part.
-fn split(key: &str) -> Option<(&str, Part)> {
+pub(crate) fn split(key: &str) -> Option<(&str, Part)> {
     let suffix = |(suffix, part): &(&str, Part)| Some((key.strip_suffix(suffix)?, *part));
-    // peft puts the adapter's name in between: `.lora_A.default.weight`.
-    let named = |(half, part): (&str, Part)| {
-        let (module, name) = key.strip_suffix(".weight")?.rsplit_once(half)?;
-        (!name.is_empty() && !name.contains('.')).then_some((module, part))
+    let product = || {
+        // peft's adapters may have their name behind the tensor's.
+        let (module, last) = key.strip_suffix(".default").unwrap_or(key).rsplit_once('.')?;
+        let &own = PRODUCTS.iter().find(|own| **own == last)?;
+        Some((module, Part::Product(own)))
     };
-    SUFFIXES
-        .iter()
-        .find_map(suffix)
-        .or_else(|| [(".lora_A.", Part::Down), (".lora_B.", Part::Up)].into_iter().find_map(named))
+    SUFFIXES.iter().find_map(suffix).or_else(product).or_else(|| named(key))
+}
+
+/// The same of a key in which peft put the adapter's name: `.lora_A.default.weight`, `.lora_magnitude_vector.default`.
+fn named(key: &str) -> Option<(&str, Part)> {
+    let halves =
+        [(".lora_A.", Part::Down), (".lora_B.", Part::Up), (".lora_magnitude_vector.", Part::Magnitude)];
+    halves.into_iter().find_map(|(half, part)| {
+        let (module, name) = key.strip_suffix(".weight").unwrap_or(key).rsplit_once(half)?;
+        let whole = part == Part::Magnitude || key.ends_with(".weight");
+        (whole && !name.is_empty() && !name.contains('.')).then_some((module, part))
+    })
 }
 
 /// What diffusers calls the tables of shifts and scales.
@@ -140,8 +181,13 @@ const IMAGE_GLOBAL_OTHERS: [(&str, &str); 2] = [
     ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
 ];
 
+/// Whether a site or a tensor is one that only image-to-video denoisers have.
+pub(crate) fn is_of_pictures(name: &str) -> bool {
+    ["add_k_proj", "add_v_proj", "norm_added_k", "image_embedder"].iter().any(|own| name.contains(own))
+}
+
 /// The original checkpoint's path of a site, which all but diffusers use.
-fn native(site: &str) -> String {
+pub(crate) fn native(site: &str) -> String {
     if site == TABLE {
         return format!("head.{ORIGINAL_TABLE}");
     }
@@ -167,6 +213,10 @@ pub fn key(dialect: Dialect, site: &str, part: Part) -> Option<String> {
         (ComfyUi | Diffusers, Part::Down) => "lora_A.weight",
         (ComfyUi | Diffusers, Part::Up) => "lora_B.weight",
         (Diffusers, Part::UpBias) => "lora_B.bias",
+        (Diffusers, Part::Magnitude) => MAGNITUDES,
+        (ComfyUi | Kohya, Part::Magnitude) => "dora_scale",
+        (ComfyUi | Kohya, Part::Mid) => "lora_mid.weight",
+        (ComfyUi | Kohya, Part::Product(own)) => own,
         (ComfyUi | Kohya, Part::Alpha) => "alpha",
         (ComfyUi | Kohya, Part::Weight) => "diff",
         (ComfyUi | Kohya, Part::Bias) => "diff_b",
@@ -261,6 +311,11 @@ impl Names {
         }
     }
 
+    /// Whether a module goes by this name in any dialect.
+    pub(crate) fn knows(&self, module: &str) -> bool {
+        self.modules.contains_key(module)
+    }
+
     /// What `key` means: its dialect, its site and which part; `None` if nothing.
     pub fn parse(&self, key: &str) -> Option<(Dialect, &str, Part)> {
         let (module, part) = split(key)?;
@@ -337,6 +392,20 @@ mod tests {
             ("lora_transformer_blocks_2_attn1_to_q.lora_down.weight", "blocks.2.attn1.to_q", Part::Down),
             ("lycoris_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
             ("lora_unet_blocks_2_cross_attn_k_img.alpha", "blocks.2.attn2.add_k_proj", Part::Alpha),
+            ("diffusion_model.blocks.2.self_attn.q.dora_scale", "blocks.2.attn1.to_q", Part::Magnitude),
+            (
+                "base_model.model.blocks.2.attn1.to_q.lora_magnitude_vector",
+                "blocks.2.attn1.to_q",
+                Part::Magnitude,
+            ),
+            (
+                "blocks.2.attn1.to_q.lora_magnitude_vector.default.weight",
+                "blocks.2.attn1.to_q",
+                Part::Magnitude,
+            ),
+            ("lora_unet_blocks_2_ffn_0.hada_w1_a", "blocks.2.ffn.net.0.proj", Part::Product("hada_w1_a")),
+            ("diffusion_model.blocks.2.ffn.0.lokr_w2", "blocks.2.ffn.net.0.proj", Part::Product("lokr_w2")),
+            ("lycoris_blocks_2_norm3.w_norm", "blocks.2.norm2", Part::Weight),
             (
                 "diffusion_model.blocks.2.cross_attn.norm_k_img.diff",
                 "blocks.2.attn2.norm_added_k",
@@ -356,7 +425,8 @@ mod tests {
             "x",
             "blocks.1.self_attn.q",
             "blocks.40.self_attn.q.alpha",
-            "blocks.1.self_attn.q.dora_scale",
+            "blocks.1.norm3.dora_scale",
+            "blocks.1.self_attn.q.lokr_w9",
             "blocks.1.norm3.lora_A.weight",
             "blocks.1.norm3.diff_m",
             "blocks.1.self_attn.q.lora_A.a.b.weight",

@@ -1,18 +1,19 @@
 //! What the method `lora` is going to cost, before it starts.
 
+use understudy_media::shown;
 use understudy_pipeline::cost::{
     OVERHEAD, autoencoder_bytes, block_numbers, denoiser_work, products_per_second, text_weights,
     weight_bytes,
 };
-use understudy_pipeline::{Base, latent_shape};
+use understudy_pipeline::{Base, latent_shape, listed};
 
 use crate::clips::check_clips;
 use crate::config::{LoraConfig, Motion, Stage};
 use crate::data::stitched_prompts;
 use crate::error::{Error, Result};
 use crate::job::{Job, NotUsed, Plan, PlannedStage};
-use crate::prompts::{Telling, neutral_prompts, personal_caption};
-use crate::subject::Subject;
+use crate::prompts::{Telling, neutral_prompts};
+use crate::subject::{Subject, SubjectPicture};
 
 /// From this many tokens in a batch on, blocks are replayed in the backward pass unless it is set.
 const CHECKPOINTED_TOKENS: usize = 8192;
@@ -57,6 +58,7 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
         pictures: job.subjects().map(|own| own.pictures.len()).sum(),
         clips: job.subjects().map(|own| own.clips.len()).sum(),
         left_out: left_out.collect(),
+        notes: job.subjects().flat_map(|own| read_notes(own).chain(notes(own, config, base))).collect(),
         sites: targets.len(),
         parameters,
         tokens: longest,
@@ -65,6 +67,11 @@ pub fn plan(job: &Job, config: &LoraConfig) -> Result<Plan> {
         seconds: training + generating,
         stages,
     })
+}
+
+/// How the subject's files were read, where that is to be said.
+fn read_notes(subject: &Subject) -> impl Iterator<Item = String> {
+    subject.notes.iter().map(|note| format!("{}: {}", shown(&note.path), note.text))
 }
 
 /// That a subject is what the settings need.
@@ -99,6 +106,79 @@ fn check_subject(subject: &Subject, config: &LoraConfig) -> Result<()> {
         return Err(Error::Subject { field: "subject", reason });
     }
     Ok(())
+}
+
+/// What is worth knowing before `subject` is learned.
+fn notes(subject: &Subject, config: &LoraConfig, base: &Base) -> Vec<String> {
+    let mut notes = along(subject, config);
+    let unknown = |texts: &[&str]| listed(&base.tokenizer.unknown_words(texts));
+    if let Some(words) = unknown(&[&subject.class]) {
+        notes.push(format!(
+            "this base was never taught {words}, so the subject starts from nothing it knows; a class it knows is a better start"
+        ));
+    }
+    let captions =
+        subject.pictures.iter().filter_map(|own| own.caption.as_ref()).chain(&subject.clip_captions);
+    let unnamed = |own: &String| {
+        let (named, _) = subject.naming().named(own, None);
+        named.replace(subject.token.as_str(), " ").replace(subject.class.as_str(), " ")
+    };
+    let captions: Vec<String> = captions.map(unnamed).collect();
+    if let Some(words) = unknown(&captions.iter().map(String::as_str).collect::<Vec<_>>()) {
+        notes
+            .push(format!("this base was never taught {words}, which captions of the {} say", subject.class));
+    }
+    notes
+}
+
+/// What will be learned along with `subject`: a place that nothing tells apart from it comes back with it.
+fn along(subject: &Subject, config: &LoraConfig) -> Vec<String> {
+    let class = &subject.class;
+    let mut notes = Vec::new();
+    let (told, masked) = (!subject.clip_captions.is_empty(), !subject.clip_masks.is_empty());
+    let write = match config.motion {
+        Some(_) => format!("NAME.txt beside it, like \"a {class} [jumps] in a room\""),
+        None => format!("NAME.txt beside it, like \"a {class} in a room\""),
+    };
+    let masks = "masks in NAME.masks/";
+    if !subject.clips.is_empty() {
+        match (told, masked) {
+            (false, false) => notes.push(format!(
+                "the clip of the {class} has no caption and no masks, so its place is learned along with it and will come back \
+                 whatever a prompt says; write {write}, and put {masks}"
+            )),
+            (true, false) => notes.push(format!(
+                "the clip of the {class} has no masks, so some of its place is learned along with it; {masks} keep it out"
+            )),
+            (false, true) => notes.push(format!(
+                "the clip of the {class} has no caption, so what it does and where is learned as part of it; write {write}"
+            )),
+            (true, true) => {}
+        }
+    }
+    let apart = |own: &SubjectPicture| own.caption.is_some() || own.picture.mask.is_some();
+    if let [one] = subject.pictures.as_slice()
+        && !apart(one)
+    {
+        notes.push(format!(
+            "there is one picture of the {class}, without a caption and a mask, so its place is learned along with it; give \
+             more pictures in other places, or write NAME.txt beside it, like \"a {class} in a room\""
+        ));
+    }
+    if config.references && subject.pictures.len() > 1 && !subject.pictures.iter().any(apart) {
+        notes.push(format!(
+            "no picture of the {class} has a caption or a mask, so what is around it in all of them is learned along with it; \
+             NAME.txt and NAME.mask.png beside each keep it out"
+        ));
+    }
+    let unbracketed = |caption: &String| subject.naming().action(caption).is_none();
+    if config.motion.is_some() && told && subject.clip_captions.iter().any(unbracketed) {
+        notes.push(format!(
+            "a caption of the {class}'s clip does not say in square brackets what it does, so that cannot be told from where \
+             it is; write it like \"a {class} [jumps] in a room\""
+        ));
+    }
+    notes
 }
 
 /// The stages, of a device that does `rate` multiplications a second.
@@ -141,19 +221,22 @@ struct Sizes {
 impl Sizes {
     /// Of the token and the looks stage.
     fn of_looks(job: &Job, config: &LoraConfig) -> Result<Self> {
-        let lengths: Vec<usize> =
-            job.subjects().flat_map(|own| &own.clips).map(|clip| clip.frames.len()).collect();
-        let frames: usize = if config.motion.is_some() { lengths.iter().sum() } else { 0 };
-        let pictures = job.subjects().map(|own| own.pictures.len()).sum::<usize>() + frames;
+        // Nothing that is learned from need have the training size itself.
+        token_count(job.base, [1, config.size[0], config.size[1]])?;
         let augmentation = &config.augmentation;
-        let mut kinds = vec![
-            (pictures * augmentation.versions, 1),
-            (pictures * augmentation.held, augmentation.held_frames),
-        ];
+        let still = job.subjects().flat_map(|own| own.pictures.iter().map(|picture| picture.size));
+        let shapes: Vec<[usize; 3]> = clips(job).collect();
+        let each_frame = |[frames, height, width]: &[usize; 3]| vec![[*height, *width]; *frames];
+        let frames = shapes.iter().filter(|_| config.motion.is_some()).flat_map(each_frame);
+        let mut kinds = Vec::new();
+        for [height, width] in still.chain(frames) {
+            kinds.push((augmentation.versions, [1, height, width]));
+            kinds.push((augmentation.held, [augmentation.held_frames, height, width]));
+        }
         let prior = match config.motion {
             Some(_) => 1,
             None => {
-                kinds.extend(lengths.into_iter().map(|frames| (1, frames)));
+                kinds.extend(shapes.into_iter().map(|shape| (1, shape)));
                 config.prior.frames
             }
         };
@@ -162,22 +245,28 @@ impl Sizes {
 
     /// Of the motion stage.
     fn of_motion(job: &Job, config: &LoraConfig) -> Result<Self> {
-        let clips = job.subjects().flat_map(|own| &own.clips);
-        let kinds: Vec<_> = clips.map(|clip| (1, clip.frames.len())).collect();
+        let mut kinds: Vec<_> = clips(job).map(|shape| (1, shape)).collect();
+        if job.subjects().count() > 1 {
+            // Two side by side have the training size.
+            kinds.extend(clips(job).map(|[frames, ..]| (1, [frames, config.size[0], config.size[1]])));
+        }
         Self::of(job, config, &kinds, config.prior.frames)
     }
 
-    /// Of so many samples of so many frames each.
-    fn of(job: &Job, config: &LoraConfig, kinds: &[(usize, usize)], prior: usize) -> Result<Self> {
-        let count = |frames| token_count(job.base, config.size, frames);
+    /// Of so many samples of so many frames, of a height and a width each.
+    fn of(job: &Job, config: &LoraConfig, kinds: &[(usize, [usize; 3])], prior: usize) -> Result<Self> {
+        let [height, width] = config.size;
         let (mut samples, mut tokens, mut longest) = (0, 0, 0);
-        for &(number, frames) in kinds.iter().filter(|(number, _)| *number > 0) {
-            let each = count(frames)?;
+        for &(number, shape) in kinds.iter().filter(|(number, _)| *number > 0) {
+            let each = token_count(job.base, shape)?;
             samples += number;
             tokens += number * each;
             longest = longest.max(each);
         }
-        let prior = if config.prior.weight > 0.0 { count(prior)? } else { 0 };
+        let prior = match config.prior.weight > 0.0 {
+            true => token_count(job.base, [prior, height, width])?,
+            false => 0,
+        };
         Ok(Self { mean: tokens.checked_div(samples).unwrap_or(0), longest, prior })
     }
 
@@ -187,9 +276,15 @@ impl Sizes {
     }
 }
 
-/// Video tokens of a sample of `frames`.
-fn token_count(base: &Base, [height, width]: [usize; 2], frames: usize) -> Result<usize> {
-    let [_, frames, rows, columns] = latent_shape(&base.config, [frames, height, width])?;
+/// Frames, height and width of all clips.
+fn clips(job: &Job) -> impl Iterator<Item = [usize; 3]> {
+    let clips = job.subjects().flat_map(|own| &own.clips);
+    clips.map(|clip| [clip.frames.len(), clip.height(), clip.width()])
+}
+
+/// Video tokens of a sample of so many frames, of a height and a width.
+fn token_count(base: &Base, shape: [usize; 3]) -> Result<usize> {
+    let [_, frames, rows, columns] = latent_shape(&base.config, shape)?;
     let places = frames * rows * columns;
     Ok(places / base.config.transformer.patch_size.iter().product::<usize>())
 }
@@ -211,10 +306,10 @@ fn check_prompts(job: &Job, config: &LoraConfig) -> Result<()> {
         tokenizer.encode(&prompts.iter().map(String::as_str).collect::<Vec<_>>(), limit)?;
         for picture in &subject.pictures {
             let Some(caption) = &picture.caption else { continue };
-            let caption = personal_caption(caption, &subject.class, &phrase);
+            let (caption, _) = subject.naming().named(caption, None);
             tokenizer.encode(&[&caption], limit).map_err(|error| {
-                let file = picture.path.as_ref().map(|path| path.with_extension("txt").display().to_string());
-                let reason = format!("{}: {error}", file.unwrap_or_else(|| "of a picture".to_owned()));
+                let picture = picture.path.as_deref().map_or("a picture".to_owned(), shown);
+                let reason = format!("of {picture}: {error}");
                 Error::Subject { field: "caption", reason }
             })?;
         }
@@ -258,8 +353,9 @@ fn tokens(job: &Job, config: &LoraConfig) -> Result<Vec<String>> {
 
 /// Multiplications of all videos that are generated on the way, with guidance.
 fn generation_work(base: &Base, config: &LoraConfig) -> Result<f64> {
+    let [height, width] = config.size;
     let video = |frames: usize, steps: usize| -> Result<f64> {
-        let tokens = token_count(base, config.size, frames)?;
+        let tokens = token_count(base, [frames, height, width])?;
         Ok(2.0 * steps as f64 * denoiser_work(&base.config.transformer, tokens, tokens))
     };
     let prior = match config.prior.weight > 0.0 {

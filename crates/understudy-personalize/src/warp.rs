@@ -114,6 +114,16 @@ pub struct WarpJob<'a> {
     pub cache: Option<&'a Path>,
 }
 
+impl WarpJob<'_> {
+    /// That every prompt names the subject.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn check_prompts(&self) -> Result<()> {
+        self.prompts.iter().try_for_each(|prompt| named(self, prompt).map(drop))
+    }
+}
+
 impl Warp {
     /// The warp of `job`, to be attached with [`Warp::attach`] and run beside the generation as its [`Companion`].
     ///

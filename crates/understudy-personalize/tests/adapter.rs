@@ -43,8 +43,8 @@ fn adapter(base: &Base, up: f32) -> Adapter {
         ..Metadata::new("lora", &residuals)
     };
     let token_rows = Some(random(1, base.config.text_encoder.d_model, "row"));
-    let (motion, differences) = (BTreeMap::new(), BTreeMap::new());
-    Adapter { metadata, residuals, motion, references: Vec::new(), differences, token_rows }
+    let (motion, changes, differences) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    Adapter { metadata, residuals, motion, references: Vec::new(), changes, differences, token_rows }
 }
 
 fn same(a: &Adapter, b: &Adapter) {
@@ -211,8 +211,8 @@ fn every_key_is_accounted_for() {
         ),
         "{message}"
     );
-    let message = refused(&[(&a, &[2, 4]), (&b, &[4, 2]), (&format!("{Q}.dora_scale"), &[4])], &[]);
-    assert!(message.contains("dora_scale"), "{message}");
+    let message = refused(&[(&a, &[2, 4]), (&b, &[4, 2]), (&format!("{Q}.dora_scale"), &[3, 1])], &[]);
+    assert!(message.contains("dora_scale") && message.contains("does not fit"), "{message}");
     let message = refused(&[(&a, &[2, 4]), (&format!("{Q}.alpha"), &[])], &[]);
     assert!(message.contains("lack the other half") && message.contains(&a), "{message}");
     let message = refused(

@@ -11,7 +11,7 @@ use common::{device, error, golden, open, values};
 use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::patch::Additions;
 use understudy_engine::safetensors::{NamedValues, Precision, StoredTensor, write, write_stored};
-use understudy_personalize::{Adapter, Dialect, Unmatched, combine, convert};
+use understudy_personalize::{Adapter, Dialect, Opened, Unmatched, combine, convert};
 use understudy_pipeline::{Base, Files, LoadOptions, Request, generate};
 
 const CASE: &str = "lora_exchange";
@@ -195,9 +195,10 @@ fn what_is_not_understood_is_refused_or_left_out_and_named() {
     }
     write(&path, &all, BTreeMap::new(), Precision::F32).unwrap();
     let message = Adapter::open(&path, &device()).unwrap_err().to_string();
-    assert!(message.contains("1 keys are not understood") && message.contains(strange), "{message}");
+    assert!(message.contains("1 keys are for a text encoder") && message.contains(strange), "{message}");
 
-    let (mut adapter, left_out) = Adapter::open_with(&path, &device(), Unmatched::Allow).unwrap();
+    let Opened { mut adapter, left_out, .. } =
+        Adapter::open_with(&path, &device(), Unmatched::Allow).unwrap();
     assert_eq!(left_out, [strange]);
     let base = Base::load(&Files::folder(golden("wan_pipeline_a")), &device()).unwrap();
     let left_out = adapter.keep_fitting(&base.config);

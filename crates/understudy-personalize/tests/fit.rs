@@ -178,7 +178,7 @@ fn the_best_adapter_is_kept() {
     let plain = tempfile::tempdir().unwrap();
     let last = fit(&base, &subject, &config, plain.path()).unwrap();
     assert_ne!(numbers(&best), numbers(&last));
-    let kept = Adapter::load(&folder.path().join("lora/best.safetensors"), &base).unwrap();
+    let kept = Adapter::load(&folder.path().join("lora/best-000004.safetensors"), &base).unwrap();
     assert_eq!(numbers(&best), numbers(&kept));
     let states = [folder.path(), plain.path()].map(|folder| {
         let state = common::open(&folder.join("lora/state.safetensors"));

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use understudy_engine::hash::Fnv;
 use understudy_engine::patch::{Additions, Patched};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::{SharedSource, Weights};
+use understudy_engine::weights::{Lost, SharedSource, Weights};
 use understudy_models::umt5::{Umt5Config, Umt5Encoder};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::folder::Files;
 use crate::limits;
 use crate::scheduler::Scheduler;
+use crate::source::check_kind;
 use crate::tokenize::Tokenizer;
 
 pub(crate) const INDEX: &str = "model_index.json";
@@ -212,6 +213,7 @@ impl BaseWeights<'static> {
         device: &Device,
     ) -> Result<Self> {
         let layers = if text_stays(&config.text_encoder) { config.text_encoder.num_layers } else { 0 };
+        check_kind(&transformer)?;
         let halved = Halved::of(&text_encoder, &transformer);
         let transformer = Patched::new(transformer, options.additions)?;
         let streamed = |source: SharedSource, blocks| Weights::streamed(source, device, blocks);
@@ -260,6 +262,8 @@ pub struct Base {
     pub blocks_on_host: usize,
     /// Whose matrices take half their room.
     pub halved: Halved,
+    /// What could not be read any more of each network.
+    lost: [Lost; 3],
 }
 
 impl Base {
@@ -285,6 +289,18 @@ impl Base {
         Self::build(config, tokenizer, weights, device)
     }
 
+    /// That everything that was read since it was loaded could be read: a file may be changed or its disk go away, and what
+    /// is computed without it means nothing.
+    ///
+    /// # Errors
+    /// Says what could not be read.
+    pub fn check_read(&self) -> Result<()> {
+        match self.lost.iter().find_map(Lost::reason) {
+            Some(reason) => Err(Error::Lost(reason.to_owned())),
+            None => Ok(()),
+        }
+    }
+
     /// Builds a base from configurations and any source of weights.
     ///
     /// # Errors
@@ -301,6 +317,7 @@ impl Base {
             vae: network(&weights.vae, |w| WanVae::new(w, &config.vae))?,
             identity: config.identity(),
             blocks_on_host: weights.transformer.on_host(),
+            lost: [&weights.text_encoder, &weights.transformer, &weights.vae].map(|own| own.lost().clone()),
             halved: weights.halved,
             config,
             tokenizer,

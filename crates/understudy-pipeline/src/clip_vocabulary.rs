@@ -1,6 +1,7 @@
 //! CLIP's tokenizer from the two files it was first published as: `vocab.json` and `merges.txt`.
 
 use serde_json::{Map, Value, json};
+use understudy_engine::text;
 
 const START: &str = "<|startoftext|>";
 /// What ends a text, and fills what is left.
@@ -14,9 +15,10 @@ const PIECES: &str =
 /// # Errors
 /// Says what of them is malformed.
 pub(crate) fn to_json(vocab: &[u8], merges: &[u8]) -> Result<String, String> {
+    let vocab = text::decoded(vocab).map_err(|error| format!("vocab.json: {error}"))?;
     let vocab: Map<String, Value> =
-        serde_json::from_slice(vocab).map_err(|error| format!("vocab.json: {error}"))?;
-    let merges = std::str::from_utf8(merges).map_err(|error| format!("merges.txt: {error}"))?;
+        serde_json::from_str(&vocab).map_err(|error| format!("vocab.json: {error}"))?;
+    let merges = text::decoded(merges).map_err(|error| format!("merges.txt: {error}"))?;
     // The first line says of which version it is.
     let merges: Vec<&str> =
         merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();

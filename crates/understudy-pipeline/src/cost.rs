@@ -161,7 +161,7 @@ pub fn products_per_second(config: &WanTransformerConfig, halved: bool, device: 
 
 impl Request {
     /// What this request is going to cost on a base of this configuration, held like this, of which so many blocks stay on
-    /// the host.
+    /// the host; made for so many videos one after another, between which the base stays in memory.
     ///
     /// # Errors
     /// When it does not fit the base.
@@ -169,7 +169,7 @@ impl Request {
         &self,
         config: &BaseConfig,
         halved: Halved,
-        blocks_on_host: usize,
+        (blocks_on_host, videos): (usize, usize),
         device: &Device,
     ) -> Result<Estimate> {
         let [prompts, _, frames, rows, columns] = self.check(config)?;
@@ -185,8 +185,8 @@ impl Request {
         let weights = weight_bytes(config, halved, blocks_on_host);
         let [_, decoder] = autoencoder_bytes(config);
         let decoding = decoding + decoder as usize / FLOAT;
-        // What encoded and denoised is gone when the autoencoder decodes.
-        let gone = weights.saturating_sub(PROGRAM) as usize;
+        // What encoded and denoised is gone when the autoencoder decodes the last.
+        let gone = if videos > 1 { 0 } else { weights.saturating_sub(PROGRAM) as usize };
         let used = (FLOAT * denoising).max((FLOAT * decoding).saturating_sub(gone));
         let step = passes as f64 * denoiser_work(transformer, tokens, longest);
         let decode = decode_work(config, decoded * self.frames);
@@ -195,7 +195,7 @@ impl Request {
             weights,
             activations: (used + KEPT.min(used / 4 * 3)) as u64,
             step_seconds: (step / rate) as f32,
-            seconds: ((self.steps as f64 * step + decode) / rate) as f32,
+            seconds: (videos as f64 * (self.steps as f64 * step + decode) / rate) as f32,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use understudy_engine::error::WeightError;
 use understudy_engine::safetensors::{Checkpoint, is_checkpoint, shards};
 
 use crate::error::{Error, Result};
@@ -37,7 +38,10 @@ impl Parts {
         list(folder, DEPTH, &mut files);
         let found = Found::among(&files);
         if found.networks.is_empty() {
-            return Ok(None);
+            return match found.damaged.first() {
+                Some(error) if !given.contains(&true) => Err(unreadable(folder, "base", error)),
+                _ => Ok(None),
+            };
         }
         let file = |network: Network, given: bool| match given {
             true => Ok(PathBuf::new()),
@@ -96,7 +100,7 @@ fn list(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
 struct Found {
     networks: Vec<(Network, PathBuf)>,
     /// Files that look like checkpoints and are not.
-    damaged: Vec<understudy_engine::error::WeightError>,
+    damaged: Vec<WeightError>,
 }
 
 impl Found {
@@ -105,7 +109,7 @@ impl Found {
         let in_shards: BTreeSet<PathBuf> =
             files.iter().filter(is_index).filter_map(|index| shards(index).ok()).flatten().collect();
         let candidate =
-            |path: &&PathBuf| is_index(path) || (!in_shards.contains(*path) && is_checkpoint(path));
+            |path: &&PathBuf| is_index(path) || (!in_shards.contains(*path) && may_hold_weights(path));
         let mut found = Self { networks: Vec::new(), damaged: Vec::new() };
         for path in files.iter().filter(candidate) {
             match Checkpoint::open(path, &Device::flex()) {
@@ -132,10 +136,7 @@ impl Found {
         match (&own[..], &published[..]) {
             ([one], _) | (_, [one]) => Ok((*one).clone()),
             ([], _) => match self.damaged.first() {
-                Some(error) => {
-                    let reason = format!("there is no {} in it, and {error}", network.name());
-                    Err(fault(reason, "download its files again"))
-                }
+                Some(error) => Err(unreadable(folder, network.name(), error)),
                 None => {
                     let reason = format!(
                         "there is no {} in it ({usual} of Wan's original release), and other networks are",
@@ -151,6 +152,20 @@ impl Found {
             }
         }
     }
+}
+
+/// That `folder` holds no `network` that can be read, because of `error`, which says what to do.
+fn unreadable(folder: &Path, network: &str, error: &WeightError) -> Error {
+    let reason = format!("there is no {network} in it that can be read: {error}");
+    Error::File { file: folder.display().to_string(), reason, advice: "then run it again" }
+}
+
+/// Whether the file at `path` is a checkpoint by what it begins with, or should be one by its name: what a download leaves
+/// of one begins otherwise.
+fn may_hold_weights(path: &Path) -> bool {
+    const ENDINGS: [&str; 4] = ["safetensors", "gguf", "pth", "ckpt"];
+    let named = path.extension().is_some_and(|end| ENDINGS.iter().any(|own| end.eq_ignore_ascii_case(own)));
+    named || is_checkpoint(path)
 }
 
 /// The text encoder's tokenizer among `files`: one in a folder of T5's before others, JSON before SentencePiece.

@@ -35,6 +35,9 @@ pub enum Error {
     /// Weights cannot be read, or do not fit their configuration.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// A part of the base that is read when it is needed could not be read any more.
+    #[error("the base cannot be read any more: {0}; put its files back as they were, and run it again")]
+    Lost(String),
     /// No sampler has this name.
     #[error("unknown scheduler {0:?}; use euler, unipc or dpm++")]
     UnknownScheduler(String),

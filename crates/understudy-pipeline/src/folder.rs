@@ -1,12 +1,13 @@
 //! The files of a base: a diffusers folder on disk, or the same files compiled into the program.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::{foreign, text};
 
 use crate::error::{Error, Result};
 
@@ -15,7 +16,7 @@ const AGAIN: &str = "download or export the folder again";
 /// Where the files of a base are read from, by their path in a diffusers folder.
 #[derive(Clone, Debug)]
 pub enum Files {
-    /// A folder on disk; its weights are memory-mapped.
+    /// A folder on disk.
     Folder(PathBuf),
     /// Files compiled into the program: path and content.
     Embedded {
@@ -84,8 +85,11 @@ impl Files {
     pub fn object(&self, path: &str) -> Result<Map<String, Value>> {
         let bytes = self.read(path)?;
         let fault = |reason: String| self.fault(path, reason, AGAIN);
-        let text = std::str::from_utf8(&bytes).map_err(|error| fault(error.to_string()))?;
-        serde_json::from_str(&without_python_numbers(text)).map_err(|error| fault(error.to_string()))
+        if let Some(error) = foreign::not_configuration(Path::new(&self.name(path)), &bytes) {
+            return Err(error.into());
+        }
+        let text = text::decoded(&bytes).map_err(fault)?;
+        serde_json::from_str(&without_python_numbers(&text)).map_err(|error| fault(error.to_string()))
     }
 
     /// The configuration `path` of a network whose `_class_name` (or, as transformers write it, one of
@@ -175,17 +179,28 @@ impl Files {
         })
     }
 
+    /// The file of weights, or the index of shards, at `path`.
+    ///
+    /// # Errors
+    /// When it is not there or malformed.
+    pub fn open(&self, path: &str, device: &Device) -> Result<Checkpoint> {
+        match self {
+            Self::Folder(folder) => Ok(Checkpoint::open(&folder.join(path), device)?),
+            Self::Embedded { .. } => match self.embedded(path) {
+                Some(bytes) => Ok(Checkpoint::embedded(&self.name(path), bytes, device)?),
+                None => Err(self.fault(path, "it is not among the files", AGAIN)),
+            },
+        }
+    }
+
     /// The weights `file` (`FOLDER/NAME.safetensors`), or the shards its index names.
     ///
     /// # Errors
     /// When there are none, or they are malformed.
     pub fn checkpoint(&self, file: &str, device: &Device) -> Result<Checkpoint> {
         match self {
-            Self::Folder(folder) => Ok(Checkpoint::open(&folder.join(self.weights(file)?), device)?),
-            Self::Embedded { .. } => match self.embedded(file) {
-                Some(bytes) => Ok(Checkpoint::embedded(&self.name(file), bytes, device)?),
-                None => Err(self.fault(file, "it is not among the files", AGAIN)),
-            },
+            Self::Folder(_) => self.open(&self.weights(file)?, device),
+            Self::Embedded { .. } => self.open(file, device),
         }
     }
 }
@@ -217,6 +232,17 @@ fn without_python_numbers(text: &str) -> Cow<'_, str> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_before_json_is_no_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::folder(folder.path());
+        let wide: Vec<u8> = "\u{feff}{\"a\": 1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [b"\xef\xbb\xbf{\"a\": 1}".as_slice(), &wide] {
+            std::fs::write(folder.path().join("a.json"), bytes).unwrap();
+            assert_eq!(files.object("a.json").unwrap()["a"], 1);
+        }
+    }
 
     #[test]
     fn pythons_numbers_are_read_as_null_outside_of_strings() {

@@ -1,4 +1,5 @@
-//! The names of Wan 2.1's original release, and of the files people share: what each tensor is called in diffusers.
+//! The names of Wan 2.1's original release, and of the files people share: what each tensor is called in diffusers, and
+//! the other way round.
 //!
 //! Nothing but names differs: no tensor is reshaped or split.
 
@@ -48,6 +49,29 @@ const TEXT_BLOCK: [(&str, &str); 10] = [
     ("ffn.fc2.weight", "layer.1.DenseReluDense.wo.weight"),
 ];
 
+/// The same in llama.cpp's names, which GGUF files of text encoders have.
+const LLAMA_BLOCK: [(&str, &str); 10] = [
+    ("attn_norm.weight", "layer.0.layer_norm.weight"),
+    ("attn_q.weight", "layer.0.SelfAttention.q.weight"),
+    ("attn_k.weight", "layer.0.SelfAttention.k.weight"),
+    ("attn_v.weight", "layer.0.SelfAttention.v.weight"),
+    ("attn_o.weight", "layer.0.SelfAttention.o.weight"),
+    ("attn_rel_b.weight", "layer.0.SelfAttention.relative_attention_bias.weight"),
+    ("ffn_norm.weight", "layer.1.layer_norm.weight"),
+    ("ffn_gate.weight", "layer.1.DenseReluDense.wi_0.weight"),
+    ("ffn_up.weight", "layer.1.DenseReluDense.wi_1.weight"),
+    ("ffn_down.weight", "layer.1.DenseReluDense.wo.weight"),
+];
+/// How blocks of the text encoder are named, and their parts: Wan's, llama.cpp's.
+const TEXT_BLOCKS: [(&str, &[(&str, &str)]); 2] = [("blocks.", &TEXT_BLOCK), ("enc.blk.", &LLAMA_BLOCK)];
+/// What of the text encoder is in no block: Wan's names, llama.cpp's, transformers'.
+const TEXT: [(&str, &str, &str); 2] = [
+    ("token_embedding.weight", "token_embd.weight", "shared.weight"),
+    ("norm.weight", "enc.output_norm.weight", "encoder.final_layer_norm.weight"),
+];
+/// Of a whole UMT5, which writes text too, what belongs to its decoder.
+pub(crate) const TEXT_DECODER: [&str; 4] = ["decoder.", "dec.", "lm_head.", "output.weight"];
+
 /// Parts of a residual block of the autoencoder.
 const RESIDUAL: [(&str, &str); 5] = [
     ("residual.0.", "norm1."),
@@ -57,9 +81,19 @@ const RESIDUAL: [(&str, &str); 5] = [
     ("shortcut.", "conv_shortcut."),
 ];
 
-/// The denoiser's tensor `name` as diffusers calls it; `None` where the name is none of the original's.
+/// A name of the denoiser without what programs put before it.
+pub(crate) fn bare(name: &str) -> &str {
+    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
+}
+
+/// The denoiser's tensor `name` as diffusers calls it; `None` where it stands as it is.
 pub fn denoiser(name: &str) -> Option<String> {
-    let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let own = bare(name);
+    let published = published_denoiser(own);
+    published.or_else(|| (own != name).then(|| own.to_owned()))
+}
+
+fn published_denoiser(name: &str) -> Option<String> {
     let (block, rest) = match name.strip_prefix("blocks.") {
         Some(inner) => {
             let (index, rest) = numbered(inner)?;
@@ -69,21 +103,60 @@ pub fn denoiser(name: &str) -> Option<String> {
     };
     DENOISER.iter().chain(&FEED_FORWARD).find_map(|(own, published)| {
         let end = rest.strip_prefix(own)?;
-        let fits = end.is_empty() || end == ".weight" || end == ".bias";
-        fits.then(|| format!("{block}{published}{end}"))
+        is_end(end).then(|| format!("{block}{published}{end}"))
     })
+}
+
+/// What follows the name of a module.
+fn is_end(end: &str) -> bool {
+    end.is_empty() || end == ".weight" || end == ".bias"
+}
+
+/// What a file whose tensors are `names` calls the denoiser's tensor that diffusers calls `published`.
+pub(crate) fn own_denoiser(published: &str, names: &[String]) -> String {
+    let starts = |prefix: &&&str| names.iter().any(|name| name.starts_with(**prefix));
+    let prefix = PREFIXES.iter().find(starts).copied().unwrap_or_default();
+    let is_own = names.iter().any(|name| published_denoiser(bare(name)).is_some_and(|own| own != bare(name)));
+    let (block, rest) = match published.strip_prefix("blocks.").and_then(numbered) {
+        Some((index, rest)) => (format!("blocks.{index}."), rest),
+        None => (String::new(), published),
+    };
+    let mut candidates = DENOISER.iter().chain(&FEED_FORWARD).filter_map(|(own, other)| {
+        let end = rest.strip_prefix(other).filter(|end| is_end(end))?;
+        Some(format!("{block}{own}{end}"))
+    });
+    // What diffusers calls alike is the head's outside of the blocks, and the block's within.
+    let misplaced = |own: &str| own == "modulation" || own.contains(".head.");
+    let fits = |own: &String| published_denoiser(own).as_deref() == Some(published) && !misplaced(own);
+    let own = candidates.find(fits).filter(|_| is_own);
+    format!("{prefix}{}", own.as_deref().unwrap_or(published))
 }
 
 /// The text encoder's tensor `name` as transformers calls it.
 pub fn text_encoder(name: &str) -> Option<String> {
-    match name {
-        "token_embedding.weight" => return Some("shared.weight".to_owned()),
-        "norm.weight" => return Some("encoder.final_layer_norm.weight".to_owned()),
-        _ => {}
+    if let Some((.., published)) = TEXT.iter().find(|(wan, llama, _)| name == *wan || name == *llama) {
+        return Some((*published).to_owned());
     }
-    let (index, rest) = numbered(name.strip_prefix("blocks.")?)?;
-    let (_, published) = TEXT_BLOCK.iter().find(|(own, _)| *own == rest)?;
-    Some(format!("encoder.block.{index}.{published}"))
+    TEXT_BLOCKS.iter().find_map(|(start, parts)| {
+        let (index, rest) = numbered(name.strip_prefix(start)?)?;
+        let (_, published) = parts.iter().find(|(own, _)| *own == rest)?;
+        Some(format!("encoder.block.{index}.{published}"))
+    })
+}
+
+/// What a file whose tensors are `names` calls the text encoder's tensor that transformers calls `published`.
+pub(crate) fn own_text_encoder(published: &str, names: &[String]) -> String {
+    let is = |start: &str| names.iter().any(|name| name.starts_with(start));
+    let Some(kind) = TEXT_BLOCKS.iter().position(|(start, _)| is(start)) else { return published.to_owned() };
+    if let Some((wan, llama, _)) = TEXT.iter().find(|(.., own)| *own == published) {
+        return [wan, llama][kind].to_string();
+    }
+    let (start, parts) = TEXT_BLOCKS[kind];
+    let own = published.strip_prefix("encoder.block.").and_then(numbered).and_then(|(index, rest)| {
+        let (own, _) = parts.iter().find(|(_, other)| *other == rest)?;
+        Some(format!("{start}{index}.{own}"))
+    });
+    own.unwrap_or_else(|| published.to_owned())
 }
 
 /// The autoencoder's tensor `name` as diffusers calls it, for a decoder with `num_res_blocks + 1` residual blocks a
@@ -118,6 +191,55 @@ pub fn autoencoder(name: &str, num_res_blocks: usize) -> Option<String> {
         _ => return None,
     };
     Some(format!("{half}.{inner}"))
+}
+
+/// What a file whose tensors are `names` calls the autoencoder's tensor that diffusers calls `published`.
+pub(crate) fn own_autoencoder(published: &str, names: &[String], num_res_blocks: usize) -> String {
+    let is_own = names.iter().any(|name| autoencoder(name, num_res_blocks).is_some());
+    let own = if is_own { original_autoencoder(published, num_res_blocks) } else { None };
+    own.unwrap_or_else(|| published.to_owned())
+}
+
+/// The inverse of [`autoencoder`].
+fn original_autoencoder(published: &str, num_res_blocks: usize) -> Option<String> {
+    if let Some(found) = restored(published, &[("conv1.", "quant_conv."), ("conv2.", "post_quant_conv.")]) {
+        return Some(found);
+    }
+    let (half, rest) = published.split_once('.')?;
+    let inner = match rest.split_once('.')? {
+        ("conv_in", end) => format!("conv1.{end}"),
+        ("norm_out", end) => format!("head.0.{end}"),
+        ("conv_out", end) => format!("head.2.{end}"),
+        ("mid_block", end) => {
+            let (kind, end) = end.split_once('.')?;
+            let (index, end) = numbered(end)?;
+            match kind {
+                "attentions" => format!("middle.1.{end}"),
+                _ => format!("middle.{}.{}", 2 * index, restored(end, &RESIDUAL)?),
+            }
+        }
+        ("down_blocks", end) => {
+            let (index, end) = numbered(end)?;
+            format!("downsamples.{index}.{}", restored(end, &RESIDUAL).unwrap_or_else(|| end.to_owned()))
+        }
+        ("up_blocks", end) => {
+            let (block, end) = numbered(end)?;
+            let (kind, end) = end.split_once('.')?;
+            let (place, end) = numbered(end)?;
+            let first = block * (num_res_blocks + 2);
+            match kind {
+                "upsamplers" => format!("upsamples.{}.{end}", first + num_res_blocks + 1),
+                _ => format!("upsamples.{}.{}", first + place, restored(end, &RESIDUAL)?),
+            }
+        }
+        _ => return None,
+    };
+    Some(format!("{half}.{inner}"))
+}
+
+/// The inverse of [`replaced`].
+fn restored(name: &str, prefixes: &[(&str, &str)]) -> Option<String> {
+    prefixes.iter().find_map(|(own, published)| Some(format!("{own}{}", name.strip_prefix(published)?)))
 }
 
 /// Between the halves: a residual block, an attention, a residual block.
@@ -172,6 +294,8 @@ mod tests {
         for unknown in ["blocks.x.modulation", "blocks.0.self_attn.q.lora_A", "img_emb.proj.1.weight", ""] {
             assert_eq!(denoiser(unknown), None, "{unknown}");
         }
+        // Programs put their prefix before diffusers' names, too.
+        assert_eq!(denoiser("diffusion_model.blocks.0.attn1.to_q.bias").unwrap(), "blocks.0.attn1.to_q.bias");
     }
 
     #[test]
@@ -187,6 +311,16 @@ mod tests {
             ),
             ("blocks.7.ffn.gate.0.weight", "encoder.block.7.layer.1.DenseReluDense.wi_0.weight"),
             ("blocks.7.ffn.fc2.weight", "encoder.block.7.layer.1.DenseReluDense.wo.weight"),
+            ("token_embd.weight", "shared.weight"),
+            ("enc.output_norm.weight", "encoder.final_layer_norm.weight"),
+            ("enc.blk.3.attn_norm.weight", "encoder.block.3.layer.0.layer_norm.weight"),
+            (
+                "enc.blk.3.attn_rel_b.weight",
+                "encoder.block.3.layer.0.SelfAttention.relative_attention_bias.weight",
+            ),
+            ("enc.blk.3.ffn_gate.weight", "encoder.block.3.layer.1.DenseReluDense.wi_0.weight"),
+            ("enc.blk.3.ffn_up.weight", "encoder.block.3.layer.1.DenseReluDense.wi_1.weight"),
+            ("enc.blk.3.ffn_down.weight", "encoder.block.3.layer.1.DenseReluDense.wo.weight"),
         ] {
             assert_eq!(text_encoder(own).as_deref(), Some(published));
         }

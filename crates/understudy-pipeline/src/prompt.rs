@@ -59,6 +59,7 @@ pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> R
     let none = Attachments::none();
     let attachments = options.attachments.unwrap_or(&none);
     let states = base.text_encoder.forward(embedded, &tokens.lengths, attachments);
+    base.check_read()?;
     let states = match weights.iter().flatten().any(|weight| *weight != 1.0) {
         true => weigh(states, &weights, base, options)?,
         false => states,

@@ -13,9 +13,10 @@ use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
 use crate::base::{BaseConfig, TEXT_ENCODER, TRANSFORMER, VAE, to_json};
+use crate::kinds::{self, Kind};
 use crate::limits;
 use crate::original;
-use crate::shapes::Shapes;
+use crate::shapes::{Shapes, TIED};
 use crate::source::{WHOLE, decoder_blocks};
 
 /// A file of one of a base's networks.
@@ -23,10 +24,10 @@ use crate::source::{WHOLE, decoder_blocks};
 pub struct Recognized {
     /// `denoiser`, `text encoder` or `autoencoder`.
     pub network: &'static str,
-    /// Whose names its tensors have: `diffusers`, `Wan` (the original release) or `ComfyUI`.
+    /// Whose names its tensors have: `diffusers`, `Wan` (the original release), `ComfyUI` or `llama.cpp`.
     pub names: &'static str,
-    /// The published model with these shapes, if it is one.
-    pub model: Option<&'static str>,
+    /// The published model with these shapes, or what is known of its kind.
+    pub model: Option<String>,
     /// The configuration its shapes tell.
     pub config: Value,
     /// Why this program cannot run it, if it cannot.
@@ -40,6 +41,11 @@ pub struct Recognized {
 }
 
 impl Recognized {
+    /// The same without what its tensors are compared with.
+    fn without_faults(self) -> Self {
+        Self { missing: Vec::new(), misshapen: Vec::new(), unknown: Vec::new(), ..self }
+    }
+
     /// The class diffusers or transformers publishes such a network as.
     pub fn class(&self) -> &'static str {
         let all = [
@@ -87,32 +93,43 @@ fn is_whole(names: &[String]) -> bool {
 }
 
 /// Which network tensors of these shapes are. Other models have tensors of the same names: Wan's patches and its
-/// autoencoder's kernels are of videos, and UMT5 has positions in every layer, where T5 has them in the first.
+/// autoencoder's kernels are of videos, and UMT5 has positions in every layer, where T5 has them in the first. None is told
+/// by one tensor alone, which may be missing.
 fn network(shapes: &Shapes) -> Option<Network> {
     let names: Vec<String> = shapes.by_name().keys().cloned().collect();
     let blocks = decoder_blocks(&names);
-    let autoencoder = |name: &str| original::autoencoder(name, blocks);
-    let extents = |wanted: &str, rename: &dyn Fn(&str) -> Option<String>| {
-        let own = shapes.by_name().iter();
-        own.filter(|(name, _)| rename(name).as_deref().unwrap_or(name) == wanted)
-            .map(|(_, shape)| shape.len())
-            .next()
+    let published = |rename: &dyn Fn(&str) -> Option<String>| -> Shapes { renamed(shapes, rename) };
+    let (denoiser, text) = (published(&original::denoiser), published(&original::text_encoder));
+    let autoencoder = published(&|name| original::autoencoder(name, blocks));
+    let extents = |shapes: &Shapes, name: &str| shapes.by_name().get(name).map(Vec::len);
+    let any = |shapes: &Shapes, start: &str, part: &str| {
+        shapes.by_name().keys().any(|name| name.starts_with(start) && name.contains(part))
     };
-    let text = |name: &str| extents(name, &original::text_encoder).is_some();
-    let layer = |index: usize, part: &str| text(&format!("encoder.block.{index}.layer.0.{part}.weight"));
-    if extents("patch_embedding.weight", &original::denoiser) == Some(5) {
-        Some(Network::Denoiser)
-    } else if text("shared.weight") {
-        let positions = "SelfAttention.relative_attention_bias";
-        (layer(1, positions) || !layer(1, "layer_norm")).then_some(Network::TextEncoder)
-    } else {
-        (extents("post_quant_conv.weight", &autoencoder) == Some(5)).then_some(Network::Autoencoder)
+    let patches = extents(&denoiser, "patch_embedding.weight");
+    let conditioned = any(&denoiser, "condition_embedder.", "") && any(&denoiser, "blocks.", ".attn2.");
+    if patches == Some(5) || (patches.is_none() && conditioned) || any(&denoiser, "vace_blocks.", "") {
+        return Some(Network::Denoiser);
     }
+    if any(&text, "encoder.block.", ".layer.0.SelfAttention.") {
+        let several = any(&text, "encoder.block.1.", "");
+        let mut positions = text.by_name().keys().filter(|name| name.contains("relative_attention_bias"));
+        let later = positions.any(|name| !name.starts_with("encoder.block.0."));
+        return (later || !several).then_some(Network::TextEncoder);
+    }
+    let kernels = ["post_quant_conv.weight", "quant_conv.weight", "decoder.conv_in.weight"];
+    let videos = kernels.iter().any(|name| extents(&autoencoder, name) == Some(5));
+    (videos && any(&autoencoder, "decoder.", "")).then_some(Network::Autoencoder)
+}
+
+/// `shapes` by their published names.
+fn renamed(shapes: &Shapes, rename: impl Fn(&str) -> Option<String>) -> Shapes {
+    let own = shapes.by_name().iter();
+    own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
 }
 
 const COMFYUI: &str = "ComfyUI";
 /// Tensors of a text encoder's file that are not its own: the tied embedding, and ComfyUI's tokenizer.
-const BESIDE: [&str; 2] = ["encoder.embed_tokens.weight", "spiece_model"];
+const BESIDE: [&str; 2] = [TIED, "spiece_model"];
 
 /// What `checkpoint` holds of a base: nothing, a network, or all three. Only names and shapes are looked at.
 pub fn recognize(checkpoint: &Checkpoint) -> Vec<Recognized> {
@@ -130,6 +147,11 @@ pub fn recognize(checkpoint: &Checkpoint) -> Vec<Recognized> {
     WHOLE.iter().filter_map(part).collect()
 }
 
+/// What network of another model `checkpoint` holds, if it is a known one.
+pub fn other_model(checkpoint: &Checkpoint) -> Option<&'static str> {
+    kinds::other(checkpoint.names().iter().map(String::as_str))
+}
+
 /// The network in `checkpoint`, which is to be that of `base`.
 pub fn compare(checkpoint: &Checkpoint, base: &BaseConfig) -> Option<Recognized> {
     told(&Shapes::of(checkpoint), Some(base))
@@ -138,40 +160,64 @@ pub fn compare(checkpoint: &Checkpoint, base: &BaseConfig) -> Option<Recognized>
 /// Which network has tensors of these `shapes`; its configuration is that of `base`, or what the shapes tell.
 fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
     let names: Vec<String> = shapes.by_name().keys().cloned().collect();
-    let renamed = |rename: &dyn Fn(&str) -> Option<String>| -> Shapes {
-        let own = shapes.by_name().iter();
-        own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
-    };
     let network = network(shapes)?;
     Some(match network {
         Network::Denoiser => {
-            let own = renamed(&original::denoiser);
+            let own = renamed(shapes, original::denoiser);
+            let kind = Kind::of(&own);
             let config = base.map_or_else(|| own.transformer(None), |base| Ok(base.transformer.clone()));
-            found(network, &names, &own, config, &Denoiser)
+            // Which tensors there must be does not depend on the number of heads, which shapes do not always tell.
+            let (config, heads) = match (config, own.transformer(Some(1))) {
+                (Err(reason), Ok(any)) => (Ok(any), Some(reason)),
+                (config, _) => (config, None),
+            };
+            let found =
+                Recognized { model: kind.name.clone(), ..found(network, &names, &own, config, &Denoiser) };
+            match (kind.refusal(), heads) {
+                (Some(reason), _) => Recognized { not_supported: Some(reason), ..found.without_faults() },
+                (_, Some(reason)) => Recognized { not_supported: Some(reason), config: Value::Null, ..found },
+                _ => found,
+            }
         }
         Network::TextEncoder => {
-            let own = renamed(&original::text_encoder);
+            let own = renamed(shapes, original::text_encoder).without(&original::TEXT_DECODER);
             let config = base.map_or_else(|| own.text_encoder(), |base| Ok(base.text_encoder.clone()));
             found(network, &names, &own, config, &TextEncoder)
         }
         Network::Autoencoder => {
             let blocks = decoder_blocks(&names);
-            let own = renamed(&|name| original::autoencoder(name, blocks));
+            let own = renamed(shapes, |name| original::autoencoder(name, blocks));
             let config = base.map_or_else(|| own.autoencoder(), |base| Ok(base.vae.clone()));
-            found(network, &names, &own, config, &Autoencoder)
+            let newer =
+                own.by_name().get("quant_conv.weight").is_some_and(|shape| shape.first() == Some(&96));
+            let found = found(network, &names, &own, config, &Autoencoder);
+            let model = newer.then(|| "Wan 2.2's autoencoder".to_owned()).or(found.model.clone());
+            Recognized { model, ..found }
         }
     })
 }
 
+/// What a file whose tensors are `names` calls the tensor of `network` that is published as `published`.
+pub(crate) fn own_name(network: Network, published: &str, names: &[String]) -> String {
+    match network {
+        Network::Denoiser => original::own_denoiser(published, names),
+        Network::TextEncoder => original::own_text_encoder(published, names),
+        Network::Autoencoder => original::own_autoencoder(published, names, decoder_blocks(names)),
+    }
+}
+
 /// What is asked of a kind of network.
-trait Kind {
+trait Part {
     type Config: Serialize;
-    fn model(&self, config: &Self::Config) -> Option<&'static str>;
+    /// The published model of this configuration.
+    fn model(&self, _: &Self::Config) -> Option<&'static str> {
+        None
+    }
     fn fault(&self, config: &Self::Config) -> Option<String>;
     fn needed(&self, config: &Self::Config) -> BTreeMap<String, Vec<usize>>;
 }
 
-fn found<K: Kind>(
+fn found<K: Part>(
     network: Network,
     names: &[String],
     shapes: &Shapes,
@@ -185,6 +231,7 @@ fn found<K: Kind>(
         names: match (starts("model.diffusion_model.") || starts("diffusion_model."), same) {
             (true, _) => COMFYUI,
             (_, true) => "diffusers",
+            _ if starts("enc.blk.") => "llama.cpp",
             _ => "Wan",
         },
         model: None,
@@ -199,23 +246,24 @@ fn found<K: Kind>(
         Err(reason) => return Recognized { not_supported: Some(reason), ..recognized },
     };
     recognized.config = to_json(&config);
-    recognized.model = kind.model(&config);
+    recognized.model = kind.model(&config).map(str::to_owned);
     recognized.not_supported = kind.fault(&config);
     if recognized.not_supported.is_some() {
         return recognized;
     }
     let needed = kind.needed(&config);
+    let called = |name: &str| own_name(network, name, names);
     for (name, shape) in &needed {
         match shapes.by_name().get(name) {
-            None => recognized.missing.push(format!("{name} {shape:?}")),
+            None => recognized.missing.push(format!("{} {shape:?}", called(name))),
             Some(own) if own != shape => {
-                recognized.misshapen.push(format!("{name} is {own:?} and needs {shape:?}"));
+                recognized.misshapen.push(format!("{} is {own:?} and needs {shape:?}", called(name)));
             }
             Some(_) => {}
         }
     }
     let unknown = |name: &&String| !needed.contains_key(*name) && !BESIDE.contains(&name.as_str());
-    recognized.unknown = shapes.by_name().keys().filter(unknown).cloned().collect();
+    recognized.unknown = shapes.by_name().keys().filter(unknown).map(|name| called(name)).collect();
     recognized
 }
 
@@ -225,25 +273,11 @@ fn out_of_range(found: Result<(), (&'static str, String)>) -> Option<String> {
 
 struct Denoiser;
 
-impl Kind for Denoiser {
+impl Part for Denoiser {
     type Config = WanTransformerConfig;
 
-    fn model(&self, config: &WanTransformerConfig) -> Option<&'static str> {
-        Some(match (config.inner_dim(), config.num_layers, config.in_channels, config.image_dim.is_some()) {
-            (1536, 30, 16, _) => "Wan 2.1 T2V 1.3B",
-            // Both denoisers of Wan 2.2's text-to-video have the same shapes.
-            (5120, 40, 16, _) => "Wan 2.1 T2V 14B, or a half of Wan 2.2 T2V A14B",
-            (5120, 40, 36, true) => "Wan 2.1 I2V 14B",
-            (5120, 40, 36, false) => "a half of Wan 2.2 I2V A14B",
-            (3072, 30, 48, _) => "Wan 2.2 TI2V 5B",
-            _ => return None,
-        })
-    }
-
     fn fault(&self, config: &WanTransformerConfig) -> Option<String> {
-        let channels = config.in_channels != config.out_channels;
-        let image = channels.then(|| "it takes a picture beside the text; only text-to-video is".to_owned());
-        config.unsupported().or(image).or_else(|| out_of_range(limits::transformer(config)))
+        config.unsupported().or_else(|| out_of_range(limits::transformer(config)))
     }
 
     fn needed(&self, config: &WanTransformerConfig) -> BTreeMap<String, Vec<usize>> {
@@ -253,7 +287,7 @@ impl Kind for Denoiser {
 
 struct TextEncoder;
 
-impl Kind for TextEncoder {
+impl Part for TextEncoder {
     type Config = Umt5Config;
 
     fn model(&self, config: &Umt5Config) -> Option<&'static str> {
@@ -272,7 +306,7 @@ impl Kind for TextEncoder {
 
 struct Autoencoder;
 
-impl Kind for Autoencoder {
+impl Part for Autoencoder {
     type Config = WanVaeConfig;
 
     fn model(&self, config: &WanVaeConfig) -> Option<&'static str> {

@@ -3,13 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use burn::tensor::Device;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_models::umt5::Umt5Config;
-use understudy_models::wan_transformer::WanTransformerConfig;
-use understudy_models::wan_vae::WanVaeConfig;
+use understudy_engine::weights::Probe;
+use understudy_models::umt5::{Umt5Config, Umt5Encoder};
+use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use understudy_models::wan_vae::{WanVae, WanVaeConfig};
+
+use crate::base::BaseConfig;
+
+/// The embedding once more, which some files of text encoders have.
+pub(crate) const TIED: &str = "encoder.embed_tokens.weight";
 
 /// Channels of an attention head in every published Wan denoiser, where nothing says how many heads there are.
 const HEAD: usize = 128;
+
+/// Blocks of a network that are looked at; none has as many.
+const MOST: usize = 1 << 10;
 
 /// Means and deviations of the latents of Wan 2.1's autoencoder, as published in its configuration.
 const LATENTS_MEAN: [f32; 16] = [
@@ -42,6 +52,12 @@ impl Shapes {
         &self.0
     }
 
+    /// Those whose names begin with none of `starts`.
+    pub(crate) fn without(self, starts: &[&str]) -> Self {
+        let kept = |name: &String| !starts.iter().any(|start| name.starts_with(start));
+        Self(self.0.into_iter().filter(|(name, _)| kept(name)).collect())
+    }
+
     /// The extents of tensor `name`, as many as wanted.
     fn extents<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
         let shape = self.0.get(name).ok_or_else(|| format!("tensor {name} is missing"))?;
@@ -52,9 +68,32 @@ impl Shapes {
         self.0.contains_key(name)
     }
 
-    /// How many of `name(0)`, `name(1)`, ... there are.
-    fn count(&self, name: impl Fn(usize) -> String) -> usize {
-        (0..).take_while(|&index| self.has(&name(index))).count()
+    /// How many things there are that are numbered after `prefix`: one more than the last that has one of these `parts`. A
+    /// single tensor that is missing must not make a network shorter.
+    fn count(&self, prefix: &str, parts: &[&str]) -> usize {
+        let index = |name: &String| {
+            let (index, rest) = name.strip_prefix(prefix)?.split_once('.')?;
+            let known = parts.iter().any(|part| rest.starts_with(part));
+            known.then(|| index.parse::<usize>().ok()).flatten()
+        };
+        self.0.keys().filter_map(index).max().map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// Blocks of the denoiser.
+    pub(crate) fn blocks(&self) -> usize {
+        self.count("blocks.", &["attn1.", "attn2.", "ffn.", "norm2.", "scale_shift_table"])
+    }
+
+    /// The extents of the first of those tensors that are there, in any of the things numbered after `prefix`.
+    fn extents_in<const N: usize>(
+        &self,
+        prefix: &str,
+        part: &str,
+        count: usize,
+    ) -> Result<[usize; N], String> {
+        let named = |index: usize| format!("{prefix}{index}.{part}");
+        let there = (0..count).map(named).find(|name| self.has(name));
+        self.extents(&there.unwrap_or_else(|| named(0)))
     }
 
     /// The denoiser's configuration. `heads` is how many attention heads it has, if something says.
@@ -66,7 +105,8 @@ impl Shapes {
         let [patch_outputs, _] = self.extents("proj_out.weight")?;
         let [_, text_dim] = self.extents("condition_embedder.text_embedder.linear_1.weight")?;
         let [_, freq_dim] = self.extents("condition_embedder.time_embedder.linear_1.weight")?;
-        let [ffn_dim, _] = self.extents("blocks.0.ffn.net.0.proj.weight")?;
+        let num_layers = self.blocks();
+        let [ffn_dim, _] = self.extents_in("blocks.", "ffn.net.0.proj.weight", num_layers.min(MOST))?;
         let patch = frames * rows * columns;
         if patch == 0 || !patch_outputs.is_multiple_of(patch) {
             return Err(format!(
@@ -83,6 +123,7 @@ impl Shapes {
             ));
         }
         let added = self.0.get("blocks.0.attn2.add_k_proj.weight").and_then(|shape| shape.get(1).copied());
+        let any = |end: &str| self.0.keys().any(|name| name.starts_with("blocks.") && name.ends_with(end));
         Ok(WanTransformerConfig {
             patch_size: [frames, rows, columns],
             num_attention_heads: heads,
@@ -92,9 +133,9 @@ impl Shapes {
             text_dim,
             freq_dim,
             ffn_dim,
-            num_layers: self.count(|block| format!("blocks.{block}.ffn.net.2.weight")),
-            cross_attn_norm: self.has("blocks.0.norm2.weight"),
-            qk_norm: self.has("blocks.0.attn1.norm_q.weight").then(|| "rms_norm_across_heads".to_owned()),
+            num_layers,
+            cross_attn_norm: any(".norm2.weight") || any(".norm2.bias"),
+            qk_norm: any(".attn1.norm_q.weight").then(|| "rms_norm_across_heads".to_owned()),
             eps: 1e-6,
             image_dim: added,
             added_kv_proj_dim: added,
@@ -102,16 +143,41 @@ impl Shapes {
         })
     }
 
+    /// Whether every tensor is one that `needed` has, of its shape.
+    fn fit(&self, needed: &BTreeMap<String, Vec<usize>>) -> bool {
+        let known = |(name, shape): (&String, &Vec<usize>)| name == TIED || needed.get(name) == Some(shape);
+        !self.0.is_empty() && self.0.iter().all(known)
+    }
+
+    /// Whether they are those of the text encoder of `config`, some of which may be missing.
+    pub(crate) fn fit_text_encoder(&self, config: &BaseConfig) -> bool {
+        self.fit(&Probe::shapes(&Device::flex(), |weights| Umt5Encoder::new(weights, &config.text_encoder)))
+    }
+
+    /// Whether they are those of the denoiser of `config`, some of which may be missing.
+    pub(crate) fn fit_transformer(&self, config: &BaseConfig) -> bool {
+        self.fit(&Probe::shapes(&Device::flex(), |weights| WanTransformer::new(weights, &config.transformer)))
+    }
+
+    /// Whether they are those of the autoencoder of `config`, some of which may be missing.
+    pub(crate) fn fit_autoencoder(&self, config: &BaseConfig) -> bool {
+        self.fit(&Probe::shapes(&Device::flex(), |weights| WanVae::new(weights, &config.vae)))
+    }
+
     /// The text encoder's configuration.
     ///
     /// # Errors
     /// As [`Shapes::transformer`].
     pub fn text_encoder(&self) -> Result<Umt5Config, String> {
+        const BLOCK: &str = "encoder.block.";
         let first = "encoder.block.0.layer.0.SelfAttention";
+        let num_layers = self.count(BLOCK, &["layer."]);
+        let within =
+            |part: &str| -> Result<[usize; 2], String> { self.extents_in(BLOCK, part, num_layers.min(MOST)) };
         let [vocab_size, d_model] = self.extents("shared.weight")?;
-        let [inner, _] = self.extents(&format!("{first}.q.weight"))?;
-        let [buckets, num_heads] = self.extents(&format!("{first}.relative_attention_bias.weight"))?;
-        let [d_ff, _] = self.extents("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")?;
+        let [inner, _] = within("layer.0.SelfAttention.q.weight")?;
+        let [buckets, num_heads] = within("layer.0.SelfAttention.relative_attention_bias.weight")?;
+        let [d_ff, _] = within("layer.1.DenseReluDense.wi_0.weight")?;
         if num_heads == 0 || !inner.is_multiple_of(num_heads) {
             return Err(format!(
                 "tensor {first}.q.weight: {inner} outputs are not whole heads of {num_heads}"
@@ -122,7 +188,7 @@ impl Shapes {
             d_model,
             d_kv: inner / num_heads,
             d_ff,
-            num_layers: self.count(|block| format!("encoder.block.{block}.layer.1.layer_norm.weight")),
+            num_layers,
             num_heads,
             relative_attention_num_buckets: buckets,
             relative_attention_max_distance: 128,
@@ -151,22 +217,25 @@ impl Shapes {
             return Err("tensor encoder.conv_in.weight: has no channels".to_owned());
         }
         let (mut dim_mult, mut temperal_downsample) = (Vec::new(), Vec::new());
-        let (mut blocks, mut index) = (0, 0);
-        loop {
+        let mut blocks = 0;
+        let parts = ["norm", "conv", "resample.", "time_conv."];
+        for index in 0..self.count("encoder.down_blocks.", &parts).min(MOST) {
             let at = format!("encoder.down_blocks.{index}");
-            if self.has(&format!("{at}.conv2.weight")) {
-                let [channels, ..] = self.extents::<5>(&format!("{at}.conv2.weight"))?;
-                // The first block of a level says how wide it is.
-                if dim_mult.len() == temperal_downsample.len() {
-                    dim_mult.push(channels / base_dim);
-                }
-                blocks += 1;
-            } else if self.has(&format!("{at}.resample.1.weight")) {
-                temperal_downsample.push(self.has(&format!("{at}.time_conv.weight")));
-            } else {
-                break;
+            let has = |part: &str| {
+                self.has(&format!("{at}.{part}.weight")) || self.has(&format!("{at}.{part}.bias"))
+            };
+            if has("resample.1") || has("time_conv") {
+                temperal_downsample.push(has("time_conv"));
+                continue;
             }
-            index += 1;
+            // The first block of a level says how wide it is.
+            if dim_mult.len() == temperal_downsample.len() {
+                let sides = ["conv2.weight", "conv1.weight", "conv2.bias", "conv1.bias"];
+                let width = sides.iter().find_map(|side| self.0.get(&format!("{at}.{side}"))?.first());
+                let width = width.ok_or_else(|| format!("tensor {at}.conv2.weight is missing"))?;
+                dim_mult.push(width / base_dim);
+            }
+            blocks += 1;
         }
         let Some(&widest) = dim_mult.last().filter(|&&last| last > 0) else {
             return Err("tensor encoder.down_blocks.0.conv2.weight is missing".to_owned());
@@ -191,11 +260,7 @@ impl Shapes {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::tensor::Device;
-    use understudy_engine::weights::{Probe, Weights};
-    use understudy_models::umt5::Umt5Encoder;
-    use understudy_models::wan_transformer::WanTransformer;
-    use understudy_models::wan_vae::WanVae;
+    use understudy_engine::weights::Weights;
 
     use super::*;
 

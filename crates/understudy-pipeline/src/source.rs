@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::Value;
+use understudy_engine::error::WeightError;
+use understudy_engine::gguf::Vocabulary;
 use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::text;
 use understudy_engine::weights::WeightSource;
 
 use crate::base::{
@@ -15,7 +18,9 @@ use crate::base::{
 use crate::cost::Halved;
 use crate::error::{Error, Result};
 use crate::folder::Files;
+use crate::kinds::Kind;
 use crate::original;
+use crate::recognize::{Network, own_name};
 use crate::sampler::Sampler;
 use crate::scheduler::Scheduler;
 use crate::shapes::Shapes;
@@ -29,6 +34,7 @@ const CARRIED: &str = "spiece_model";
 pub(crate) const WHOLE: [&str; 3] = ["model.diffusion_model.", "text_encoders.umt5xxl.transformer.", "vae."];
 const WHOLE_TOKENIZERS: [&str; 2] = ["text_encoders.spiece_model", "text_encoders.umt5xxl.spiece_model"];
 const AGAIN: &str = "download the file again";
+const TEXT_TO_VIDEO: &str = "give a text-to-video denoiser: Wan 2.1 T2V 1.3B or 14B";
 
 /// A base's files, in any of the layouts they come in.
 #[derive(Clone, Debug)]
@@ -42,13 +48,14 @@ pub enum Source {
 /// One file a network, in any naming and precision that [`Checkpoint`] reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// The denoiser: safetensors (whole, or the index of shards) or GGUF.
+    /// The denoiser: safetensors (whole, or the index of shards), GGUF or PyTorch's.
     pub transformer: PathBuf,
     /// The text encoder.
     pub text_encoder: PathBuf,
     /// The autoencoder.
     pub vae: PathBuf,
-    /// `tokenizer.json` or `spiece.model`; if there is none, the text encoder's file carries it, as ComfyUI's do.
+    /// `tokenizer.json` or `spiece.model`; if there is none, the text encoder's file carries it, as ComfyUI's and
+    /// llama.cpp's do.
     pub tokenizer: Option<PathBuf>,
     /// A configuration of the denoiser as the original release has it, if there is one.
     pub config: Option<PathBuf>,
@@ -141,7 +148,7 @@ impl Source {
         let config = opened.config(parts)?;
         let checkpoints = [opened.text_encoder, opened.transformer, opened.vae];
         let weights = BaseWeights::of(&config, checkpoints, options, device)?;
-        Base::build(config, parts.tokenizer()?, weights, device)
+        Base::build(config, parts.tokenizer()?, weights, device).map_err(|error| parts.named(error))
     }
 }
 
@@ -179,7 +186,8 @@ impl Parts {
             transformer: open(&self.transformer, denoiser)?.renamed(original::denoiser)?,
             text_encoder: open(&self.text_encoder, text_encoder)?
                 .renamed(original::text_encoder)?
-                .without(&[CARRIED]),
+                .without(&[CARRIED])
+                .without(&original::TEXT_DECODER),
             vae: vae.renamed(|name| original::autoencoder(name, blocks))?,
         })
     }
@@ -193,10 +201,23 @@ impl Parts {
             source,
             advice: "give the text encoder's tokenizer.json or spiece.model",
         })?;
-        match bytes.first() {
-            Some(b'{') => Tokenizer::from_bytes(&bytes, &file),
+        match text::decoded(&bytes) {
+            Ok(text) if text.trim_start().starts_with('{') => Tokenizer::from_bytes(&bytes, &file),
             _ => Tokenizer::from_spiece(&bytes, &file),
         }
+    }
+
+    /// Whether the text encoder's file carries its tokenizer.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn carries_tokenizer(&self) -> Result<bool> {
+        let file = Checkpoint::open(&self.text_encoder, &Device::flex())?;
+        let vocabulary = file.metadata().contains_key("tokenizer.ggml.model");
+        let names = file.names();
+        let carried =
+            [CARRIED].into_iter().chain(WHOLE_TOKENIZERS).any(|own| names.iter().any(|name| name == own));
+        Ok(vocabulary || carried)
     }
 
     /// The tokenizer in the text encoder's file.
@@ -204,23 +225,59 @@ impl Parts {
         let file = self.text_encoder.display().to_string();
         let checkpoint = Checkpoint::open(&self.text_encoder, &Device::flex())?;
         let places = || [CARRIED].into_iter().chain(WHOLE_TOKENIZERS);
-        let stored = places().find_map(|name| checkpoint.stored(name).ok()).ok_or_else(|| Error::File {
-            file: file.clone(),
-            reason: "it carries no tokenizer".to_owned(),
-            advice: "give --tokenizer, the text encoder's tokenizer.json or spiece.model",
-        })?;
-        Tokenizer::from_spiece(&stored.bytes, &format!("{file}: {CARRIED}"))
+        if let Some(stored) = places().find_map(|name| checkpoint.stored(name).ok()) {
+            return Tokenizer::from_spiece(&stored.bytes, &format!("{file}: {CARRIED}"));
+        }
+        match Vocabulary::open(&self.text_encoder)? {
+            Some(vocabulary) => Tokenizer::from_vocabulary(vocabulary, &file),
+            None => Err(Error::File {
+                file,
+                reason: "it carries no tokenizer".to_owned(),
+                advice: "give --tokenizer, the text encoder's tokenizer.json or spiece.model",
+            }),
+        }
+    }
+
+    /// `error` with the tensors named as the files name them.
+    fn named(&self, error: Error) -> Error {
+        let Error::Weights(WeightError::Incomplete { source_name, missing, wrong, unused }) = error else {
+            return error;
+        };
+        let files = [
+            (Network::Denoiser, &self.transformer),
+            (Network::TextEncoder, &self.text_encoder),
+            (Network::Autoencoder, &self.vae),
+        ];
+        let [mut missing, mut unused] = [missing, unused];
+        // In a file of all networks which one it is does not show by its name, and its names are ComfyUI's.
+        let own = files.iter().filter(|(_, path)| path.display().to_string() == source_name);
+        if let [(network, path)] = own.collect::<Vec<_>>()[..]
+            && let Ok(checkpoint) = Checkpoint::open(path, &Device::flex())
+        {
+            let names = checkpoint.names();
+            // After the name may stand a shape.
+            let named = |entry: &mut String| {
+                let (name, rest) = entry.split_at(entry.find(' ').unwrap_or(entry.len()));
+                *entry = format!("{}{rest}", own_name(*network, name, &names));
+            };
+            missing.iter_mut().chain(&mut unused).for_each(named);
+        }
+        WeightError::Incomplete { source_name, missing, wrong, unused }.into()
     }
 
     /// The number of heads a configuration of the original release names.
     fn heads(&self) -> Result<Option<usize>> {
         let Some(path) = &self.config else { return Ok(None) };
         let fault = |reason: String| Error::File { file: path.display().to_string(), reason, advice: AGAIN };
-        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        let bytes = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+        let text = text::decoded(&bytes).map_err(fault)?;
         let config: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
         match config.get("model_type").and_then(Value::as_str) {
             None | Some("t2v") => {}
-            Some(other) => return Err(fault(format!("model_type {other:?} is not supported; only t2v is"))),
+            Some(other) => {
+                let reason = format!("model_type {other:?} is not supported; only t2v is");
+                return Err(Error::File { file: path.display().to_string(), reason, advice: TEXT_TO_VIDEO });
+            }
         }
         // The original release's field, and diffusers'.
         let heads =
@@ -239,6 +296,7 @@ impl Opened {
             let file = path.display().to_string();
             move |reason: String| Error::File { file, reason, advice: "give a file of Wan 2.1 text-to-video" }
         };
+        check_kind(&self.transformer)?;
         let published = match &parts.published {
             Some(folder) => Some((folder, BaseConfig::read(&Files::folder(folder))?)),
             None => None,
@@ -247,23 +305,28 @@ impl Opened {
         let known = |path: &Path| {
             published.as_ref().filter(|(folder, _)| path.starts_with(folder)).map(|(_, config)| config)
         };
-        let text_encoder = match known(&parts.text_encoder) {
-            Some(config) => config.text_encoder.clone(),
-            None => Shapes::of(&self.text_encoder).text_encoder().map_err(fault(&parts.text_encoder))?,
-        };
-        let transformer = match known(&parts.transformer) {
-            Some(config) => config.transformer.clone(),
-            None => {
-                let heads = match &published {
-                    Some((_, config)) => Some(config.transformer.num_attention_heads),
-                    None => parts.heads()?,
-                };
-                Shapes::of(&self.transformer).transformer(heads).map_err(fault(&parts.transformer))?
-            }
-        };
-        let vae = match known(&parts.vae) {
+        // It also holds for other files with the same tensors: not everything shows in shapes.
+        let like = published.as_ref().map(|(_, config)| config);
+        let shapes = [&self.text_encoder, &self.transformer, &self.vae].map(Shapes::of);
+        let text_encoder =
+            match known(&parts.text_encoder).or(like.filter(|own| shapes[0].fit_text_encoder(own))) {
+                Some(config) => config.text_encoder.clone(),
+                None => shapes[0].text_encoder().map_err(fault(&parts.text_encoder))?,
+            };
+        let transformer =
+            match known(&parts.transformer).or(like.filter(|own| shapes[1].fit_transformer(own))) {
+                Some(config) => config.transformer.clone(),
+                None => {
+                    let heads = match like {
+                        Some(config) => Some(config.transformer.num_attention_heads),
+                        None => parts.heads()?,
+                    };
+                    shapes[1].transformer(heads).map_err(fault(&parts.transformer))?
+                }
+            };
+        let vae = match known(&parts.vae).or(like.filter(|own| shapes[2].fit_autoencoder(own))) {
             Some(config) => config.vae.clone(),
-            None => Shapes::of(&self.vae).autoencoder().map_err(fault(&parts.vae))?,
+            None => shapes[2].autoencoder().map_err(fault(&parts.vae))?,
         };
         let config = BaseConfig {
             text_encoder,
@@ -284,9 +347,23 @@ impl Opened {
     }
 }
 
+/// That the denoiser in `checkpoint`, whose tensors have diffusers' names, is one that takes a text and nothing else.
+///
+/// # Errors
+/// Says what it is otherwise.
+pub(crate) fn check_kind(checkpoint: &Checkpoint) -> Result<()> {
+    match Kind::of(&Shapes::of(checkpoint)).refusal() {
+        None => Ok(()),
+        Some(reason) => Err(Error::File { file: checkpoint.describe(), reason, advice: TEXT_TO_VIDEO }),
+    }
+}
+
 /// Residual blocks of a level of the encoder, which the original's decoder has one more of: those before the first
 /// change of size.
 pub(crate) fn decoder_blocks(names: &[String]) -> usize {
-    let has = |name: String| names.contains(&name);
-    (0..).take_while(|block| has(format!("encoder.downsamples.{block}.residual.2.weight"))).count()
+    let has = |block: &usize| {
+        let prefix = format!("encoder.downsamples.{block}.residual.");
+        names.iter().any(|name| name.starts_with(&prefix))
+    };
+    (0..).take_while(has).count()
 }

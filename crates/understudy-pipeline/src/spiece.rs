@@ -5,10 +5,13 @@ use tokenizers::normalizers::{Precompiled, Replace, Sequence};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
+use understudy_engine::gguf::Vocabulary;
 
 /// Kinds of pieces, as the format numbers them.
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
+const UNUSED: u64 = 5;
+const BYTE: u64 = 6;
 /// The only kind of model there is here.
 const UNIGRAM: u64 = 1;
 const END: &str = "</s>";
@@ -26,7 +29,32 @@ struct Model {
 /// # Errors
 /// Says what is wrong with the model.
 pub(crate) fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, String> {
-    let Model { pieces, unknown, byte_fallback, characters } = read(bytes)?;
+    built(read(bytes)?)
+}
+
+/// The same of the vocabulary in a GGUF file, which is a model's in other words.
+///
+/// # Errors
+/// As [`tokenizer`].
+pub(crate) fn of_vocabulary(vocabulary: Vocabulary) -> Result<Tokenizer, String> {
+    let Vocabulary { kind, mut pieces, characters, unknown } = vocabulary;
+    if kind != "t5" {
+        return Err(format!("tokenizer.ggml.model is {kind:?} and must be \"t5\""));
+    }
+    // Converters fill the vocabulary up to the rows of the embedding.
+    while pieces.last().is_some_and(|(piece, _, kind)| *kind == UNUSED && piece.starts_with("[PAD")) {
+        pieces.pop();
+    }
+    if unknown >= pieces.len() {
+        return Err(format!("unknown_token_id {unknown} is not among its {} pieces", pieces.len()));
+    }
+    let byte_fallback = pieces.iter().any(|(.., kind)| *kind == BYTE);
+    let scored = |(piece, score, kind): (String, f32, u64)| (piece, f64::from(score), kind);
+    built(Model { pieces: pieces.into_iter().map(scored).collect(), unknown, byte_fallback, characters })
+}
+
+fn built(model: Model) -> Result<Tokenizer, String> {
+    let Model { pieces, unknown, byte_fallback, characters } = model;
     let end = pieces.iter().position(|(piece, ..)| piece == END);
     let end = end.ok_or_else(|| format!("it has no piece {END}"))?;
     let vocabulary = pieces.iter().map(|(piece, score, _)| (piece.clone(), *score)).collect();

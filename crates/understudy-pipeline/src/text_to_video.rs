@@ -218,13 +218,14 @@ pub struct Output {
 /// `on_event` hears of every phase and step; once it answers [`ControlFlow::Break`], the run ends.
 ///
 /// # Errors
-/// When the request does not fit the base (before anything is computed), or the run was stopped.
+/// When the request does not fit the base (before anything is computed), the base cannot be read any more, or the run was
+/// stopped.
 pub fn generate(
     base: &Base,
     request: &Request,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Output> {
-    Ok(decode(&base.vae, request, denoise(base, request, on_event)?, on_event))
+    decode(&base.vae, request, denoise(base, request, on_event)?, on_event)
 }
 
 /// The first part of [`generate`]: normalized latents `(prompts, channels, frames, height, width)`. What follows needs the
@@ -260,6 +261,7 @@ pub fn denoise(
         let velocity = denoiser.velocity(latents, timestep, progress);
         let skipped = denoiser.skipped();
         let elapsed = since(start, &base.device);
+        base.check_read()?;
         report(Event::Step { index, total, sigma, skipped, elapsed }, index + 1)?;
         Ok::<_, Error>(velocity)
     })
@@ -273,16 +275,22 @@ fn since(start: Instant, device: &Device) -> Duration {
 }
 
 /// The second part of [`generate`].
+///
+/// # Errors
+/// When the decoder cannot be read any more.
 pub fn decode(
     vae: &WanVae,
     request: &Request,
     latents: Tensor<5>,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-) -> Output {
+) -> Result<Output> {
     let start = Instant::now();
     memory::release();
     let frames = decode_video(vae, latents.clone(), request.vae_tile.map(Tiles::square));
+    if let Some(reason) = vae.lost() {
+        return Err(Error::Lost(reason.to_owned()));
+    }
     // All is done: an answer to stop comes too late to lose it.
     let _ = on_event(Event::Decoded { elapsed: since(start, &frames.device()) });
-    Output { latents, frames }
+    Ok(Output { latents, frames })
 }

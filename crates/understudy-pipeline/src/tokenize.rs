@@ -1,9 +1,12 @@
 //! Prompts to token ids, by the published `tokenizer.json`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tokenizers::{AddedToken, Encoding};
+use understudy_engine::gguf::Vocabulary;
+use understudy_engine::{foreign, text};
 
 use crate::clip_vocabulary;
 use crate::emphasis;
@@ -15,6 +18,11 @@ use crate::spiece;
 pub(crate) const TOKENIZER: &str = "tokenizer/tokenizer.json";
 /// The same as SentencePiece writes it.
 const SPIECE: &str = "tokenizer/spiece.model";
+
+/// What SentencePiece writes for the space before a word.
+const SPACE: char = '\u{2581}';
+/// What stands for anything that no piece does.
+const UNKNOWN: &str = "<unk>";
 
 /// A tokenizer that never truncates. The end-of-text token is added as `tokenizer.json` says.
 #[derive(Clone, Debug)]
@@ -41,6 +49,11 @@ pub fn clean(prompt: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// `prompt` without the weights of its words, as [`Tokenizer::encode_weighted`] reads it.
+pub fn without_weights(prompt: &str) -> String {
+    emphasis::joined(emphasis::parse(&clean(prompt))).0
+}
+
 /// The library panics on some files nobody publishes; that is an error like another.
 fn caught<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -49,9 +62,18 @@ fn caught<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> 
     }
 }
 
+/// That `bytes` of `file` are no pointer or page in place of a tokenizer.
+fn check(bytes: &[u8], file: &str) -> Result<()> {
+    match foreign::not_configuration(Path::new(file), bytes) {
+        None => Ok(()),
+        Some(error) => Err(error.into()),
+    }
+}
+
 /// Reads a `tokenizer.json`, but for what it says of decoding.
 fn read(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    let mut parts: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let text = text::decoded(bytes)?;
+    let mut parts: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     if let Some(decoder) = parts.get_mut("decoder") {
         *decoder = serde_json::Value::Null;
     }
@@ -81,7 +103,16 @@ impl Tokenizer {
     /// # Errors
     /// When it is malformed, of another kind than T5's, or has no `<pad>`.
     pub fn from_spiece(bytes: &[u8], file: &str) -> Result<Self> {
+        check(bytes, file)?;
         Self::of(spiece::tokenizer(bytes), file)
+    }
+
+    /// Reads the vocabulary that llama.cpp's converter writes into a file; `file` names it in errors.
+    ///
+    /// # Errors
+    /// When it is of another kind than T5's, or has no `<pad>`.
+    pub fn from_vocabulary(vocabulary: Vocabulary, file: &str) -> Result<Self> {
+        Self::of(spiece::of_vocabulary(vocabulary), file)
     }
 
     /// Reads the text of a `tokenizer.json`; `file` names it in errors.
@@ -89,6 +120,7 @@ impl Tokenizer {
     /// # Errors
     /// When it is malformed or has no `<pad>`.
     pub fn from_bytes(bytes: &[u8], file: &str) -> Result<Self> {
+        check(bytes, file)?;
         Self::of(read(bytes), file)
     }
 
@@ -150,6 +182,38 @@ impl Tokenizer {
     /// How many ids there are, added tokens included.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Whether the text encoder can have been taught `word`. A vocabulary of few pieces holds whole words, and spells what it
+    /// does not know; one of many is made to write anything, and fails at what it has no letters for.
+    pub fn knows(&self, word: &str) -> bool {
+        const FEW: usize = 4096;
+        let Ok(encoding) = self.raw(&clean(word)) else { return false };
+        let added = self.inner.get_added_vocabulary().get_vocab();
+        let pieces = encoding.get_tokens().iter().zip(encoding.get_special_tokens_mask());
+        let pieces: Vec<&String> = pieces.filter(|(_, mask)| **mask == 0).map(|(piece, _)| piece).collect();
+        let is_word = |piece: &str| {
+            let begins = piece.strip_prefix(SPACE).is_some_and(|rest| !rest.is_empty());
+            begins || added.contains_key(piece)
+        };
+        let missing = self.inner.token_to_id(UNKNOWN).is_some_and(|id| encoding.get_ids().contains(&id));
+        let spelled = self.vocabulary() < FEW && !pieces.iter().all(|piece| is_word(piece));
+        !pieces.is_empty() && !missing && !spelled
+    }
+
+    /// The words of `texts` that it does not [know](Self::knows), each once; words like `<s>`, which stand for a subject, are
+    /// none.
+    pub fn unknown_words(&self, texts: &[&str]) -> Vec<String> {
+        let mut unknown: Vec<String> = Vec::new();
+        for word in texts.iter().flat_map(|text| text.split_whitespace()) {
+            let bare = word.trim_matches(|letter: char| !letter.is_alphanumeric());
+            let seen = bare.is_empty() || unknown.iter().any(|own| own == bare);
+            let token = word.contains('<') && word.contains('>');
+            if !(seen || token || self.knows(bare)) {
+                unknown.push(bare.to_owned());
+            }
+        }
+        unknown
     }
 
     /// The ids of `prompts`, each cleaned with [`clean`] and padded to `limit`.
@@ -229,6 +293,19 @@ impl Tokenizer {
     }
 }
 
+/// `words` in quotes, ten at most, for a message; nothing where there is none.
+pub fn listed(words: &[String]) -> Option<String> {
+    const SHOWN: usize = 10;
+    let quoted: Vec<String> = words.iter().take(SHOWN).map(|word| format!("{word:?}")).collect();
+    let more = words.len().saturating_sub(SHOWN);
+    match quoted.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        [first @ .., last] if more == 0 => Some(format!("{} and {last}", first.join(", "))),
+        all => Some(format!("{} and {more} more", all.join(", "))),
+    }
+}
+
 /// What errors show of a text.
 fn start_of(text: &str) -> String {
     text.chars().take(40).collect()
@@ -251,8 +328,44 @@ impl Tokens {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// A tokenizer of whole words and letters, and of so many pieces nobody writes.
+    fn tokenizer(more: usize) -> Tokenizer {
+        let known = ["<pad>", "</s>", "<unk>", "\u{2581}", "\u{2581}a", "\u{2581}cat", "\u{2581}on"];
+        let letters = ('a'..='z').map(String::from);
+        let more = (0..more).map(|at| format!("\u{2581}{at}"));
+        let pieces = known.map(str::to_owned).into_iter().chain(letters).chain(more);
+        let vocab: Vec<serde_json::Value> = pieces.map(|piece| serde_json::json!([piece, -1.0])).collect();
+        let space = serde_json::json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": space, "post_processor": null, "decoder": space,
+            "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab, "byte_fallback": false},
+        });
+        Tokenizer::from_bytes(json.to_string().as_bytes(), "tokenizer.json").unwrap()
+    }
+
+    #[test]
+    fn words_are_unknown_to_those_who_learned_few() {
+        let text = ["a cat, on <s> platypus", "the (platypus) ohwx cat"];
+        let few = tokenizer(0).with_added(&["ohwx".to_owned()]).unwrap();
+        assert_eq!(few.unknown_words(&text), ["platypus", "the"]);
+        // Who can write anything knows what it can write.
+        let many = tokenizer(5000);
+        assert!(many.unknown_words(&text).is_empty());
+        assert_eq!(many.unknown_words(&["a \u{732b}, cat"]), ["\u{732b}"]);
+    }
+
+    #[test]
+    fn words_are_listed() {
+        let words = |count: usize| listed(&(0..count).map(|at| at.to_string()).collect::<Vec<_>>());
+        assert_eq!([words(0), words(1)], [None, Some("\"0\"".to_owned())]);
+        assert_eq!(words(3).as_deref(), Some("\"0\", \"1\" and \"2\""));
+        assert!(words(12).is_some_and(|list| list.ends_with("\"9\" and 2 more")));
+    }
 
     #[test]
     fn prompts_are_cleaned_as_wan_does() {

@@ -16,62 +16,72 @@ pub fn latent_shape(config: &BaseConfig, [frames, height, width]: [usize; 3]) ->
     let (vae, transformer) = (&config.vae, &config.transformer);
     let [patch_frames, patch_height, patch_width] = transformer.patch_size;
     let spatial = vae.spatial_factor();
-    let latent = [
-        latent_frames(frames, vae.temporal_factor(), patch_frames)?,
-        latent_side("height", height, spatial, patch_height)?,
-        latent_side("width", width, spatial, patch_width)?,
-    ];
-    let longest = transformer.rope_max_seq_len;
-    for (what, value, patch) in [
-        ("frames", latent[0], patch_frames),
-        ("height", latent[1], patch_height),
-        ("width", latent[2], patch_width),
-    ] {
-        if value / patch > longest {
-            let reason =
-                format!("makes {} tokens and this base has positions for {longest}; lower it", value / patch);
-            return Err(Error::Request { field: what, reason });
-        }
-    }
-    Ok([vae.z_dim, latent[0], latent[1], latent[2]])
+    let positions = transformer.rope_max_seq_len;
+    Ok([
+        vae.z_dim,
+        latent_frames(frames, vae.temporal_factor(), patch_frames, positions)?,
+        latent_side("height", height, spatial, patch_height, positions)?,
+        latent_side("width", width, spatial, patch_width, positions)?,
+    ])
 }
 
 /// The first frame stands alone, and every latent frame after it holds `factor`.
-fn latent_frames(frames: usize, factor: usize, patch: usize) -> Result<usize> {
-    let video = |latent: usize| (latent - 1) * factor + 1;
-    // The most latents that whole patches allow below `frames`.
-    let fitting = match frames {
-        0 => 0,
-        _ => ((frames - 1) / factor + 1) / patch * patch,
-    };
-    if fitting > 0 && video(fitting) == frames {
-        return Ok(fitting);
+fn latent_frames(frames: usize, factor: usize, patch: usize, positions: usize) -> Result<usize> {
+    let video = |patches: usize| (patches * patch - 1) * factor + 1;
+    // The most patches there can be in `frames`.
+    let fitting = frames.checked_sub(1).map_or(0, |rest| (rest / factor + 1) / patch);
+    if (1..=positions).contains(&fitting) && video(fitting) == frames {
+        return Ok(fitting * patch);
     }
-    Err(Error::Size {
-        what: "frames",
-        value: frames,
-        rule: match patch {
-            1 => format!("1 more than a multiple of {factor}"),
-            _ => format!("1 more than a multiple of {factor}, in whole patches of {patch} latent frames"),
-        },
-        below: (fitting > 0).then(|| video(fitting)),
-        above: Some(video(fitting + patch)),
-    })
+    let whole = match patch {
+        1 => String::new(),
+        _ => format!(", in whole patches of {patch} latent frames"),
+    };
+    let rule = format!("1 more than a multiple of {factor}{whole}");
+    Err(unfit("frames", frames, rule, (fitting, positions), video))
 }
 
-fn latent_side(what: &'static str, pixels: usize, factor: usize, patch: usize) -> Result<usize> {
+fn latent_side(
+    what: &'static str,
+    pixels: usize,
+    factor: usize,
+    patch: usize,
+    positions: usize,
+) -> Result<usize> {
     let multiple = factor * patch;
-    if pixels > 0 && pixels.is_multiple_of(multiple) {
+    let fitting = pixels / multiple;
+    if (1..=positions).contains(&fitting) && pixels.is_multiple_of(multiple) {
         return Ok(pixels / factor);
     }
-    let below = pixels / multiple * multiple;
-    Err(Error::Size {
+    let side = |patches: usize| patches * multiple;
+    Err(unfit(what, pixels, format!("a multiple of {multiple}"), (fitting, positions), side))
+}
+
+/// The error of a length that holds `fitting` patches and something, where a base has so many positions; `length` is what so
+/// many patches make.
+fn unfit(
+    what: &'static str,
+    value: usize,
+    rule: String,
+    (fitting, positions): (usize, usize),
+    length: impl Fn(usize) -> usize,
+) -> Error {
+    let rule = match fitting < positions {
+        true => rule,
+        false => {
+            let most = length(positions);
+            format!("{rule}, and at most {most}, as this base has positions for {positions}")
+        }
+    };
+    let below = fitting.min(positions);
+    let above = fitting.saturating_add(1);
+    Error::Size {
         what,
-        value: pixels,
-        rule: format!("a multiple of {multiple}"),
-        below: (below > 0).then_some(below),
-        above: Some(below + multiple),
-    })
+        value,
+        rule,
+        below: (below > 0).then(|| length(below)),
+        above: (above <= positions).then(|| length(above)),
+    }
 }
 
 /// The normalized latents `(batch, channels, frames, height, width)` a denoiser is trained on, of
@@ -79,11 +89,13 @@ fn latent_side(what: &'static str, pixels: usize, factor: usize, patch: usize) -
 /// at a time.
 ///
 /// # Errors
-/// When the video's size does not fit the base; see [`latent_shape`].
+/// When the video's size does not fit the base (see [`latent_shape`]), or its encoder cannot be read any more.
 pub fn encode_video(base: &Base, video: Tensor<5>) -> Result<Tensor<5>> {
     let [_, _, frames, height, width] = video.dims();
     latent_shape(&base.config, [frames, height, width])?;
-    Ok(base.vae.normalize(base.vae.encode_streamed(video).mean))
+    let latents = base.vae.normalize(base.vae.encode_streamed(video).mean);
+    base.check_read()?;
+    Ok(latents)
 }
 
 /// The video `(batch, 3, frames, height, width)` in [0, 1] of normalized latents

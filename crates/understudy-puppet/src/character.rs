@@ -28,6 +28,28 @@ pub enum Part {
     Head = 4,
 }
 
+/// What a part is at a pixel, where it is not simply itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Feature {
+    /// An eye.
+    Eye = 1,
+    /// Something worn: the accessory.
+    Worn = 2,
+    /// An object that is held, or carried on the back.
+    Held = 3,
+}
+
+impl Part {
+    /// All parts, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Legs, Self::Torso, Self::Arms, Self::Head];
+}
+
+impl Feature {
+    /// All features, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Eye, Self::Worn, Self::Held];
+}
+
 /// Width of outlines.
 const INK: f32 = 2.0;
 
@@ -110,60 +132,68 @@ impl Puppet {
     }
 
     fn front(&self, canvas: &mut Canvas, pose: &Pose, joints: &Joints) {
-        canvas.name(Part::Torso as u8);
+        canvas.name(Part::Torso);
         self.behind(canvas, joints);
         self.tail(canvas, joints, pose);
-        canvas.name(Part::Legs as u8);
+        canvas.name(Part::Legs);
         self.legs(canvas, pose, joints);
-        canvas.name(Part::Torso as u8);
+        canvas.name(Part::Torso);
         self.chest(canvas, joints);
         if let Some(emblem) = self.identity.emblem {
             // A tie leaves it room below.
             let tied = self.identity.accessory.is_some_and(|it| it.kind == AccessoryKind::Tie);
             draw_emblem(canvas, emblem, joints.chest + if tied { 5.0 } else { 0.0 });
         }
-        canvas.name(Part::Arms as u8);
+        canvas.name(Part::Arms);
         self.arms(canvas, joints, Arm::Lowered);
-        canvas.name(Part::Torso as u8);
-        wear::draw_under(canvas, self, joints);
-        canvas.name(Part::Head as u8);
+        canvas.name(Part::Torso);
+        canvas.as_feature(Feature::Worn, |canvas| wear::draw_under(canvas, self, joints));
+        canvas.name(Part::Head);
         head::draw_front(canvas, self, joints, pose);
-        wear::draw_front(canvas, self, joints, pose);
-        canvas.name(Part::Arms as u8);
+        canvas.as_feature(Feature::Worn, |canvas| wear::draw_front(canvas, self, joints, pose));
+        canvas.name(Part::Arms);
         self.arms(canvas, joints, Arm::Raised);
         if let Some(object) = self.object {
-            prop::draw_held(canvas, object, joints);
+            canvas.as_feature(Feature::Held, |canvas| prop::draw_held(canvas, object, joints));
         }
     }
 
     fn back(&self, canvas: &mut Canvas, pose: &Pose, joints: &Joints) {
+        canvas.name(Part::Arms);
         if let Some(object) = self.object.filter(|object| object.kind != ObjectKind::Backpack) {
-            prop::draw_held(canvas, object, joints);
+            canvas.as_feature(Feature::Held, |canvas| prop::draw_held(canvas, object, joints));
         }
-        canvas.name(Part::Arms as u8);
         self.arms(canvas, joints, Arm::Lowered);
         self.arms(canvas, joints, Arm::Raised);
-        canvas.name(Part::Legs as u8);
+        canvas.name(Part::Legs);
         self.legs(canvas, pose, joints);
-        canvas.name(Part::Torso as u8);
+        canvas.name(Part::Torso);
         self.chest(canvas, joints);
         self.tail(canvas, joints, pose);
-        canvas.name(Part::Head as u8);
+        canvas.name(Part::Head);
         head::draw_back(canvas, self, joints);
-        wear::draw_under(canvas, self, joints);
-        wear::draw_back(canvas, self, joints);
+        canvas.as_feature(Feature::Worn, |canvas| {
+            wear::draw_under(canvas, self, joints);
+            wear::draw_back(canvas, self, joints);
+        });
         if let Some(object) = self.object.filter(|object| object.kind == ObjectKind::Backpack) {
-            prop::draw_backpack(canvas, object, &self.frame, joints);
+            canvas.as_feature(Feature::Held, |canvas| {
+                prop::draw_backpack(canvas, object, &self.frame, joints);
+            });
         }
     }
 
     /// What is worn on the back, seen from the front.
     fn behind(&self, canvas: &mut Canvas, joints: &Joints) {
         if let Some(object) = self.object.filter(|object| object.kind == ObjectKind::Backpack) {
-            prop::draw_backpack(canvas, object, &self.frame, joints);
+            canvas.as_feature(Feature::Held, |canvas| {
+                prop::draw_backpack(canvas, object, &self.frame, joints);
+            });
         }
         if let Some(cape) = self.identity.accessory.filter(|it| it.kind == AccessoryKind::Cape) {
-            wear::draw_cape(canvas, cape.color.rgb(), &self.frame, joints);
+            canvas.as_feature(Feature::Worn, |canvas| {
+                wear::draw_cape(canvas, cape.color.rgb(), &self.frame, joints);
+            });
         }
     }
 

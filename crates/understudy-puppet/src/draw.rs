@@ -5,6 +5,7 @@ use tiny_skia::{
     Pattern, PixmapMut, PixmapRef, Point, Rect, SpreadMode, Transform,
 };
 
+use crate::character::{Feature, Part};
 use crate::color::{Rgb, blend};
 use crate::pose::{cosine, sine};
 use crate::scene::Grade;
@@ -109,7 +110,26 @@ pub(crate) struct Canvas {
     /// Width of outlines in the current coordinates; 0 for none.
     ink_width: f32,
     /// What everything is painted with in place of its colour, for maps of parts.
-    label: Option<u8>,
+    label: Option<Label>,
+}
+
+/// What is being painted, for maps of parts.
+#[derive(Clone, Copy)]
+struct Label {
+    part: u8,
+    feature: u8,
+}
+
+impl Label {
+    /// Both in one byte: the part below, the feature above.
+    fn byte(self) -> u8 {
+        self.part | self.feature << 4
+    }
+}
+
+/// The part and the feature, by their numbers, of a pixel of a map of parts.
+pub(crate) fn labels(pixel: u8) -> [u8; 2] {
+    [pixel & 15, pixel >> 4]
 }
 
 impl Canvas {
@@ -126,16 +146,28 @@ impl Canvas {
         }
     }
 
-    /// From now on paints in `label`, opaque and without smooth edges, where it is a map of parts; otherwise does nothing.
-    pub(crate) fn name(&mut self, label: u8) {
-        if self.label.is_some() {
-            self.label = Some(label);
+    /// From now on paints the label of `part`, opaque and without smooth edges, where it is a map of parts; otherwise does
+    /// nothing.
+    pub(crate) fn name(&mut self, part: Part) {
+        if let Some(label) = &mut self.label {
+            label.part = part as u8;
+        }
+    }
+
+    /// What `paint` paints is `feature` of its part, where this is a map of parts.
+    pub(crate) fn as_feature(&mut self, feature: Feature, paint: impl FnOnce(&mut Self)) {
+        if let Some(label) = &mut self.label {
+            label.feature = feature as u8;
+        }
+        paint(self);
+        if let Some(label) = &mut self.label {
+            label.feature = 0;
         }
     }
 
     /// A transparent canvas that is painted with labels in place of colours.
     pub(crate) fn of_labels(width: usize, height: usize, grade: Grade) -> Self {
-        Self { label: Some(0), ..Self::new(width, height, grade) }
+        Self { label: Some(Label { part: 0, feature: 0 }), ..Self::new(width, height, grade) }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -237,7 +269,7 @@ impl Canvas {
         let Some(mut pixmap) = PixmapMut::from_bytes(&mut self.data, self.width, self.height) else {
             return;
         };
-        let label = self.label.map(|label| Paint { anti_alias: false, ..solid([label; 3], 255) });
+        let label = self.label.map(|label| Paint { anti_alias: false, ..solid([label.byte(); 3], 255) });
         let paint = label.as_ref().unwrap_or(paint);
         pixmap.fill_path(&path, paint, FillRule::Winding, self.transform, None);
     }

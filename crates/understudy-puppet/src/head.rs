@@ -1,6 +1,6 @@
 //! The head of a puppet: outline, ears or hair, markings, face.
 
-use crate::character::{Joints, Puppet};
+use crate::character::{Feature, Joints, Puppet};
 use crate::color::{Color, Rgb, luma, shade};
 use crate::draw::{Canvas, Shape, placed, tint};
 use crate::identity::{AccessoryKind, Class, Crest, Eyes, Face, HeadShape};
@@ -178,7 +178,12 @@ fn face(canvas: &mut Canvas, puppet: &Puppet) {
         canvas.part(Shape::Box(0.0, 0.0, 0.72 * rx, 11.5, 4.0), screen);
     }
     marking(canvas, puppet);
-    eyes(canvas, puppet);
+    if let Some(glasses) = identity.accessory.filter(|it| it.kind == AccessoryKind::Glasses) {
+        canvas.as_feature(Feature::Worn, |canvas| {
+            wear::draw_glasses(canvas, glasses.color.rgb(), eye(puppet));
+        });
+    }
+    canvas.as_feature(Feature::Eye, |canvas| eyes(canvas, puppet));
     match identity.class {
         Class::Person => canvas.detail(Shape::Ellipse(0.0, 11.0, 5.0, 1.9), [170, 40, 50]),
         Class::Cat => {
@@ -248,9 +253,6 @@ fn eyes(canvas: &mut Canvas, puppet: &Puppet) {
     let identity = &puppet.identity;
     let (x, y) = eye(puppet);
     let glasses = identity.accessory.filter(|it| it.kind == AccessoryKind::Glasses);
-    if let Some(glasses) = glasses {
-        wear::draw_glasses(canvas, glasses.color.rgb(), (x, y));
-    }
     // On a robot's screen and on dark fur, dots are bright, unless there are lenses below.
     let dot = match identity.class {
         _ if glasses.is_some() => BLACK,

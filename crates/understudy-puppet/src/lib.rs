@@ -37,7 +37,7 @@ mod wear;
 mod world;
 
 pub use caption::{Detail, MAX_WORDS, vocabulary};
-pub use character::Part;
+pub use character::{Feature, Part};
 pub use color::Color;
 pub use error::Error;
 pub use identity::{
@@ -49,4 +49,4 @@ pub use motion::{Action, Motion, Quirk};
 pub use pose::{POSTURE, Posture};
 pub use scenario::{Actor, Scenario};
 pub use scene::{Camera, Light, Object, ObjectKind, Scene, Style};
-pub use world::{Clip, PixelBox, Size, World};
+pub use world::{Clip, PixelBox, Shown, Size, World};

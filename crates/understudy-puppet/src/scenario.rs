@@ -45,9 +45,19 @@ impl Scenario {
     /// The `index`-th scenario of a split: identities and motion programs are of that split; places, lights, cameras,
     /// styles and objects are shared by both.
     pub fn from_index(split: Split, index: u64) -> Self {
+        Self::drawn(split, index, None)
+    }
+
+    /// A scenario drawn like [`Scenario::from_index`], but with two characters.
+    pub fn duo(split: Split, index: u64) -> Self {
+        Self::drawn(split, index, Some(2))
+    }
+
+    fn drawn(split: Split, index: u64, count: Option<usize>) -> Self {
         let mut rng = Rng::new(Stream::Scenario, split.index() as u64, index);
         let seed = rng.word();
-        let count = if rng.chance(85) { 1 } else { 2 };
+        let usual = if rng.chance(85) { 1 } else { 2 };
+        let count = count.unwrap_or(usual);
         let actors: Vec<_> = (0..count)
             .map(|place| {
                 let identity = Identity::from_index(split, rng.word());

@@ -3,8 +3,8 @@
 use tiny_skia::Transform;
 
 use crate::backdrop::Backdrop;
-use crate::character::Puppet;
-use crate::draw::{Canvas, placed};
+use crate::character::{Feature, Part, Puppet};
+use crate::draw::{Canvas, labels, placed};
 use crate::error::Error;
 use crate::identity::Split;
 use crate::pose::Pose;
@@ -60,6 +60,25 @@ pub struct PixelBox {
     pub right: usize,
     /// Row after the last.
     pub bottom: usize,
+}
+
+/// What a pixel shows of a character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Which of the scenario's actors it is.
+    pub actor: u8,
+    /// The part.
+    pub part: Part,
+    /// What it is of the part, where it is not simply the part itself.
+    pub feature: Option<Feature>,
+}
+
+impl Shown {
+    fn of_label(actor: usize, label: u8) -> Option<Self> {
+        let [part, feature] = labels(label).map(|number| usize::from(number).checked_sub(1));
+        let part = *Part::ALL.get(part?)?;
+        Some(Self { actor: actor as u8, part, feature: feature.and_then(|at| Feature::ALL.get(at).copied()) })
+    }
 }
 
 /// A rendered clip with its annotations.
@@ -124,21 +143,27 @@ impl World {
 
     /// Which [`Part`](crate::Part) of the characters each pixel of one frame shows, shape (height, width); 0 where none.
     pub fn parts(&self, scenario: &Scenario, index: usize) -> Vec<u8> {
+        let part = |shown: Option<Shown>| shown.map_or(0, |shown| shown.part as u8);
+        self.shown(scenario, index).into_iter().map(part).collect()
+    }
+
+    /// What of which character each pixel of one frame shows, shape (height, width).
+    pub fn shown(&self, scenario: &Scenario, index: usize) -> Vec<Option<Shown>> {
         let Size { height, width, .. } = self.size;
-        let mut parts = vec![0; height * width];
+        let mut all = vec![None; height * width];
         let view = View::at(scenario.camera, index, self.size);
-        for actor in &scenario.actors {
+        for (place, actor) in scenario.actors.iter().enumerate() {
             let mut player = Player::new(actor, scenario, self.size);
             let grade = Grade::character(scenario.light, scenario.style);
             player.layer = Canvas::of_labels(width, height, grade);
             player.paint(&view, index, self.size);
-            for (part, pixel) in parts.iter_mut().zip(player.layer.pixels().chunks_exact(4)) {
+            for (shown, pixel) in all.iter_mut().zip(player.layer.pixels().chunks_exact(4)) {
                 if pixel[3] == 255 {
-                    *part = pixel[0];
+                    *shown = Shown::of_label(place, pixel[0]);
                 }
             }
         }
-        parts
+        all
     }
 
     /// Draws one frame of a scenario: RGB bytes of shape (height, width, 3).

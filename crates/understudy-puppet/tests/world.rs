@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use understudy_puppet::{
-    Action, Class, Detail, Error, Identity, Light, MAX_WORDS, Motion, Part, Quirk, Scenario, Scene, Size,
-    Split, World, vocabulary,
+    Action, Class, Detail, Error, Feature, Identity, Light, MAX_WORDS, Motion, Part, Quirk, Scenario, Scene,
+    Size, Split, World, vocabulary,
 };
 
 fn fnv(text: &str) -> u64 {
@@ -281,5 +281,37 @@ fn parts_cover_what_masks_do_and_one_frame_is_that_of_the_clip() {
             rows.iter().sum::<usize>() / rows.len()
         };
         assert!(rows(Part::Head) < rows(Part::Legs), "{index}");
+    }
+}
+
+#[test]
+fn what_is_shown_refines_parts() {
+    let world = World::new(Size::new(3, 64, 64)).unwrap();
+    let mut features = HashSet::new();
+    for index in 0..24 {
+        let scenario = Scenario::from_index(Split::Train, index);
+        let shown = world.shown(&scenario, 1);
+        let parts = world.parts(&scenario, 1);
+        assert!(shown.iter().zip(&parts).all(|(shown, part)| shown.map_or(0, |own| own.part as u8) == *part));
+        for own in shown.into_iter().flatten() {
+            assert!(usize::from(own.actor) < scenario.actors.len());
+            assert!(own.feature != Some(Feature::Eye) || own.part == Part::Head, "{index}");
+            features.insert(own.feature.map(|feature| feature as u8));
+        }
+    }
+    assert_eq!(features.len(), 4, "eyes, what is worn, what is held, and the parts themselves");
+}
+
+#[test]
+fn two_characters_can_be_asked_for() {
+    let world = World::new(Size::new(1, 64, 64)).unwrap();
+    for index in 0..20 {
+        let duo = Scenario::duo(Split::Train, index);
+        assert_eq!(duo.actors.len(), 2);
+        let usual = Scenario::from_index(Split::Train, index);
+        assert_eq!(duo.actors[0].identity, usual.actors[0].identity);
+        assert!(usual.actors.len() < 2 || usual == duo);
+        let shown = world.shown(&duo, 0);
+        assert!((0..2).all(|actor| shown.iter().flatten().any(|own| own.actor == actor)), "{index}");
     }
 }

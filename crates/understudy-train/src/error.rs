@@ -51,15 +51,6 @@ pub enum TrainError {
         /// What it says it is.
         found: String,
     },
-    /// A state cannot be read.
-    #[error("{error}; the run cannot go on from it: remove {path} to take its steps again", path = path.display())]
-    State {
-        /// The state file.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        #[source]
-        error: WeightError,
-    },
     /// The pipeline refused something.
     #[error(transparent)]
     Pipeline(#[from] understudy_pipeline::Error),

@@ -1,8 +1,8 @@
 //! What training tells whoever listens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// One event of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,6 +18,11 @@ pub enum Event {
         from: u64,
         /// The step it ends at.
         to: u64,
+    },
+    /// Something that whoever started the run should know.
+    Note {
+        /// What.
+        message: String,
     },
     /// Something that has to be there before the first step is being made.
     Prepare {
@@ -50,6 +55,7 @@ pub enum Event {
         /// After this many steps.
         step: u64,
         /// Where they are.
+        #[serde(serialize_with = "path_as_text")]
         path: PathBuf,
     },
     /// The state was written.
@@ -57,6 +63,7 @@ pub enum Event {
         /// After this many steps.
         step: u64,
         /// Where it is.
+        #[serde(serialize_with = "path_as_text")]
         path: PathBuf,
     },
     /// The run is over.
@@ -64,6 +71,15 @@ pub enum Event {
         /// Steps taken.
         step: u64,
         /// Where the result is.
+        #[serde(serialize_with = "path_as_text")]
         path: PathBuf,
     },
+}
+
+/// A path as text: what of its name is not Unicode is replaced, since an event is better with it than not told.
+///
+/// # Errors
+/// Those of `serializer`.
+pub fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }

@@ -10,7 +10,7 @@ mod state;
 mod trainer;
 
 pub use error::TrainError;
-pub use event::Event;
+pub use event::{Event, path_as_text};
 pub use schedule::Schedule;
 pub use state::State;
 pub use trainer::{Objective, STATE, StepResult, TrainConfig, train};

@@ -1,7 +1,7 @@
 //! The loop.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -112,15 +112,19 @@ pub fn train<O: Objective>(
     let io = |action| move |error| TrainError::Io { action, path: folder.to_owned(), error };
     std::fs::create_dir_all(folder).map_err(io("create"))?;
     ops::set_bf16_products(config.bf16_products);
-    let path = folder.join(STATE);
     let name = objective.name();
-    let state = match State::load(&path, &name, config.optimizer.clone(), device)? {
+    let (found, damaged) = State::load(folder, &name, config.optimizer.clone(), device)?;
+    let saved = found.as_ref().map(|state| (state.step, state.sampled));
+    let state = match found {
         Some(state) => state,
         None => State::new(objective.initialize(device)?, config.optimizer.clone()),
     };
-    let log =
-        OpenOptions::new().create(true).append(true).open(folder.join(LOG)).map_err(io("open the log in"))?;
-    let mut run = Run { objective, config, folder, path, name, state, log, emit };
+    let log = open_log(&folder.join(LOG)).map_err(io("open the log in"))?;
+    let mut run = Run { objective, config, folder, name, state, saved, log, emit };
+    for path in damaged {
+        let message = format!("{} is damaged; going on from step {}", path.display(), run.state.step);
+        let _ = run.tell(Event::Note { message });
+    }
     // Stopping is looked at after steps only.
     let _ = run.tell(Event::Plan {
         name: run.name.clone(),
@@ -133,14 +137,30 @@ pub fn train<O: Objective>(
     finished.map(|()| run.state)
 }
 
+/// The log, ready for a new line: the last one may have been cut off.
+fn open_log(path: &Path) -> std::io::Result<File> {
+    let mut log = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+    let mut last = [b'\n'];
+    if log.metadata()?.len() > 0 {
+        log.seek(SeekFrom::End(-1))?;
+        log.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
+        // As with every line of it: it is a convenience.
+        let _ = log.write_all(b"\n");
+    }
+    Ok(log)
+}
+
 struct Run<'a, O> {
     objective: &'a O,
     config: &'a TrainConfig,
     folder: &'a Path,
-    path: PathBuf,
     name: String,
     state: State,
-    log: std::fs::File,
+    /// Of the state on the disk: steps, and whether samples were made.
+    saved: Option<(u64, bool)>,
+    log: File,
     emit: &'a mut dyn FnMut(&Event) -> ControlFlow<()>,
 }
 
@@ -149,6 +169,9 @@ impl<O: Objective> Run<'_, O> {
     fn steps(&mut self) -> Result<(), TrainError> {
         let (first, last) = (self.state.step, self.config.steps);
         let objective = self.objective;
+        if !self.state.sampled {
+            self.sample()?;
+        }
         std::thread::scope(|scope| {
             let (sender, batches) = sync_channel(2);
             scope.spawn(move || {
@@ -167,8 +190,10 @@ impl<O: Objective> Run<'_, O> {
             }
             Ok::<(), TrainError>(())
         })?;
-        self.checkpoint()?;
-        let (step, path) = (self.state.step, self.path.clone());
+        if self.saved != Some((self.state.step, self.state.sampled)) {
+            self.checkpoint()?;
+        }
+        let (step, path) = (self.state.step, self.folder.join(STATE));
         let _ = self.tell(Event::Done { step, path });
         Ok(())
     }
@@ -215,28 +240,44 @@ impl<O: Objective> Run<'_, O> {
     fn periodic(&mut self) -> Result<(), TrainError> {
         let step = self.state.step;
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        // A run that ends while samples are made makes them when it goes on.
+        self.state.sampled = !(due(self.config.sample_every) || step == self.config.steps);
         if due(self.config.checkpoint_every) {
             self.checkpoint()?;
         }
-        if (due(self.config.sample_every) || step == self.config.steps)
-            && let Some(path) = self.objective.sample(&self.state.ema, step, self.folder)?
-        {
+        match self.state.sampled {
+            true => Ok(()),
+            false => self.sample(),
+        }
+    }
+
+    /// Makes the samples of this step. When that fails, no step is lost.
+    fn sample(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let made = self.objective.sample(&self.state.ema, step, self.folder);
+        if made.is_err() && self.saved.is_none_or(|(saved, _)| saved < step) {
+            // What went wrong first is what is told.
+            let _ = self.checkpoint();
+        }
+        if let Some(path) = made? {
             let _ = self.tell(Event::Sample { step, path });
         }
+        self.state.sampled = true;
         Ok(())
     }
 
     fn checkpoint(&mut self) -> Result<(), TrainError> {
-        self.state.save(&self.path, &self.name)?;
-        let (step, path) = (self.state.step, self.path.clone());
-        let _ = self.tell(Event::Checkpoint { step, path });
+        self.state.save(self.folder, &self.name)?;
+        let step = self.state.step;
+        self.saved = Some((step, self.state.sampled));
+        let _ = self.tell(Event::Checkpoint { step, path: self.folder.join(STATE) });
         Ok(())
     }
 
     fn tell(&mut self, event: Event) -> ControlFlow<()> {
         if let Ok(line) = serde_json::to_string(&event) {
             // The log is a convenience; a full disk will be reported by the checkpoint.
-            let _ = writeln!(self.log, "{line}");
+            let _ = self.log.write_all(format!("{line}\n").as_bytes());
         }
         (self.emit)(&event)
     }

@@ -110,10 +110,98 @@ fn resuming_is_exact_from_a_stop_and_from_a_crash() {
     assert_eq!(fingerprint(&never_stopped), fingerprint(&resumed));
 }
 
+/// Runs to the end, and gives the state and what was noted.
+fn finished(objective: &impl Objective, config: &TrainConfig, folder: &Path) -> (State, Vec<String>) {
+    let mut notes = Vec::new();
+    let mut emit = |event: &Event| {
+        if let Event::Note { message } = event {
+            notes.push(message.clone());
+        }
+        ControlFlow::Continue(())
+    };
+    let state = train(objective, config, folder, &Device::flex(), &mut emit).unwrap();
+    (state, notes)
+}
+
 #[test]
-fn a_damaged_state_is_an_error_not_a_fresh_start() {
+fn damaged_states_are_told_and_their_steps_taken_again() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("state.safetensors"), b"not a state").unwrap();
-    let result = train(&Toy, &config(), folder.path(), &Device::flex(), &mut |_| ControlFlow::Continue(()));
-    assert!(result.is_err_and(|error| error.to_string().contains("state.safetensors")));
+    let (expected, notes) = finished(&Toy, &config(), folder.path());
+    assert!(notes.is_empty());
+    let [newest, before] =
+        ["state.safetensors", "state.before.safetensors"].map(|name| folder.path().join(name));
+    let damage = |path: &Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let again = |notes: &[&str]| {
+        let (state, told) = finished(&Toy, &config(), folder.path());
+        assert_eq!(told.len(), notes.len(), "{told:?}");
+        assert!(told.iter().zip(notes).all(|(told, note)| told.contains(note)), "{told:?}");
+        assert_eq!(fingerprint(&expected), fingerprint(&state));
+    };
+    damage(&newest);
+    again(&["going on from step 10"]);
+    again(&[]);
+    std::fs::write(&newest, b"not a state").unwrap();
+    damage(&before);
+    again(&["state.safetensors is damaged; going on from step 0", "state.before.safetensors is damaged"]);
+    // Killed between the two names of a new state.
+    std::fs::rename(&newest, folder.path().join("state.next.safetensors")).unwrap();
+    again(&[]);
+    std::fs::rename(&newest, &before).unwrap();
+    again(&[]);
+}
+
+/// The same with samples, the first of which cannot be written.
+struct Sampled(std::sync::Mutex<Vec<u64>>);
+
+impl Objective for Sampled {
+    type Batch = Vec<f32>;
+
+    fn name(&self) -> String {
+        Toy.name()
+    }
+
+    fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
+        Toy.initialize(device)
+    }
+
+    fn batch(&self, step: u64) -> Result<Vec<f32>, TrainError> {
+        Toy.batch(step)
+    }
+
+    fn step(&self, parameters: &Parameters, batch: Vec<f32>, step: u64) -> Result<StepResult, TrainError> {
+        Toy.step(parameters, batch, step)
+    }
+
+    fn sample(&self, _: &Parameters, step: u64, _: &Path) -> Result<Option<PathBuf>, TrainError> {
+        let mut made = self.0.lock().unwrap();
+        made.push(step);
+        if made.len() == 1 { Err(TrainError::Other("the disk is full".to_owned())) } else { Ok(None) }
+    }
+}
+
+#[test]
+fn samples_that_failed_are_made_when_the_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let objective = Sampled(std::sync::Mutex::default());
+    let config = TrainConfig { sample_every: 7, ..config() };
+    let failed =
+        train(&objective, &config, folder.path(), &Device::flex(), &mut |_| ControlFlow::Continue(()));
+    assert!(failed.is_err_and(|error| error.to_string().contains("full")));
+    let mut from = None;
+    let mut listen = |event: &Event| {
+        if let Event::Plan { from: step, .. } = event {
+            from = Some(*step);
+        }
+        ControlFlow::Continue(())
+    };
+    let state = train(&objective, &config, folder.path(), &Device::flex(), &mut listen).unwrap();
+    // No step was lost with the sample.
+    assert_eq!((from, objective.0.into_inner().unwrap()), (Some(7), vec![7, 7, 12]));
+    let whole = tempfile::tempdir().unwrap();
+    assert_eq!(fingerprint(&finished(&Toy, &config, whole.path()).0), fingerprint(&state));
 }

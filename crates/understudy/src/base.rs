@@ -1,15 +1,16 @@
 //! Naming a base, and what is usual for it.
 
-use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
+use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use understudy_hub::{Cache, Repository};
 use understudy_pipeline::{BaseConfig, Files, Parts, Source};
 
+use crate::outputs::Input;
 use crate::report::WrongUsage;
 
 /// A base as the command line names it: `nano`, a folder, or a file of all networks.
@@ -21,14 +22,9 @@ pub enum BaseName {
     Folder(PathBuf),
 }
 
-impl FromStr for BaseName {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text {
-            "nano" => Self::Nano,
-            folder => Self::Folder(folder.into()),
-        })
+impl From<OsString> for BaseName {
+    fn from(text: OsString) -> Self {
+        if text == "nano" { Self::Nano } else { Self::Folder(text.into()) }
     }
 }
 
@@ -46,25 +42,29 @@ impl fmt::Display for BaseName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Base")]
 pub struct BaseArguments {
-    /// The base: a folder in diffusers' layout, of Wan's original release or of files as ComfyUI has them, one file of
-    /// all networks, a repository that was pulled, or nano.
+    /// The base: a folder or a file of Wan 2.1's networks, a repository that was pulled, or nano.
+    ///
+    /// A folder is in diffusers' layout, of Wan's original release or of files as ComfyUI has them; a file holds all networks.
     #[arg(long, default_value = "nano", value_name = "DIR|FILE|REPOSITORY[@REVISION]|nano")]
     base: BaseName,
     /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
     #[arg(long, value_name = "FILE")]
     transformer: Option<PathBuf>,
-    /// A file of the text encoder to use: safetensors or .pth.
+    /// A file of the text encoder to use: safetensors, .pth or GGUF.
     #[arg(long, value_name = "FILE")]
     text_encoder: Option<PathBuf>,
     /// A file of the autoencoder to use: safetensors or .pth.
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
-    /// The text encoder's tokenizer.json or spiece.model; ComfyUI's text encoders carry theirs along.
+    /// The text encoder's tokenizer.json or spiece.model; ComfyUI's and GGUF text encoders carry theirs along.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, and smaller.
+    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, less memory.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub blocks_on_host: usize,
+    /// Whether it is nano, once that was looked at.
+    #[arg(skip)]
+    nano: OnceLock<bool>,
 }
 
 impl BaseArguments {
@@ -82,23 +82,43 @@ impl BaseArguments {
     }
 
     /// The flags that name it.
-    pub fn flags(&self) -> String {
+    pub fn arguments(&self) -> Vec<String> {
         let files = [
-            ("transformer", &self.transformer),
-            ("text-encoder", &self.text_encoder),
-            ("vae", &self.vae),
-            ("tokenizer", &self.tokenizer),
+            ("--transformer", &self.transformer),
+            ("--text-encoder", &self.text_encoder),
+            ("--vae", &self.vae),
+            ("--tokenizer", &self.tokenizer),
         ];
-        let named =
-            files.iter().filter_map(|(flag, file)| Some(format!("--{flag} {}", file.as_ref()?.display())));
-        let base =
-            (self.base != BaseName::Nano || !self.has_files()).then(|| format!("--base {}", self.base));
-        base.into_iter().chain(named).collect::<Vec<_>>().join(" ")
+        let mut arguments = Vec::new();
+        if self.base != BaseName::Nano || !self.has_files() {
+            arguments.extend(["--base".to_owned(), self.base.to_string()]);
+        }
+        for (flag, file) in files {
+            arguments.extend(file.iter().flat_map(|file| [flag.to_owned(), file.display().to_string()]));
+        }
+        arguments
     }
 
-    /// Whether it is the embedded base.
+    /// What of it is on the disk.
+    pub fn inputs(&self) -> Vec<Input> {
+        let folder = self.base.folder().ok();
+        let named = [
+            ("--base", &folder),
+            ("--transformer", &self.transformer),
+            ("--text-encoder", &self.text_encoder),
+            ("--vae", &self.vae),
+            ("--tokenizer", &self.tokenizer),
+        ];
+        named.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))).collect()
+    }
+
+    /// Whether it is the embedded base, or one of its architecture in a folder.
     pub fn is_nano(&self) -> bool {
-        self.base == BaseName::Nano && !self.has_files()
+        *self.nano.get_or_init(|| {
+            let named = self.base == BaseName::Nano && !self.has_files();
+            let identity = || Some(self.source().ok()?.config().ok()?.identity());
+            named || identity().is_some_and(|own| nano_identity() == Some(own))
+        })
     }
 
     /// The settings its videos are usually made with.
@@ -124,8 +144,8 @@ impl BaseArguments {
                 own.clone_from(file);
             }
         }
-        // A text encoder of its own comes with its own tokenizer.
-        if self.tokenizer.is_some() || self.text_encoder.is_some() {
+        // A text encoder of its own may come with its own tokenizer.
+        if self.tokenizer.is_some() || (self.text_encoder.is_some() && parts.carries_tokenizer()?) {
             parts.tokenizer.clone_from(&self.tokenizer);
         }
         Ok(Source::Parts(parts))
@@ -217,6 +237,11 @@ impl BaseName {
             }
         }
     }
+}
+
+/// The architecture of the embedded base.
+fn nano_identity() -> Option<String> {
+    Some(BaseConfig::read(&nano().ok()?).ok()?.identity())
 }
 
 /// The settings a base's videos are usually made with.

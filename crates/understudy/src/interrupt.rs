@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::report;
+
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a program that SIGINT ended.
@@ -14,7 +16,7 @@ pub fn listen() {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        report::say("stopping after this step; press Ctrl-C again to stop at once");
     };
     // Where no handler can be set, Ctrl-C ends the program at once, as it does without one.
     let _ = ctrlc::set_handler(heard);

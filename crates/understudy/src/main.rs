@@ -5,8 +5,11 @@
 mod base;
 mod commands;
 mod interrupt;
+mod limit;
 mod memory;
+mod outputs;
 mod progress;
+mod puppet;
 mod report;
 
 use std::process::ExitCode;
@@ -44,8 +47,5 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return report::usage(&error),
     };
-    match report::guarded(|| arguments.command.run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report::failure(&error),
-    }
+    report::ended(report::guarded(|| arguments.command.run()))
 }

@@ -31,6 +31,18 @@ fn every_format_is_written_and_can_be_read() {
     assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
 }
 
+#[cfg(feature = "nano")]
+#[test]
+fn frames_in_a_folder_are_enlarged_as_other_outputs_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for out in ["frames", "a.png"] {
+        let short = ["--frames", "1", "--steps", "1", "--prompt", "a cat", "--out", out];
+        understudy(folder.path(), &[&["generate", "--base", "nano"][..], &short].concat()).succeeds();
+    }
+    let width = |name: &str| understudy_media::Picture::open(folder.path().join(name)).unwrap().image.width;
+    assert_eq!((width("frames/00000.png"), width("a.png")), (256, 256));
+}
+
 #[test]
 fn a_seed_decides_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -262,7 +274,7 @@ fn inspect_tells_what_is_there() {
 fn settings_are_printed_with_files_and_flags_in_their_place() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.toml"), "rank = 8\n[lora]\nsteps = 7\nbatch = 2\n").unwrap();
-    let flags = ["fit", "--print-config", "--preset", "quick", "--config", "mine.toml", "--steps", "9"];
+    let flags = ["fit", "--print-config", "--preset", "nano", "--config", "mine.toml", "--steps", "9"];
     let printed = understudy(folder.path(), &flags).succeeds();
     let settings: BTreeMap<String, toml::Value> = toml::from_str(&printed).unwrap();
     assert_eq!(settings["rank"].as_integer(), Some(8));
@@ -302,7 +314,7 @@ fn fit_flags<'a>(flags: &[&'a str]) -> Vec<&'a str> {
         "--out",
         "cube.safetensors",
         "--preset",
-        "quick",
+        "nano",
         "--height",
         "16",
         "--width",
@@ -311,6 +323,8 @@ fn fit_flags<'a>(flags: &[&'a str]) -> Vec<&'a str> {
         "2",
         "--batch",
         "1",
+        "--sample-every",
+        "0",
     ];
     [&usual, flags].concat()
 }
@@ -531,7 +545,8 @@ fn a_base_may_be_single_files() {
     };
     let made = |base: &[&str], out: &str| {
         run(base, out).succeeds();
-        std::fs::read(folder.path().join(out)).unwrap()
+        // The file says by which name the base was called.
+        tensor(&folder.path().join(out), "frames").1
     };
     let [denoiser, text, vae, tokenizer] = [
         file("diffusion_pytorch_model.safetensors"),

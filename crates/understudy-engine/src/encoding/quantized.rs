@@ -28,6 +28,10 @@ pub enum Quantization {
     Q5K,
     /// 256 numbers of 6 bits.
     Q6K,
+    /// 32 numbers of 4 bits that stand for uneven steps.
+    Iq4Nl,
+    /// 256 of these, in sub-blocks.
+    Iq4Xs,
 }
 
 impl Quantization {
@@ -44,6 +48,8 @@ impl Quantization {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
         }
     }
 
@@ -60,31 +66,32 @@ impl Quantization {
             Self::Q4K => (256, 144),
             Self::Q5K => (256, 176),
             Self::Q6K => (256, 210),
+            Self::Iq4Nl => (32, 18),
+            Self::Iq4Xs => (256, 136),
         }
     }
 
-    /// The numbers of whole blocks.
-    pub(super) fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
-        let (numbers, size) = self.block();
-        let mut values = Vec::with_capacity(bytes.len() / size * numbers);
-        for block in bytes.chunks_exact(size) {
+    /// Appends the numbers of whole blocks to `values`.
+    pub(super) fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
+        for block in bytes.chunks_exact(self.block().1) {
             match self {
-                Self::Q4_0 => four_bits(block, 2, |q| q - 8.0, &mut values),
-                Self::Q4_1 => four_bits(block, 4, |q| q, &mut values),
-                Self::Q5_0 => five_bits(block, 2, |q| q - 16.0, &mut values),
-                Self::Q5_1 => five_bits(block, 4, |q| q, &mut values),
+                Self::Q4_0 => four_bits(block, 2, |q| q - 8.0, values),
+                Self::Q4_1 => four_bits(block, 4, |q| q, values),
+                Self::Q5_0 => five_bits(block, 2, |q| q - 16.0, values),
+                Self::Q5_1 => five_bits(block, 4, |q| q, values),
                 Self::Q8_0 => {
                     let scale = half_at(block, 0);
                     values.extend(block[2..].iter().map(|&q| scale * f32::from(q as i8)));
                 }
-                Self::Q2K => two_bits_k(block, &mut values),
-                Self::Q3K => three_bits_k(block, &mut values),
-                Self::Q4K => four_bits_k(block, &mut values),
-                Self::Q5K => five_bits_k(block, &mut values),
-                Self::Q6K => six_bits_k(block, &mut values),
+                Self::Q2K => two_bits_k(block, values),
+                Self::Q3K => three_bits_k(block, values),
+                Self::Q4K => four_bits_k(block, values),
+                Self::Q5K => five_bits_k(block, values),
+                Self::Q6K => six_bits_k(block, values),
+                Self::Iq4Nl => uneven(&block[2..], half_at(block, 0), values),
+                Self::Iq4Xs => uneven_k(block, values),
             }
         }
-        values
     }
 }
 
@@ -185,6 +192,28 @@ fn five_bits_k(block: &[u8], values: &mut Vec<f32>) {
     }
 }
 
+/// What 4 bits stand for where steps are uneven, finer around 0.
+const UNEVEN: [f32; 16] = [
+    -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0,
+];
+
+/// Low halves of 16 bytes, then their high halves.
+fn uneven(quants: &[u8], scale: f32, values: &mut Vec<f32>) {
+    let nibbles = quants.iter().map(|q| q & 15).chain(quants.iter().map(|q| q >> 4));
+    values.extend(nibbles.map(|q| scale * UNEVEN[usize::from(q)]));
+}
+
+/// A scale, the high two bits of eight scales of 6 bits, their low four bits, 128 bytes of numbers.
+fn uneven_k(block: &[u8], values: &mut Vec<f32>) {
+    let scale = half_at(block, 0);
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    let (low, quants) = (&block[4..8], &block[8..]);
+    for (part, quants) in quants.chunks_exact(16).enumerate() {
+        let own = low[part / 2] >> (4 * (part % 2)) & 15 | ((high >> (2 * part) & 3) as u8) << 4;
+        uneven(quants, scale * (f32::from(own) - 32.0), values);
+    }
+}
+
 /// 128 bytes of low bits, 64 of high bits, 16 scales of 8 bits, a scale.
 fn six_bits_k(block: &[u8], values: &mut Vec<f32>) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
@@ -198,5 +227,29 @@ fn six_bits_k(block: &[u8], values: &mut Vec<f32>) {
             let own = f32::from(scales[half * 8 + run * 2 + l / 16] as i8);
             scale * own * (f32::from(number) - 32.0)
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uneven_steps_are_looked_up() {
+        // A scale of 2, and the bytes 0x10, 0x32, ...
+        let mut block = vec![0x00, 0x40];
+        block.extend((0..16_u8).map(|index| (index % 8 * 2) | (index % 8 * 2 + 1) << 4));
+        let mut values = Vec::new();
+        Quantization::Iq4Nl.decode(&block, &mut values);
+        assert_eq!(values.len(), 32);
+        assert_eq!((values[0], values[7], values[16], values[23]), (-254.0, 178.0, -208.0, 226.0));
+
+        // Sub-block 0 has scale 33 - 32, sub-block 1 has 2 - 32, the others 0 - 32.
+        let mut block = vec![0x00, 0x40, 0b10, 0x00, 0x21, 0, 0, 0];
+        block.extend([0x88_u8; 128]);
+        let mut values = Vec::new();
+        Quantization::Iq4Xs.decode(&block, &mut values);
+        assert_eq!(values.len(), 256);
+        assert_eq!((values[0], values[31], values[32], values[64]), (2.0, 2.0, -60.0, -64.0));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
+use understudy_files::Sealing;
 
 use crate::encoding::Encoding;
 use crate::error::WeightError;
@@ -50,6 +50,9 @@ impl From<Precision> for Encoding {
         }
     }
 }
+
+/// The tensor that ends a sealed file.
+pub const CHECKSUM: &str = "checksum";
 
 /// A tensor to be written: its name, shape and f32 values.
 pub struct NamedValues {
@@ -108,16 +111,46 @@ pub fn write_lazily(
     metadata: BTreeMap<String, String>,
     precision: Precision,
 ) -> Result<(), WeightError> {
+    write_pieces(path, &pieces(tensors, precision), metadata)
+}
+
+/// The same for a program's own files: a last tensor, [`CHECKSUM`], is the checksum of all bytes before it, so that
+/// [`Checkpoint::open_sealed`](super::Checkpoint::open_sealed) notices damage.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_sealed(
+    path: &Path,
+    tensors: &[LazyValues],
+    metadata: BTreeMap<String, String>,
+    precision: Precision,
+) -> Result<(), WeightError> {
+    let mut pieces = pieces(tensors, precision);
+    pieces.push(Piece {
+        name: CHECKSUM,
+        dtype: "U8".to_owned(),
+        shape: &[4],
+        length: 4,
+        content: Content::Checksum,
+    });
+    replace(path, |file| {
+        let mut sealing = Sealing::new(file);
+        assemble(&pieces, metadata, &mut sealing)?;
+        sealing.finish()
+    })
+}
+
+fn pieces<'a, 'v>(tensors: &'a [LazyValues<'v>], precision: Precision) -> Vec<Piece<'a, 'v>> {
     let mut sorted: Vec<&LazyValues> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    let pieces = sorted.into_iter().map(|tensor| Piece {
+    let piece = |tensor: &'a LazyValues<'v>| Piece {
         name: &tensor.name,
         dtype: Encoding::from(precision).name(),
         shape: &tensor.shape,
         length: precision.bytes() * tensor.shape.iter().product::<usize>(),
         content: Content::Values(&*tensor.values, precision),
-    });
-    write_pieces(path, &pieces.collect::<Vec<_>>(), metadata)
+    };
+    sorted.into_iter().map(piece).collect()
 }
 
 /// The same for tensors whose numbers are already as the file is to have them.
@@ -158,6 +191,8 @@ struct Piece<'a, 'v> {
 enum Content<'a, 'v> {
     Bytes(&'a [u8]),
     Values(&'a (dyn Fn() -> Cow<'v, [f32]> + 'v), Precision),
+    /// What whoever asked for it writes at the end.
+    Checksum,
 }
 
 fn write_pieces(
@@ -165,11 +200,7 @@ fn write_pieces(
     pieces: &[Piece],
     metadata: BTreeMap<String, String>,
 ) -> Result<(), WeightError> {
-    replace(path, |file| {
-        let mut out = BufWriter::new(file);
-        assemble(pieces, metadata, &mut out)?;
-        out.flush()
-    })
+    replace(path, |mut file| assemble(pieces, metadata, &mut file))
 }
 
 /// Writes a safetensors file. The header is padded to eight bytes and in a fixed order, so equal content gives equal files;
@@ -193,6 +224,7 @@ fn assemble(pieces: &[Piece], metadata: BTreeMap<String, String>, out: &mut impl
     for Piece { name, length, content, .. } in pieces {
         match content {
             Content::Bytes(bytes) => out.write_all(bytes)?,
+            Content::Checksum => {}
             Content::Values(values, precision) => {
                 let values = values();
                 if values.len() * precision.bytes() != *length {
@@ -210,21 +242,13 @@ fn assemble(pieces: &[Piece], metadata: BTreeMap<String, String>, out: &mut impl
 /// # Errors
 /// When any of these fails; nothing is left behind then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), WeightError> {
-    replace(path, |mut file| file.write_all(bytes))
+    replace(path, |file| file.write_all(bytes))
 }
 
 /// Replaces `path` by what `write` writes.
-fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<(), WeightError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let written = File::create(&partial)
-        .and_then(|file| write(&file).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|error| {
-        // The first error is the one to report; a leftover that cannot be removed is hidden by its dot.
-        let _ = std::fs::remove_file(&partial);
-        WeightError::Io { action: "write", path: path.to_owned(), error }
-    })
+fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), WeightError> {
+    let fault = |error| WeightError::Io { action: "write", path: path.to_owned(), error };
+    understudy_files::write_file(path, write).map_err(fault)
 }
 
 #[cfg(test)]

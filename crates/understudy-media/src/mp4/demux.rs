@@ -3,15 +3,20 @@
 use std::fs;
 use std::path::Path;
 
-use mp4_atom::{Avc1, Buf, Codec, Colr, Decode, DecodeAtom, Header, Matrix, Stbl, StszSamples, Trak};
+use mp4_atom::{Avc1, Buf, Codec, Colr, Decode, DecodeAtom, Header, Mvhd, Stbl, StszSamples, Trak};
 
+use super::display::Display;
+use super::edits::Shown;
 use super::{Mp4Info, RE_ENCODE};
+use crate::color::Coding;
 use crate::picture::check_dimensions;
-use crate::yuv::ColorMatrix;
-use crate::{Error, Image, Result};
+use crate::sps::Stream;
+use crate::{Error, Result};
 
 /// Profiles of H.264 with more than 8 bits or less subsampled colours than 4:2:0 (ISO/IEC 14496-10, Annex A).
 const OTHER_PROFILES: [u8; 5] = [44, 110, 118, 122, 244];
+/// The type of the NAL units of a picture that needs none before it.
+const KEY_PICTURE: u8 = 5;
 
 /// Why a file is not read here.
 enum Fault {
@@ -49,8 +54,9 @@ const MAX_FILE_BYTES: u64 = 4 << 30;
 pub(super) struct Track {
     file: Vec<u8>,
     avc1: Avc1,
-    rotation: Rotation,
-    fps: f64,
+    display: Display,
+    coding: Coding,
+    shown: Shown,
     /// Offset and length of each sample, within the file.
     samples: Vec<(usize, usize)>,
 }
@@ -74,25 +80,53 @@ impl Track {
         let movie = movie_body(&file).map_err(|fault| fault.at(path))?;
         let (trak, avc1) = video_track(movie).map_err(|fault| fault.at(path))?;
         check_dimensions(path, (avc1.visual.width.into(), avc1.visual.height.into()))?;
-        let samples = locate_samples(&trak.mdia.minf.stbl, file.len()).map_err(damaged)?;
-        let fps = frame_rate(&trak, samples.len()).map_err(damaged)?;
-        Ok(Self { rotation: Rotation::of(&trak.tkhd.matrix), file, avc1, fps, samples })
+        let samples = locate_samples(&trak.mdia.minf.stbl, file.len()).map_err(|fault| fault.at(path))?;
+        let stream = avc1.avcc.sequence_parameter_sets.first().and_then(|unit| Stream::read(unit));
+        if let Some(reason) = stream.as_ref().and_then(Stream::foreign) {
+            return Err(Error::unsupported(path, reason));
+        }
+        let header = movie_header(movie).map_err(damaged)?;
+        let shown = Shown::of(&trak, header.timescale, samples.len()).map_err(damaged)?;
+        let pasp = avc1.pasp.as_ref().map(|pasp| [pasp.h_spacing, pasp.v_spacing]);
+        let aspect = stream.as_ref().and_then(Stream::aspect);
+        let coded = [avc1.visual.height.into(), avc1.visual.width.into()];
+        let display = Display::of(&trak, &header.matrix, pasp, aspect, coded)
+            .map_err(|reason| Error::unsupported(path, reason))?;
+        let file_coding = coding(avc1.colr.as_ref());
+        let coding = stream.map_or(file_coding, |stream| stream.coding(file_coding));
+        let track = Self { file, avc1, display, coding, shown, samples };
+        track.check_beginning(path)?;
+        let [height, width] = track.display.size(coded);
+        let side = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
+        check_dimensions(path, (side(width), side(height)))?;
+        Ok(track)
     }
 
     pub fn info(&self) -> Mp4Info {
-        let (width, height) = (usize::from(self.avc1.visual.width), usize::from(self.avc1.visual.height));
-        let turned = matches!(self.rotation, Rotation::Quarter | Rotation::ThreeQuarters);
-        let (width, height) = if turned { (height, width) } else { (width, height) };
-        Mp4Info { width, height, frames: self.samples.len(), fps: self.fps }
+        let [height, width] = self.display.size(self.coded_size());
+        Mp4Info { width, height, frames: self.shown.frames.len(), fps: self.shown.timing.mean_rate() }
     }
 
-    /// Height and width before rotation.
+    /// Height and width as decoded.
     pub fn coded_size(&self) -> [usize; 2] {
         [self.avc1.visual.height.into(), self.avc1.visual.width.into()]
     }
 
-    pub fn rotation(&self) -> Rotation {
-        self.rotation
+    pub fn display(&self) -> Display {
+        self.display
+    }
+
+    pub fn coding(&self) -> Coding {
+        self.coding
+    }
+
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// How many frames are decoded, shown or not.
+    pub fn sample_count(&self) -> usize {
+        self.samples.len()
     }
 
     pub fn parameter_sets(&self) -> impl Iterator<Item = &[u8]> {
@@ -100,23 +134,20 @@ impl Track {
         avcc.sequence_parameter_sets.iter().chain(&avcc.picture_parameter_sets).map(Vec::as_slice)
     }
 
-    /// As the `colr` box says; without one, as players guess: BT.709 from 720 rows on, BT.601 below.
-    pub fn color_matrix(&self) -> ColorMatrix {
-        let (code, full_range) = match &self.avc1.colr {
-            Some(Colr::Nclx { matrix_coefficients, full_range_flag, .. }) => {
-                (*matrix_coefficients, *full_range_flag)
+    /// That the first picture needs none before it.
+    fn check_beginning(&self, path: &Path) -> Result<()> {
+        let mut first = &self.access_unit(path, 0)?[..];
+        while let Some(at) = first.windows(4).position(|window| window == [0, 0, 0, 1]) {
+            first = &first[at + 4..];
+            match first.first().map_or(0, |header| header & 0x1f) {
+                KEY_PICTURE => return Ok(()),
+                1..KEY_PICTURE => break,
+                _ => {}
             }
-            Some(Colr::Nclc { matrix_coefficients, .. }) => (*matrix_coefficients, false),
-            _ => (2, false),
-        };
-        let matrix = match code {
-            1 => ColorMatrix::BT709,
-            5 | 6 => ColorMatrix::BT601,
-            9 => ColorMatrix::BT2020,
-            _ if self.avc1.visual.height >= 720 => ColorMatrix::BT709,
-            _ => ColorMatrix::BT601,
-        };
-        ColorMatrix { full_range, ..matrix }
+        }
+        let reason =
+            "its H.264 begins in the middle of a group of pictures: it was cut without encoding it anew";
+        Err(Error::unsupported(path, reason))
     }
 
     /// Sample `index` with start codes in place of lengths.
@@ -173,8 +204,14 @@ fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), Fault> {
             continue;
         }
         match Trak::decode_atom(&header, &mut body) {
-            Err(error) => problem = Some(Fault::Damaged(format!("damaged `trak` box: {error}"))),
+            Err(error) => {
+                problem =
+                    Some(Fault::Foreign(format!("a `trak` box is damaged or of an unknown form ({error})")));
+            }
             Ok(trak) => match trak.mdia.minf.stbl.stsd.codecs.first() {
+                Some(Codec::Avc1(_)) if trak.mdia.minf.stbl.stsd.codecs.len() > 1 => {
+                    problem = Some(Fault::Foreign("its video changes its form midway".into()));
+                }
                 Some(Codec::Avc1(avc1)) if OTHER_PROFILES.contains(&avc1.avcc.avc_profile_indication) => {
                     problem = Some(Fault::Foreign("its H.264 is not of 8 bits and 4:2:0".into()));
                 }
@@ -182,7 +219,7 @@ fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), Fault> {
                     let avc1 = avc1.clone();
                     return Ok((trak, avc1));
                 }
-                Some(other) if trak.mdia.hdlr.handler.as_ref() == b"vide" => {
+                Some(other) if matches!(trak.mdia.hdlr.handler.as_ref(), b"vide" | b"pict") => {
                     problem = Some(Fault::Foreign(format!("its video is {}, not H.264", codec_name(other))));
                 }
                 _ => {}
@@ -202,8 +239,23 @@ fn codec_name(codec: &Codec) -> String {
     }
 }
 
+/// The movie's own header.
+fn movie_header(movie: &[u8]) -> Result<Mvhd, String> {
+    let mut rest = movie;
+    while rest.len() >= 8 {
+        let header = Header::decode(&mut rest).map_err(|e| format!("damaged `moov` box: {e}"))?;
+        let size = header.size.unwrap_or(rest.len());
+        let mut body = rest.get(..size).ok_or("truncated inside the `moov` box")?;
+        rest.advance(size);
+        if header.kind.as_ref() == b"mvhd" {
+            return Mvhd::decode_atom(&header, &mut body).map_err(|e| format!("damaged `mvhd` box: {e}"));
+        }
+    }
+    Err("its `moov` box has no `mvhd`".into())
+}
+
 /// Offset and length of every sample (ISO/IEC 14496-12, 8.7), all inside a file of `file_length` bytes.
-fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)>, String> {
+fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)>, Fault> {
     let chunks: Vec<u64> = match (&table.stco, &table.co64) {
         (Some(stco), _) => stco.entries.iter().map(|offset| u64::from(*offset)).collect(),
         (None, Some(co64)) => co64.entries.clone(),
@@ -226,9 +278,12 @@ fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)
                 break;
             }
             let size = size_of(samples.len());
-            let end = at.checked_add(size).filter(|end| *end <= file_length);
-            let Some(end) = end.filter(|_| size > 0) else {
-                return Err(format!("truncated or damaged: frame {} is not inside the file", samples.len()));
+            if size == 0 {
+                return Err(Fault::Foreign(format!("frame {} is empty", samples.len())));
+            }
+            let Some(end) = at.checked_add(size).filter(|end| *end <= file_length) else {
+                let reason = format!("truncated or damaged: frame {} is not inside the file", samples.len());
+                return Err(reason.into());
             };
             samples.push((at, size));
             at = end;
@@ -236,7 +291,7 @@ fn locate_samples(table: &Stbl, file_length: usize) -> Result<Vec<(usize, usize)
     }
     match samples.len() {
         0 => Err("it has no frames".into()),
-        n if n < count => Err(format!("damaged: only {n} of {count} frames have a place in the file")),
+        n if n < count => Err(format!("damaged: only {n} of {count} frames have a place in the file").into()),
         _ => Ok(samples),
     }
 }
@@ -248,62 +303,17 @@ fn samples_in_chunk(table: &Stbl, chunk: usize) -> u32 {
     after.checked_sub(1).map_or(0, |run| runs[run].samples_per_chunk)
 }
 
-/// Mean frames a second over the whole track.
-fn frame_rate(trak: &Trak, frames: usize) -> Result<f64, String> {
-    let mdia = &trak.mdia;
-    let ticks: u64 =
-        mdia.minf.stbl.stts.entries.iter().fold(0u64, |sum, run| {
-            sum.saturating_add(u64::from(run.sample_count) * u64::from(run.sample_delta))
-        });
-    let fps = frames as f64 * f64::from(mdia.mdhd.timescale) / ticks as f64;
-    if !(0.1..=1000.0).contains(&fps) {
-        return Err("its frame times (`stts`, `mdhd`) give no usable frame rate".into());
-    }
-    Ok(fps)
-}
-
-/// How a track is to be turned for display; phones write upright clips this way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rotation {
-    None,
-    /// 90 degrees clockwise.
-    Quarter,
-    Half,
-    ThreeQuarters,
-}
-
-impl Rotation {
-    fn of(matrix: &Matrix) -> Self {
-        match [matrix.a, matrix.b, matrix.c, matrix.d].map(i32::signum) {
-            [0, 1, -1, 0] => Self::Quarter,
-            [-1, 0, 0, -1] => Self::Half,
-            [0, -1, 1, 0] => Self::ThreeQuarters,
-            _ => Self::None,
+/// What the file says of its colours.
+fn coding(colr: Option<&Colr>) -> Coding {
+    match colr {
+        Some(Colr::Nclx { transfer_characteristics, matrix_coefficients, full_range_flag, .. }) => Coding {
+            transfer: *transfer_characteristics,
+            matrix: *matrix_coefficients,
+            full_range: *full_range_flag,
+        },
+        Some(Colr::Nclc { transfer_characteristics, matrix_coefficients, .. }) => {
+            Coding { transfer: *transfer_characteristics, matrix: *matrix_coefficients, full_range: false }
         }
-    }
-
-    pub fn apply(self, image: Image) -> Image {
-        let (width, height) = (image.width, image.height);
-        match self {
-            Self::None => image,
-            Self::Quarter => Image::from_fn(height, width, |x, y| image.pixel(y, height - 1 - x)),
-            Self::Half => Image::from_fn(width, height, |x, y| image.pixel(width - 1 - x, height - 1 - y)),
-            Self::ThreeQuarters => Image::from_fn(height, width, |x, y| image.pixel(width - 1 - y, x)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rotations_are_clockwise_and_undo_each_other() {
-        let image = Image::from_fn(3, 2, |x, y| [x as u8, y as u8, 0]);
-        let turned = Rotation::Quarter.apply(image.clone());
-        assert_eq!((turned.width, turned.height), (2, 3));
-        assert_eq!(turned.pixel(1, 0), image.pixel(0, 0), "top left goes to top right");
-        assert_eq!(Rotation::ThreeQuarters.apply(turned), image);
-        assert_eq!(Rotation::Half.apply(Rotation::Half.apply(image.clone())), image);
+        _ => Coding::UNKNOWN,
     }
 }

@@ -7,6 +7,7 @@ use mp4_atom::{
 };
 
 use crate::Video;
+use crate::comment::user_data;
 use crate::h264::{self, Encoded};
 
 const IDENTITY: Matrix =
@@ -14,7 +15,7 @@ const IDENTITY: Matrix =
 
 /// Encodes a clip as MP4. Odd sides are padded to even ones by repeating the last column or row: 4:2:0 video cannot
 /// say an odd size.
-pub(crate) fn encode(video: &Video, qp: u8) -> Result<Vec<u8>, String> {
+pub(crate) fn encode(video: &Video, qp: u8, comment: Option<&str>) -> Result<Vec<u8>, String> {
     let odd = video.width() % 2 == 1 || video.height() % 2 == 1;
     let padded = odd.then(|| Video {
         frames: video.frames.iter().map(|frame| frame.padded_to_even()).collect(),
@@ -24,7 +25,8 @@ pub(crate) fn encode(video: &Video, qp: u8) -> Result<Vec<u8>, String> {
     let (width, height) = (video.width(), video.height());
     h264::check_size(width, height)?;
     let encoded = h264::encode(video, qp)?;
-    mux(&encoded, width as u16, height as u16, Timing::of(video.fps)).map_err(|e| e.to_string())
+    let said = comment.map(user_data).unwrap_or_default();
+    mux(&encoded, width as u16, height as u16, Timing::of(video.fps), &said).map_err(|e| e.to_string())
 }
 
 /// A frame lasts `delta / timescale` seconds.
@@ -49,7 +51,8 @@ impl Timing {
     }
 }
 
-fn mux(encoded: &Encoded, width: u16, height: u16, timing: Timing) -> mp4_atom::Result<Vec<u8>> {
+/// The file, with the box `said` at the end of `moov`.
+fn mux(encoded: &Encoded, width: u16, height: u16, timing: Timing, said: &[u8]) -> mp4_atom::Result<Vec<u8>> {
     let brand = |name: &[u8; 4]| FourCC::new(name);
     let ftyp = Ftyp {
         major_brand: brand(b"isom"),
@@ -60,17 +63,23 @@ fn mux(encoded: &Encoded, width: u16, height: u16, timing: Timing) -> mp4_atom::
     ftyp.encode(&mut file)?;
 
     // The offset of the samples depends on the size of `moov`, which does not depend on the offset.
-    let mut moov = Vec::new();
-    movie(encoded, width, height, timing, 0)?.encode(&mut moov)?;
+    let moov = |offset: u32| {
+        let mut moov = Vec::new();
+        movie(encoded, width, height, timing, offset)?.encode(&mut moov)?;
+        moov.extend_from_slice(said);
+        let size = moov.len() as u32;
+        moov[..4].copy_from_slice(&size.to_be_bytes());
+        Ok::<_, mp4_atom::Error>(moov)
+    };
     let payload: usize = encoded.samples.iter().map(|sample| sample.data.len()).sum();
     let header = Header { kind: brand(b"mdat"), size: Some(payload) };
     let mut mdat = Vec::new();
     header.encode(&mut mdat)?;
-    let offset = file.len() + moov.len() + mdat.len();
+    let offset = file.len() + moov(0)?.len() + mdat.len();
     if offset + payload > u32::MAX as usize {
         return Err(mp4_atom::Error::TooLarge(brand(b"mdat")));
     }
-    movie(encoded, width, height, timing, offset as u32)?.encode(&mut file)?;
+    file.extend(moov(offset as u32)?);
     file.extend(mdat);
     encoded.samples.iter().for_each(|sample| file.extend_from_slice(&sample.data));
     Ok(file)

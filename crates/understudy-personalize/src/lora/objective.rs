@@ -341,6 +341,7 @@ impl understudy_train::Objective for Objective<'_> {
             let transformer = &self.setup.job.base.transformer;
             let stack = FlowStack::new(transformer, &attachments, text, &part.flow, part.weight);
             let (loss, gradients) = stack.gradients(&leaves, self.setup.checkpointing);
+            self.setup.job.base.check_read().map_err(other)?;
             result.loss += loss;
             add(gradients, &mut result.gradients);
             if batch.len() > 1 {

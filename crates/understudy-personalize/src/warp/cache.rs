@@ -1,12 +1,13 @@
 //! What the reference branch saw at every step, in a file: it is the same for every seed and every prompt.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::hash::Fnv;
 use understudy_engine::host::values;
-use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
+use understudy_engine::safetensors::{self, CHECKSUM, Checkpoint, LazyValues, NamedValues, Precision};
 
 use crate::error::Result;
 
@@ -59,7 +60,12 @@ impl Cache {
         let tensors: Vec<NamedValues> =
             self.steps.iter().flat_map(|(step, seen)| seen.named(*step)).collect();
         let metadata = BTreeMap::from([(KEY.to_owned(), self.key.clone())]);
-        Ok(safetensors::write(&self.path, &tensors, metadata, Precision::F32)?)
+        let lazy = tensors.iter().map(|tensor| LazyValues {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            values: Box::new(|| Cow::Borrowed(&tensor.values)),
+        });
+        Ok(safetensors::write_sealed(&self.path, &lazy.collect::<Vec<_>>(), metadata, Precision::F32)?)
     }
 }
 
@@ -85,9 +91,9 @@ impl Seen {
     }
 }
 
-/// The steps in the file at `path`; none where it is not there, is of another key, or cannot be understood.
+/// The steps in the file at `path`; none where it is not there, is of another key, is damaged or cannot be understood.
 fn read(path: &Path, key: &str, device: &Device) -> Option<BTreeMap<u32, Seen>> {
-    let checkpoint = Checkpoint::open(path, device).ok()?;
+    let checkpoint = Checkpoint::open_sealed(path, device).ok()?.whole()?;
     if checkpoint.metadata().get(KEY).map(String::as_str) != Some(key) {
         return None;
     }
@@ -98,7 +104,7 @@ fn read(path: &Path, key: &str, device: &Device) -> Option<BTreeMap<u32, Seen>> 
     };
     let mut steps: BTreeMap<u32, Seen> = BTreeMap::new();
     // In the order of names, so that kinds come one after another; there are fewer than ten.
-    for info in checkpoint.infos() {
+    for info in checkpoint.infos().into_iter().filter(|info| info.name != CHECKSUM) {
         let (step, name) = info.name.split_once('/')?;
         let seen = steps.entry(step.parse().ok()?).or_default();
         match name.split_once('/') {

@@ -65,7 +65,7 @@ pub fn subject(size: [usize; 2]) -> Subject {
 
 /// A few steps of everything at 16x16.
 pub fn config() -> LoraConfig {
-    let mut config = LoraConfig::quick();
+    let mut config = LoraConfig::nano();
     config.size = [16, 16];
     config.rank = 3;
     config.alpha = 6.0;
@@ -80,6 +80,7 @@ pub fn config() -> LoraConfig {
     config.prior.frames = 5;
     config.prior.samples = 2;
     config.prior.steps = 2;
+    config.samples.every = 0;
     config.samples.frames = 5;
     config.samples.steps = 2;
     config

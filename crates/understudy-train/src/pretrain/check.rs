@@ -2,11 +2,14 @@
 
 use understudy_puppet::POSTURE;
 
+use crate::pretrain::alignment::AlignmentRecipe;
 use crate::pretrain::autoencoder::AutoencoderRecipe;
 use crate::pretrain::contrast::ContrastRecipe;
 use crate::pretrain::denoiser::{DenoiserRecipe, Material};
 use crate::pretrain::identity::IdentityRecipe;
 use crate::pretrain::markings::MarkingsRecipe;
+use crate::pretrain::parts::PartsRecipe;
+use crate::pretrain::perception::PerceptionRecipe;
 use crate::pretrain::posture::PostureRecipe;
 use crate::pretrain::vocabulary::vocabulary_size;
 use crate::trainer::TrainConfig;
@@ -19,6 +22,9 @@ type Rule = (&'static str, bool, String);
 pub(crate) fn autoencoder(recipe: &AutoencoderRecipe) -> Option<Fault> {
     let (size, model) = (recipe.size, &recipe.model);
     let lengths = |frames: usize| frames >= 1 && (frames - 1).is_multiple_of(model.temporal_factor());
+    let side =
+        |own: usize, whole: usize| own >= 1 && own <= whole && own.is_multiple_of(model.spatial_factor());
+    let window = |[rows, columns]: [usize; 2]| side(rows, size[1]) && side(columns, size[2]);
     let phase = |frames: usize, batch: usize| batch >= 1 && frames <= size[0] && lengths(frames);
     first([
         rule("model.base_dim", model.base_dim >= 1, "at least 1"),
@@ -27,17 +33,32 @@ pub(crate) fn autoencoder(recipe: &AutoencoderRecipe) -> Option<Fault> {
         clip_size(size, model.temporal_factor(), model.spatial_factor()),
         rule(
             "phases",
-            recipe.phases.iter().all(|p| phase(p.frames, p.batch)),
+            recipe.phases.iter().all(|p| phase(p.frames, p.batch) && p.window.is_none_or(window)),
             &format!(
-                "batches of at least 1 and frames one more than a multiple of {}, {} at most",
+                "batches of at least 1, frames one more than a multiple of {}, {} at most, and windows within the frame \
+                 whose sides are multiples of {}",
                 model.temporal_factor(),
-                size[0]
+                size[0],
+                model.spatial_factor()
             ),
         ),
         not_negative("kl_weight", recipe.kl_weight),
         not_negative("mask_weight", recipe.mask_weight),
+        not_negative("difference.absolute", recipe.difference.absolute),
+        not_negative("difference.squared", recipe.difference.squared),
+        not_negative("difference.edges", recipe.difference.edges),
+        rule(
+            "perception",
+            recipe.perception.as_ref().is_none_or(perception),
+            "one network or more, a weight of 0 or more, and at least one frame",
+        ),
     ])
     .or_else(|| training(&recipe.training))
+}
+
+fn perception(recipe: &PerceptionRecipe) -> bool {
+    let weight = recipe.weight;
+    !recipe.networks.is_empty() && weight.is_finite() && weight >= 0.0 && recipe.frames >= 1
 }
 
 pub(crate) fn denoiser(recipe: &DenoiserRecipe) -> Option<Fault> {
@@ -52,6 +73,12 @@ pub(crate) fn denoiser(recipe: &DenoiserRecipe) -> Option<Fault> {
             "shares of stills between 0 and 1",
         ),
         not_negative("mask_weight", recipe.mask_weight),
+        not_negative("head_weight", recipe.head_weight),
+        rule(
+            "alignment",
+            recipe.alignment.is_none_or(|own| alignment(own, denoiser.num_layers)),
+            "a block of the transformer's, counted from 0, at least one hidden channel, and a weight of 0 or more",
+        ),
         rule("caption_dropout", (0.0..=1.0).contains(&recipe.caption_dropout), "between 0 and 1"),
         rule("max_tokens", (1..=4096).contains(&recipe.max_tokens), "between 1 and 4096"),
         rule(
@@ -63,6 +90,11 @@ pub(crate) fn denoiser(recipe: &DenoiserRecipe) -> Option<Fault> {
         rule("transformer.in_channels", denoiser.in_channels == denoiser.out_channels, "out_channels"),
     ])
     .or_else(|| training(&recipe.training))
+}
+
+fn alignment(recipe: AlignmentRecipe, blocks: usize) -> bool {
+    let AlignmentRecipe { block, hidden, weight } = recipe;
+    block < blocks && hidden >= 1 && weight.is_finite() && weight >= 0.0
 }
 
 pub(crate) fn clip(recipe: &ContrastRecipe) -> Option<Fault> {
@@ -118,6 +150,27 @@ pub(crate) fn markings(recipe: &MarkingsRecipe) -> Option<Fault> {
             "model.embedding",
             recipe.model.embedding == values,
             &format!("{values}, the values of all markings"),
+        ),
+        not_negative("noise", recipe.noise),
+    ])
+    .or_else(|| training(&recipe.training))
+}
+
+pub(crate) fn parts(recipe: &PartsRecipe) -> Option<Fault> {
+    let model = &recipe.model;
+    let halvings = model.widths.len().saturating_sub(1);
+    first([
+        batch(recipe.batch, 1),
+        rule(
+            "model.widths",
+            model.widths.iter().all(|&w| w >= 1) && halvings >= 1,
+            "two numbers or more of at least 1",
+        ),
+        rule("model.size", model.size.is_multiple_of(1 << halvings), "a multiple of two for each halving"),
+        rule(
+            "model.classes",
+            model.classes == PartsRecipe::CLASSES,
+            &format!("{}, nothing and the parts and features of characters", PartsRecipe::CLASSES),
         ),
         not_negative("noise", recipe.noise),
     ])

@@ -2,10 +2,10 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
-use understudy_engine::random::Random;
 use understudy_puppet::{Clip, Scenario, Size, Split, World};
 
 use crate::error::TrainError;
+use crate::pretrain::truth::still;
 
 /// Renders clips of one size.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,16 @@ impl Clips {
         self.world.scenario(split, index)
     }
 
+    /// The training scenario `index`, two characters in a fifth of them: of those that the world gives one, every seventeenth
+    /// gets another.
+    pub(crate) fn training(index: u64) -> Scenario {
+        const PAIRED: u64 = 17;
+        match index % PAIRED {
+            0 => Scenario::duo(Split::Train, index),
+            _ => Scenario::from_index(Split::Train, index),
+        }
+    }
+
     /// Renders one scenario.
     pub fn render(&self, scenario: &Scenario) -> Clip {
         self.world.render(scenario)
@@ -56,9 +66,7 @@ impl Clips {
     /// Renders `scenarios`, whose indices begin at `first`, and keeps one frame of each, anywhere in it but the
     /// same every time.
     pub fn stills(&self, scenarios: &[Scenario], first: u64) -> ClipBatch {
-        let frames = self.size.frames as u64;
-        let drawn = |at: usize| Random::stream(0, "still", first + at as u64).below(frames) as usize;
-        self.kept(scenarios, 1, drawn)
+        self.kept(scenarios, 1, |at| still(first + at as u64, self.size.frames))
     }
 
     /// Renders `scenarios` and keeps `frames` of each, from where `start` says for its place on.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::parameters::{Initializer, NamedGradients, Parameters};
@@ -12,7 +12,7 @@ use understudy_engine::safetensors::{Checkpoint, Precision};
 use understudy_engine::weights::{Below, WeightSource, Weights};
 use understudy_models::umt5::Umt5Config;
 use understudy_models::wan_transformer::WanTransformerConfig;
-use understudy_models::wan_vae::WanVaeConfig;
+use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 use understudy_pipeline::cost::Halved;
 use understudy_pipeline::{
     Base, BaseConfig, BaseParameters, BaseWeights, PromptOptions, Request, Sampler, Scheduler, Tokenizer,
@@ -21,12 +21,15 @@ use understudy_pipeline::{
 use understudy_puppet::{Detail, Scenario, Split};
 
 use crate::error::TrainError;
-use crate::noise::{logit_normal, shifted};
+use crate::noise::levels;
+use crate::pretrain::alignment::{AlignmentRecipe, Heads};
 use crate::pretrain::autoencoder::device_of;
+use crate::pretrain::clips::Clips;
+use crate::pretrain::export::build_vae;
 use crate::pretrain::grid::frames_grid;
 use crate::pretrain::latents::{Kind, LatentCache};
-use crate::pretrain::masks::MaskCache;
 use crate::pretrain::recipe::key;
+use crate::pretrain::truth::{Layout, Seen, Truth};
 use crate::trainer::{Objective, StepResult, TrainConfig};
 
 /// How the text encoder and the denoiser are trained.
@@ -46,6 +49,12 @@ pub struct DenoiserRecipe {
     pub phases: Vec<Mix>,
     /// How much more the latents of characters count.
     pub mask_weight: f32,
+    /// How much more still those of their heads count.
+    #[serde(default)]
+    pub head_weight: f32,
+    /// What is read from hidden tokens beside, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<AlignmentRecipe>,
     /// Share of captions that are left out, which guidance needs.
     pub caption_dropout: f32,
     /// Longest caption in tokens.
@@ -67,8 +76,11 @@ pub struct DenoiserRecipe {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Material {
-    /// How many are encoded and trained on.
+    /// How many are encoded before the first step.
     pub count: u64,
+    /// How many more are encoded at every step, of whatever kind it is.
+    #[serde(default)]
+    pub fresh: u64,
     /// How many make a batch.
     pub batch: usize,
     /// Shift of the noise levels toward noise.
@@ -99,16 +111,25 @@ impl DenoiserRecipe {
     }
 }
 
+impl Material {
+    /// How many there are at `step`.
+    pub(crate) fn at(&self, step: u64) -> u64 {
+        self.count + self.fresh * step
+    }
+}
+
 /// Where the two networks under training stand among the parameters.
 const TEXT_ENCODER: &str = "text_encoder.";
 const TRANSFORMER: &str = "transformer.";
+/// And what reads from the denoiser, which is not exported.
+const HEADS: &str = "heads.";
 
-/// One batch: latents, their noise levels, and captions.
+/// One batch: latents, their noise levels, captions, and what the world knows of them.
 pub struct Batch {
     latents: Vec<f32>,
-    masks: Vec<f32>,
     sigmas: Vec<f32>,
     captions: Vec<String>,
+    truth: Truth,
     kind: Kind,
 }
 
@@ -116,18 +137,9 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 pub struct Caches {
     /// The clips.
-    pub clips: Cache,
+    pub clips: LatentCache,
     /// The single frames.
-    pub stills: Cache,
-}
-
-/// What one kind of steps learns from: latents, and where in them characters are.
-#[derive(Clone, Debug)]
-pub struct Cache {
-    /// The latents.
-    pub latents: LatentCache,
-    /// The characters' places.
-    pub masks: MaskCache,
+    pub stills: LatentCache,
 }
 
 /// The denoiser's objective.
@@ -137,16 +149,24 @@ pub struct Denoiser {
     caches: Caches,
     tokenizer: Tokenizer,
     vae: Parameters,
+    encoder: WanVae,
+    layout: Layout,
 }
 
 impl Denoiser {
     /// Prepares `recipe` with the latents of its material, and the trained autoencoder they are from.
+    ///
+    /// # Errors
+    /// When the autoencoder cannot be built or the world cannot render the clips' size.
     pub fn new(
         recipe: DenoiserRecipe,
         caches: Caches,
         tokenizer: Tokenizer,
         (vae_config, vae): (WanVaeConfig, Parameters),
-    ) -> Self {
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let encoder = build_vae(&vae, &vae_config, device)?;
+        let layout = Layout::new(recipe.size, &vae_config, recipe.transformer.patch_size)?;
         let config = BaseConfig {
             text_encoder: recipe.text_encoder.clone(),
             transformer: recipe.transformer.clone(),
@@ -154,11 +174,11 @@ impl Denoiser {
             scheduler: Scheduler { sampler: Sampler::UniPc, shift: f64::from(recipe.clips.shift) },
             max_sequence_length: recipe.max_tokens,
         };
-        Self { recipe, config, caches, tokenizer, vae }
+        Ok(Self { recipe, config, caches, tokenizer, vae, encoder, layout })
     }
 
     /// What steps of `kind` learn from.
-    fn material(&self, kind: Kind) -> (Material, &Cache) {
+    fn material(&self, kind: Kind) -> (Material, &LatentCache) {
         match kind {
             Kind::Clips => (self.recipe.clips, &self.caches.clips),
             Kind::Stills => (self.recipe.stills, &self.caches.stills),
@@ -176,6 +196,31 @@ impl Denoiser {
             halved: Halved::default(),
         };
         Ok(Base::build(self.config.clone(), self.tokenizer.clone(), weights, device)?)
+    }
+
+    /// The heads in `source`, if the recipe has any.
+    fn heads(&self, source: &dyn WeightSource, device: &Device) -> Result<Option<Heads>, TrainError> {
+        let Some(recipe) = self.recipe.alignment else { return Ok(None) };
+        let below = Below::new(source, HEADS);
+        let weights = Weights::new(&below, device);
+        let channels = self.recipe.transformer.inner_dim();
+        let heads = Heads::new(&weights, recipe.hidden, channels, self.layout.places());
+        weights.finish()?;
+        Ok(Some(heads))
+    }
+
+    /// How much every latent of `truth` counts, `(clips, 1, frames, rows, columns)`, one on average.
+    fn weights(&self, truth: &Truth, dims: [usize; 5], device: &Device) -> Tensor<5> {
+        let weight = |seen: &Seen| match seen {
+            Seen::Nothing => 1.0,
+            Seen::Body => 1.0 + self.recipe.mask_weight,
+            Seen::Head => 1.0 + self.recipe.mask_weight + self.recipe.head_weight,
+        };
+        let weights: Vec<f32> = truth.seen.iter().map(weight).collect();
+        let mean = weights.iter().sum::<f32>() / weights.len() as f32;
+        let weights = weights.into_iter().map(|weight| weight / mean).collect();
+        let [clips, _, frames, rows, columns] = dims;
+        Tensor::from_data(TensorData::new(weights, [clips, 1, frames, rows, columns]), device)
     }
 
     /// Writes the whole base, with `trained` as its two networks, into `folder` in diffusers' layout.
@@ -206,6 +251,30 @@ fn exported(folder: &Path, device: &Device) -> Result<Parameters, TrainError> {
     Ok(parameters)
 }
 
+/// What `base` predicts for `noised` latents under `text`, and the tokens after `block`, if there is one.
+fn predict(
+    base: &Base,
+    noised: Tensor<5>,
+    timesteps: &[f32],
+    text: Tensor<3>,
+    block: Option<usize>,
+) -> (Tensor<5>, Option<Tensor<3>>) {
+    let none = Attachments::none();
+    let network = &base.transformer;
+    let dims = noised.dims();
+    let rotary = network.rotary(dims, &noised.device());
+    let conditions = network.conditions(timesteps, network.context(text, &none), &none);
+    let mut tokens = network.patchify(noised, &none);
+    let mut read = None;
+    for index in 0..network.depth() {
+        tokens = network.block(index, tokens, &conditions, &rotary, &none);
+        if block == Some(index) {
+            read = Some(tokens.clone());
+        }
+    }
+    (network.finish(tokens, &conditions.time, dims, &none), read)
+}
+
 /// How much a caption tells, drawn anew at every visit.
 fn detail(random: &mut Random) -> Detail {
     [Detail::Brief, Detail::Colors, Detail::Traits, Detail::Full, Detail::Full][random.below(5) as usize]
@@ -224,12 +293,14 @@ impl Objective for Denoiser {
     }
 
     fn initialize(&self, device: &Device) -> Result<Parameters, TrainError> {
+        let source = Initializer::new(self.recipe.seed, device);
+        self.heads(&source, device)?;
         if let Some(folder) = &self.recipe.start {
-            let parameters = exported(folder, device)?;
+            let mut parameters = exported(folder, device)?;
             self.base(&parameters, device)?;
+            parameters.extend(source.into_parameters());
             return Ok(parameters);
         }
-        let source = Initializer::new(self.recipe.seed, device);
         self.base(&source, device)?;
         Ok(source.into_parameters())
     }
@@ -238,30 +309,29 @@ impl Objective for Denoiser {
         let mut random = Random::stream(self.recipe.seed, "denoiser batch", step);
         let kind = self.recipe.kind(step);
         let (material, cache) = self.material(kind);
-        let clips: Vec<u64> = (0..material.batch).map(|_| random.below(cache.latents.count())).collect();
-        let shift = f64::from(material.shift);
-        let sigmas = clips.iter().map(|_| shifted(logit_normal(&mut random, 0.0, 1.0), shift)).collect();
-        let mut caption = |&clip: &u64| {
+        let count = material.at(step);
+        let clips: Vec<u64> = (0..material.batch).map(|_| random.below(count)).collect();
+        let sigmas = levels(&mut random, clips.len(), f64::from(material.shift));
+        let scenarios: Vec<Scenario> = clips.iter().map(|&clip| Clips::training(clip)).collect();
+        let mut caption = |scenario: &Scenario| {
             let dropped = random.uniform() < f64::from(self.recipe.caption_dropout);
             let seed = random.next_u64();
             let detail = detail(&mut random);
-            match dropped {
-                true => String::new(),
-                false => Scenario::from_index(Split::Train, clip).caption_with(seed, detail),
-            }
+            if dropped { String::new() } else { scenario.caption_with(seed, detail) }
         };
-        let captions = clips.iter().map(&mut caption).collect();
-        let (latents, masks) = (cache.latents.read(&clips)?, cache.masks.read(&clips)?);
-        Ok(Batch { latents, masks, sigmas, captions, kind })
+        let captions = scenarios.iter().map(&mut caption).collect();
+        let latents = cache.read(&self.encoder, count, &clips, &device_of(&self.vae))?;
+        let truth = self.layout.truth(kind, &scenarios, &clips);
+        Ok(Batch { latents, sigmas, captions, truth, kind })
     }
 
     fn step(&self, parameters: &Parameters, batch: Batch, step: u64) -> Result<StepResult, TrainError> {
         let leaves = parameters.leaves();
         let device = device_of(parameters);
         let base = self.base(&leaves, &device)?;
+        let heads = self.heads(&leaves, &device)?;
         let (_, cache) = self.material(batch.kind);
-        let latents = cache.latents.tensor(batch.latents, &device);
-        let weights = cache.masks.tensor(batch.masks, &device) * self.recipe.mask_weight + 1.0;
+        let latents = cache.tensor(batch.latents, &device);
         let noise =
             Random::stream(self.recipe.seed, "denoiser noise", step).normal_tensor(latents.dims(), &device);
         let count = batch.sigmas.len();
@@ -269,18 +339,24 @@ impl Objective for Denoiser {
         let noised = latents.clone() * (-sigma.clone() + 1.0) + noise.clone() * sigma;
         let target = noise - latents;
 
-        let none = Attachments::none();
         let captions: Vec<&str> = batch.captions.iter().map(String::as_str).collect();
         let text = encode_prompt(&base, &captions, PromptOptions::default())?;
-        let context = base.transformer.context(text, &none);
         let timesteps: Vec<f32> = batch.sigmas.iter().map(|sigma| sigma * 1000.0).collect();
-        let predicted = base.transformer.forward(noised, &timesteps, context, &none);
-        let mean = weights.clone().mean().into_scalar::<f32>();
-        let loss = ((predicted - target).powi_scalar(2) * weights).mean() / mean;
+        let block = self.recipe.alignment.map(|recipe| recipe.block);
+        let (predicted, tokens) = predict(&base, noised, &timesteps, text, block);
+        let weights = self.weights(&batch.truth, predicted.dims(), &device);
+        let mut loss = ((predicted - target).powi_scalar(2) * weights).mean();
+        let mut metrics = Vec::new();
+        if let (Some(heads), Some(tokens), Some(recipe)) = (heads, tokens, self.recipe.alignment) {
+            let lost = heads.lost(tokens, &batch.truth);
+            metrics.push(("flow".to_owned(), loss.clone().without_autodiff().into_scalar()));
+            metrics.extend(lost.each.map(|(name, value)| (name.to_owned(), value)));
+            loss = loss + lost.total * recipe.weight;
+        }
         let mut gradients = NamedGradients::new();
         leaves.collect(&mut loss.backward(), &mut gradients);
         let loss = loss.without_autodiff().into_scalar::<f32>();
-        Ok(StepResult { loss, gradients, buffers: Vec::new(), metrics: Vec::new() })
+        Ok(StepResult { loss, gradients, buffers: Vec::new(), metrics })
     }
 
     /// Held-out prompts, one a row, made by the very code that `generate` runs; the prompts are in a text
@@ -312,8 +388,10 @@ impl Objective for Denoiser {
             false => videos,
         };
         frames_grid(videos * 2.0 - 1.0, if stills { 1 } else { 4 }, 2, &path)?;
-        let listed = std::fs::write(path.with_extension("txt"), prompts.join("\n"));
-        listed.map_err(|error| TrainError::Io { action: "write", path: path.clone(), error })?;
+        understudy_engine::safetensors::write_atomically(
+            &path.with_extension("txt"),
+            prompts.join("\n").as_bytes(),
+        )?;
         Ok(Some(path))
     }
 }

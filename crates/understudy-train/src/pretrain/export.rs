@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use understudy_engine::parameters::Parameters;
 use understudy_engine::safetensors::{self, Checkpoint, Precision};
+use understudy_engine::weights::Weights;
+use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 
 use crate::error::TrainError;
 
@@ -79,6 +81,21 @@ pub fn read_network<C: DeserializeOwned>(
     Ok((config, Parameters::from_checkpoint(&checkpoint, "")?))
 }
 
+/// The autoencoder of `config` with these weights.
+///
+/// # Errors
+/// When they are not its.
+pub fn build_vae(
+    parameters: &Parameters,
+    config: &WanVaeConfig,
+    device: &Device,
+) -> Result<WanVae, TrainError> {
+    let weights = Weights::new(parameters, device);
+    let network = WanVae::new(&weights, config);
+    weights.finish()?;
+    Ok(network)
+}
+
 /// `parameters` but for `name`.
 pub fn without(parameters: &Parameters, name: &str) -> Parameters {
     parameters.filtered(|key| (key != name).then(|| key.to_owned()))
@@ -91,9 +108,5 @@ pub fn without(parameters: &Parameters, name: &str) -> Parameters {
 pub fn append_score(path: &Path, step: u64, score: f64) -> Result<(), TrainError> {
     let mut text = std::fs::read_to_string(path).unwrap_or_default();
     text.push_str(&format!("{step} {score:.4}\n"));
-    std::fs::write(path, text).map_err(|error| TrainError::Io {
-        action: "write",
-        path: path.to_owned(),
-        error,
-    })
+    Ok(safetensors::write_atomically(path, text.as_bytes())?)
 }

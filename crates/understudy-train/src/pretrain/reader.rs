@@ -132,7 +132,7 @@ fn moving_frame(world: &World, split: Split, seed: u64) -> (Vec<f32>, Scenario, 
 }
 
 /// `pixels` blurred up to so often and with noise of a deviation up to so much, by the `seed`.
-fn worsened(mut pixels: Vec<f32>, side: usize, (blur, noise): (u64, f32), seed: u64) -> Vec<f32> {
+pub(crate) fn worsened(mut pixels: Vec<f32>, side: usize, (blur, noise): (u64, f32), seed: u64) -> Vec<f32> {
     let mut random = Random::new(seed, 1);
     for _ in 0..random.below(blur + 1) {
         pixels = blurred(&pixels, side);

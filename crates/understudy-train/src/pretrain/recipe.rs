@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use understudy_engine::hash::Fnv;
 use understudy_engine::ops;
 use understudy_engine::parameters::Parameters;
-use understudy_engine::weights::Weights;
-use understudy_models::wan_vae::{WanVae, WanVaeConfig};
+use understudy_models::wan_vae::WanVaeConfig;
 use understudy_pipeline::Tokenizer;
 
 use crate::error::TrainError;
@@ -17,12 +16,12 @@ use crate::event::Event;
 use crate::pretrain::autoencoder::{Autoencoder, AutoencoderRecipe, measure_latents};
 use crate::pretrain::check::{self, Fault};
 use crate::pretrain::contrast::{Contrast, ContrastRecipe};
-use crate::pretrain::denoiser::{Cache, Caches, Denoiser, DenoiserRecipe, Material};
+use crate::pretrain::denoiser::{Caches, Denoiser, DenoiserRecipe, Material};
 use crate::pretrain::export;
 use crate::pretrain::identity::{IdentityEncoder, IdentityRecipe};
 use crate::pretrain::latents::{Kind, LatentCache};
 use crate::pretrain::markings::{self, MarkingsReader, MarkingsRecipe};
-use crate::pretrain::masks::MaskCache;
+use crate::pretrain::parts::{PartsReader, PartsRecipe};
 use crate::pretrain::posture::{Described, PostureReader, PostureRecipe};
 use crate::pretrain::vocabulary::tokenizer;
 use crate::state::State;
@@ -44,6 +43,8 @@ pub enum Recipe {
     Posture(PostureRecipe),
     /// A judge of markings.
     Markings(MarkingsRecipe),
+    /// A judge of parts.
+    Parts(PartsRecipe),
 }
 
 /// Clips the latents' mean and deviation are taken over.
@@ -94,6 +95,7 @@ impl Recipe {
             Self::Identity(recipe) => check::identity(recipe),
             Self::Posture(recipe) => check::posture(recipe),
             Self::Markings(recipe) => check::markings(recipe),
+            Self::Parts(recipe) => check::parts(recipe),
         }
     }
 
@@ -106,6 +108,7 @@ impl Recipe {
             Self::Identity(recipe) => &mut recipe.training,
             Self::Posture(recipe) => &mut recipe.training,
             Self::Markings(recipe) => &mut recipe.training,
+            Self::Parts(recipe) => &mut recipe.training,
         };
         training.steps = steps;
         self
@@ -125,11 +128,11 @@ impl Recipe {
         let export = folder.join("export");
         match self {
             Self::Autoencoder(recipe) => {
-                let objective = Autoencoder::new(recipe.clone())?;
+                let objective = Autoencoder::new(recipe.clone(), device)?;
                 let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
                     return Ok(());
                 };
-                let network = build_vae(&state.ema, &recipe.model, device)?;
+                let network = export::build_vae(&state.ema, &recipe.model, device)?;
                 let mut tell = |done| emit(&prepared("latents measured", done, MEASURED_CLIPS));
                 let measured = measure_latents(&network, recipe.size, MEASURED_CLIPS, device, &mut tell)?;
                 let Some([mean, deviation]) = measured else { return Ok(()) };
@@ -169,6 +172,13 @@ impl Recipe {
                 let named = objective.named(&state.ema)?;
                 let described = markings::Described { model: &recipe.model, markings: named };
                 export::network(&export, "IResNet", export::TRANSFORMERS, &described, &state.ema)
+            }
+            Self::Parts(recipe) => {
+                let objective = PartsReader::new(recipe.clone())?;
+                let Some(state) = whole(&objective, &recipe.training, folder, device, emit)? else {
+                    return Ok(());
+                };
+                export::network(&export, "Segmenter", export::TRANSFORMERS, &recipe.model, &state.ema)
             }
             Self::Denoiser(recipe) => run_denoiser(*recipe, folder, device, emit),
         }
@@ -229,25 +239,23 @@ fn run_denoiser(
     std::fs::create_dir_all(folder).map_err(io)?;
     let (config, weights) =
         export::read_network::<WanVaeConfig>(&recipe.autoencoder, export::DIFFUSERS, device)?;
-    let vae = build_vae(&weights, &config, device)?;
+    let vae = export::build_vae(&weights, &config, device)?;
     let key = latents_key(&config, &weights, recipe.size);
-    let mut cache = |kind, name, material: &Material| -> Result<Option<Cache>, TrainError> {
-        let mut tell = |done| emit(&prepared(&format!("{name} encoded"), done, material.count));
-        let of = (kind, material.count);
+    let step = State::steps(folder)?;
+    let mut cache = |kind, name, material: &Material| {
+        let count = material.at(step);
+        let mut tell = |done| emit(&prepared(&format!("{name} encoded"), done, count));
         let path = folder.join(format!("{name}-{key}.f16"));
         ops::set_bf16_products(recipe.training.bf16_products);
-        let latents = LatentCache::fill(&path, &vae, recipe.size, of, device, &mut tell);
+        let latents = LatentCache::fill(&path, &vae, recipe.size, (kind, count), device, &mut tell);
         ops::set_bf16_products(false);
-        let Some(latents) = latents? else { return Ok(None) };
-        let mut tell = |done| emit(&prepared(&format!("masks of {name}"), done, material.count));
-        let path = folder.join(format!("{name}-{key}.masks"));
-        let masks = MaskCache::fill(&path, &config, recipe.size, of, &mut tell)?;
-        Ok(masks.map(|masks| Cache { latents, masks }))
+        latents
     };
     let Some(stills) = cache(Kind::Stills, "stills", &recipe.stills)? else { return Ok(()) };
     let Some(clips) = cache(Kind::Clips, "clips", &recipe.clips)? else { return Ok(()) };
     let training = recipe.training.clone();
-    let objective = Denoiser::new(recipe, Caches { clips, stills }, nano_tokenizer()?, (config, weights));
+    let caches = Caches { clips, stills };
+    let objective = Denoiser::new(recipe, caches, nano_tokenizer()?, (config, weights), device)?;
     match whole(&objective, &training, folder, device, emit)? {
         Some(state) => objective.export(&state.ema, &folder.join("export")),
         None => Ok(()),
@@ -259,18 +267,11 @@ fn nano_tokenizer() -> Result<Tokenizer, TrainError> {
         .map_err(|error| TrainError::Other(error.to_string()))
 }
 
-fn build_vae(parameters: &Parameters, config: &WanVaeConfig, device: &Device) -> Result<WanVae, TrainError> {
-    let weights = Weights::new(parameters, device);
-    let network = WanVae::new(&weights, config);
-    weights.finish()?;
-    Ok(network)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RECIPES: [&str; 8] = [
+    const RECIPES: [&str; 9] = [
         include_str!("../../../../recipes/autoencoder.toml"),
         include_str!("../../../../recipes/denoiser.toml"),
         include_str!("../../../../recipes/clip.toml"),
@@ -279,6 +280,7 @@ mod tests {
         include_str!("../../../../recipes/autoencoder-smooth.toml"),
         include_str!("../../../../recipes/motion.toml"),
         include_str!("../../../../recipes/markings.toml"),
+        include_str!("../../../../recipes/parts.toml"),
     ];
 
     #[test]

@@ -70,8 +70,8 @@ pub fn composition(measure: &Measure, pairs: Range<u64>, save: Option<&Path>) ->
 
 /// The joint fits that are compared: as many samples a step and in all.
 fn methods() -> [(&'static str, LoraConfig); 2] {
-    let quick = Preset::Quick;
-    let mut joint = quick.sequence();
+    let preset = Preset::Nano;
+    let mut joint = preset.sequence();
     joint.bf16_products = true;
     (joint.dropout, joint.text_masking, joint.prior.weight, joint.background) = (0.2, 0.0, 0.0, 0.05);
     (joint.token.steps, joint.lora.steps) = (50, 300);
@@ -79,7 +79,7 @@ fn methods() -> [(&'static str, LoraConfig); 2] {
         (motion.dropout, motion.stitched) = (0.2, 0.5);
         (motion.stage.steps, motion.stage.batch) = (500, 2);
     }
-    let mut baseline = quick.config();
+    let mut baseline = preset.config();
     (baseline.rank, baseline.alpha, baseline.bf16_products) = (joint.rank, joint.alpha, true);
     (baseline.background, baseline.token.steps) = (0.05, 50);
     (baseline.lora.steps, baseline.lora.batch) = (800, 2);
@@ -159,7 +159,7 @@ fn concept(
     let verb = crate::verb(action);
     let said = format!("a {} [{verb}] {}", identity.noun(), scene.phrase());
     std::fs::write(path.with_extension("txt"), said)?;
-    let options = config.subject_options();
+    let options = config.subject_options(&measure.base.config);
     let subject = Subject::open(&path, identity.noun(), token, options).context("a character's clip")?;
     let photo = World::new(Size::new(1, height, width))?;
     let portraits = (0..REFERENCES).map(|seed| photo.render(&Scenario::portrait(identity, seed)).frames);

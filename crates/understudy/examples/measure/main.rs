@@ -1,15 +1,20 @@
 //! Measures `nano` and its judges on the puppet world: the figures of docs/results.md.
 //!
 //! ```text
-//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | savings | composition [--count N] [--first N] [--save FOLDER]
+//! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | readability | savings | composition [--count N] [--first N] [--save FOLDER]
 //! ```
-//! Each prints one JSON object. All seeds are fixed.
+//! Each prints one JSON object. All seeds are fixed. `--base FOLDER` measures another base by the embedded judges, and
+//! `--autoencoder FOLDER` another autoencoder, as `pretrain` exports them.
 
+mod autoencoder;
 mod composition;
 mod matches;
+mod readability;
 mod savings;
 
-use anyhow::{Result, bail};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use understudy_engine::host;
@@ -31,9 +36,18 @@ fn main() -> Result<()> {
     let after =
         |flag: &str| arguments.iter().position(|own| own == flag).and_then(|at| arguments.get(at + 1));
     let count: Option<u64> = after("--count").and_then(|count| count.parse().ok());
-    let measure = Measure::load()?;
+    let measure = Measure::load(after("--base").map(Path::new))?;
     let figures = match arguments.first().map(String::as_str) {
-        Some("autoencoder") => measure.autoencoder(count.unwrap_or(64))?,
+        Some("autoencoder") => {
+            let network = match after("--autoencoder") {
+                Some(folder) => &autoencoder::open(Path::new(folder), &measure.device)?,
+                None => &measure.base.vae,
+            };
+            if let Some(folder) = after("--save") {
+                autoencoder::sheets(&measure, network, 8, Path::new(folder))?;
+            }
+            autoencoder::autoencoder(&measure, network, count.unwrap_or(64))?
+        }
         Some("identity") => measure.identity(count.unwrap_or(2000))?,
         Some("retrieval") => measure.retrieval(count.unwrap_or(64))?,
         Some("frechet") => measure.frechet(count.unwrap_or(1024))?,
@@ -42,11 +56,15 @@ fn main() -> Result<()> {
         Some("composition") => {
             let first: u64 = after("--first").and_then(|first| first.parse().ok()).unwrap_or(0);
             let pairs = first..first + count.unwrap_or(4);
-            composition::composition(&measure, pairs, after("--save").map(std::path::Path::new))?
+            composition::composition(&measure, pairs, after("--save").map(Path::new))?
+        }
+        Some("readability") => {
+            let judge = after("--parts").context("--parts FOLDER: the export of recipes/parts.toml")?;
+            readability::readability(&measure, Path::new(judge), count.unwrap_or(64))?
         }
         Some("savings") => savings::savings(&measure, count.unwrap_or(32))?,
         _ => bail!(
-            "name a measure: autoencoder, identity, retrieval, frechet, lora, matches, savings or composition"
+            "name a measure: autoencoder, identity, retrieval, frechet, lora, matches, readability, savings or composition"
         ),
     };
     println!("{figures:#}");
@@ -62,29 +80,14 @@ struct Measure {
 }
 
 impl Measure {
-    fn load() -> Result<Self> {
+    fn load(base: Option<&Path>) -> Result<Self> {
         let device = Device::flex();
         let files = Files::Embedded { name: understudy_nano::NAME, files: understudy_nano::FILES };
-        Ok(Self {
-            base: Base::load(&files, &device)?,
-            judges: Judges::load(&files, &device)?,
-            clips: Clips::new(SIZE)?,
-            files,
-            device,
-        })
-    }
-
-    /// Peak signal-to-noise ratio of held-out clips after encoding and decoding.
-    fn autoencoder(&self, count: u64) -> Result<Value> {
-        let mut ratios = Vec::new();
-        for index in 0..count {
-            let scenario = self.clips.scenario(Split::HeldOut, index);
-            let video = self.clips.batch(&[scenario], 0, SIZE[0]).video(&self.device);
-            let decoded = decode_video(&self.base.vae, encode_video(&self.base, video.clone())?, None);
-            let error: f32 = (decoded * 2.0 - 1.0 - video).powi_scalar(2).mean().into_scalar();
-            ratios.push(10.0 * f64::from(4.0 / error).log10());
-        }
-        Ok(json!({"psnr": bootstrap(&ratios, 0.95, 0)?, "clips": count}))
+        let base = match base {
+            Some(folder) => Base::load(&Files::folder(folder), &device).context("--base")?,
+            None => Base::load(&files, &device)?,
+        };
+        Ok(Self { base, judges: Judges::load(&files, &device)?, clips: Clips::new(SIZE)?, files, device })
     }
 
     /// Verification accuracy of both identity encoders.
@@ -226,7 +229,7 @@ impl Measure {
         let subject_pictures: Vec<Picture> =
             pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();
         let class = identity.noun();
-        let config = LoraConfig { bf16_products: true, ..LoraConfig::quick() };
+        let config = LoraConfig { bf16_products: true, ..LoraConfig::nano() };
         let subject = Subject::from_pictures(&subject_pictures, class, DEFAULT_TOKEN, config.size)?;
         let folder = std::env::temp_dir().join(format!("understudy-measure-{}-{index}", std::process::id()));
         let job =

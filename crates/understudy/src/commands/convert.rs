@@ -8,16 +8,19 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use understudy_engine::safetensors::Precision;
 use understudy_media::check_writable;
-use understudy_personalize::{Adapter, Dialect, Unmatched, convert};
+use understudy_personalize::{
+    Adapter, Converted, Dialect, Opened, Unmatched, convert, convert_without_pictures,
+};
 
+use crate::outputs::{Input, reserve};
 use crate::progress::Progress;
-use crate::report::WrongUsage;
+use crate::report::{self, WrongUsage};
 
 /// Rewrite an adapter in the key names of another program.
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// The adapter, in any of the formats.
-    #[arg(value_name = "FILE.safetensors")]
+    /// The adapter, in any of the formats, or a folder that peft or diffusers saved one in.
+    #[arg(value_name = "FILE|DIR")]
     path: PathBuf,
     /// Whose names to use: comfyui, diffusers, kohya or diffsynth.
     #[arg(long, value_name = "FORMAT")]
@@ -28,6 +31,10 @@ pub struct Convert {
     /// Of an adapter that holds looks and motion apart: write the looks alone, or both as one.
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<Part>,
+    /// Leave out the pictures of the subject that an adapter of V-Warper carries: it then warps no values, and nobody who
+    /// has the file can see them.
+    #[arg(long)]
+    without_pictures: bool,
     /// Leave out keys that are not understood.
     #[arg(long)]
     allow_unmatched: bool,
@@ -46,16 +53,20 @@ enum Part {
 }
 
 impl Convert {
-    /// Writes an ordinary adapter of a part; gives the keys that were left out.
-    fn convert_part(&self, part: Part, unmatched: Unmatched) -> Result<Vec<String>> {
-        let (adapter, left_out) = Adapter::open_with(&self.path, &Device::flex(), unmatched)?;
+    /// Writes an ordinary adapter of a part.
+    fn convert_part(&self, part: Part, unmatched: Unmatched) -> Result<Converted> {
+        let Opened { mut adapter, left_out, notes, .. } =
+            Adapter::open_with(&self.path, &Device::flex(), unmatched)?;
         if adapter.motion.is_empty() {
             let path = self.path.display();
             bail!("--part: {path} holds no motion apart from its looks; leave it out");
         }
         let motion = if part == Part::All { 1.0 } else { 0.0 };
+        if self.without_pictures {
+            adapter.references.clear();
+        }
         adapter.weighed(1.0, motion).save(&self.out, self.to, Precision::F32)?;
-        Ok(left_out)
+        Ok(Converted { left_out, notes, pictures: !adapter.references.is_empty() })
     }
 
     /// Converts the adapter.
@@ -66,17 +77,28 @@ impl Convert {
             return Err(WrongUsage(reason).into());
         }
         check_writable(&self.out)?;
+        let _reserved = reserve(&[("--out", &self.out)], &[Input::new("the adapter", &self.path)])?;
         let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
-        let left_out = match self.part {
+        let Converted { left_out, mut notes, pictures } = match self.part {
+            None if self.without_pictures => {
+                convert_without_pictures(&self.path, &self.out, self.to, unmatched)?
+            }
             None => convert(&self.path, &self.out, self.to, unmatched)?,
             Some(part) => self.convert_part(part, unmatched)?,
         };
+        if pictures {
+            notes.push(
+                "it holds the pictures of its subject as latents: whoever has it can see them; --without-pictures leaves them out"
+                    .to_owned(),
+            );
+        }
         progress.event(
-            &json!({"event": "done", "path": self.out, "format": self.to.name(), "unmatched": left_out}),
+            &json!({"event": "done", "path": report::text(&self.out), "format": self.to.name(), "unmatched": left_out, "notes": notes}),
         );
         if !left_out.is_empty() {
             progress.say(&format!("note: {} keys are left out: {}", left_out.len(), left_out.join(", ")));
         }
+        notes.iter().for_each(|note| progress.say(&format!("note: {note}")));
         progress.say(&format!("wrote {}", self.out.display()));
         Ok(())
     }

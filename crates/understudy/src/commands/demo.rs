@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 use understudy_engine::safetensors::{Precision, write_atomically};
-use understudy_evaluate::Judges;
+use understudy_evaluate::{Judges, MotionJudge};
 use understudy_media::{Image, Picture, Range, Video, WriteOptions, check_writable};
 use understudy_personalize::{
-    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Subject, combine, lora,
+    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Samples, Subject, combine, lora,
 };
 use understudy_pipeline::{Base, Request, generate};
 
@@ -22,7 +22,10 @@ use super::generate::values;
 use super::{Common, Dtype};
 use crate::base::{BaseName, Usual, nano};
 use crate::interrupt;
+use crate::outputs::reserve_folder;
 use crate::progress::Progress;
+use crate::puppet::{render, write_clip};
+use crate::report;
 use results::{Results, Scores, Shown};
 
 /// Fit a bundled subject on the embedded base, generate it before and after, and score both.
@@ -66,15 +69,19 @@ impl Demo {
             std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         }
         check_writable(out.join(SHEET))?;
+        let _reserved = reserve_folder("--out", out)?;
         let files = nano()?;
         let base = Base::load(&files, &device)?;
         let judges = Judges::load(&files, &device)?;
+        let motion = MotionJudge::load(&files, "judges/motion", &device)?;
         let mut progress = self.common.progress();
 
         let pictures = subject::pictures()?;
         for (index, picture) in pictures.iter().enumerate() {
             picture.write_png(out.join(format!("subject/{:02}.png", index + 1)))?;
         }
+        let performance = subject::performance();
+        write_clip(out, &performance, &render(&performance)?)?;
         let class = subject::class();
         progress.say(&format!(
             "subject: a {class} the base was never shown, in {} pictures: {}",
@@ -88,22 +95,28 @@ impl Demo {
         let phrase = format!("{DEFAULT_TOKEN} {class}");
         let after = takes.make("after", &phrase, &[(adapter, 1.0)], &mut progress)?;
 
-        let score =
-            |takes: &[Take]| takes.iter().map(|take| scores(&judges, take, &pictures)).collect::<Result<_>>();
+        let scored = |take: &Take| scores((&judges, &motion), take, &pictures);
+        let score = |takes: &[Take]| takes.iter().map(scored).collect::<Result<_>>();
         let results =
             Results::new(class, shown(&before), score(&before)?, score(&after)?, started.elapsed())?;
         let json = serde_json::to_string_pretty(&results)? + "\n";
         write_atomically(&out.join("results.json"), json.as_bytes())?;
         sheet::render(&pictures, &before, &after, &results)?.write_png(out.join(SHEET))?;
 
-        progress.event(&json!({"event": "done", "path": out, "results": results}));
+        progress.event(&json!({"event": "done", "path": report::text(out), "results": results}));
         progress.say(&format!("\n{results}\nlook at {}", out.join(SHEET).display()));
         Ok(())
     }
 
-    /// Fits the subject with the quick preset.
+    /// Fits the subject as `fit` does by default.
     fn fit(&self, base: &Base, pictures: &[Image], progress: &mut Progress) -> Result<Adapter> {
-        let config = LoraConfig { bf16_products: self.common.dtype == Dtype::Bf16, ..LoraConfig::quick() };
+        let usual = LoraConfig::nano();
+        let config = LoraConfig {
+            bf16_products: self.common.dtype == Dtype::Bf16,
+            // The videos after it show more.
+            samples: Samples { every: 0, ..usual.samples },
+            ..usual
+        };
         let pictures: Vec<Picture> =
             pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();
         let subject = Subject::from_pictures(&pictures, subject::class(), DEFAULT_TOKEN, config.size)?;
@@ -165,7 +178,8 @@ impl Takes<'_> {
             let video = Video::from_planar(&values(output.frames)?, usual.size, usual.fps, Range::Unit)?;
             let path = self.out.join(when).join(format!("{}-{}-seed{seed}.mp4", prompt + 1, self.class));
             video.write(&path, &WriteOptions { upscale: usual.upscale, ..WriteOptions::default() })?;
-            progress.event(&json!({"event": "sample", "path": path, "prompt": text, "seed": seed}));
+            progress
+                .event(&json!({"event": "sample", "path": report::text(path), "prompt": text, "seed": seed}));
             takes.push(Take { prompt, text, seed, video });
             progress.step(
                 &format!("videos {when}"),
@@ -179,12 +193,13 @@ impl Takes<'_> {
 }
 
 /// The judges' scores of one video.
-fn scores(judges: &Judges, take: &Take, pictures: &[Image]) -> Result<Scores> {
+fn scores((judges, motion): (&Judges, &MotionJudge), take: &Take, pictures: &[Image]) -> Result<Scores> {
     // The judge knows the class and not the token.
     let prompt = PROMPTS[take.prompt].replace("{}", subject::class());
     Ok(Scores {
         identity: judges.identity_similarity(&take.video.frames, pictures)?,
         text: judges.clip_text_score(&take.video.frames, &prompt)?,
+        motion: motion.amount(&take.video.frames)?.unwrap_or_default(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! `understudy evaluate`: scores for a folder of videos, or for a suite that makes them first.
 
+mod made;
 mod puppets;
 mod suite;
 
@@ -11,24 +12,31 @@ use burn::tensor::Device;
 use clap::Args;
 use serde_json::json;
 use understudy_evaluate::{
-    Annotations, Benchmark, Clip, Evaluation, FVD, FacePolicy, Faces, FlowJudge, Fvd, Interval, Metric, Mode,
-    Needs, Networks, References, Row, Scored, SmoothnessJudge, Table, Unfinished,
+    About, Annotations, Benchmark, Clip, Evaluation, FVD, FacePolicy, Faces, FlowJudge, Fvd, Interval,
+    Metric, Mode, Needs, Networks, References, Row, Scored, SmoothnessJudge, Table, Unfinished,
 };
+use understudy_files::Lock;
 
 use super::generate::sampling::frame_rate;
 use super::{Common, detectors, judges};
 use crate::interrupt;
+use crate::outputs::{Input, reserve};
 use crate::progress::Progress;
-use crate::report::WrongUsage;
+use crate::report::{self, WrongUsage};
 
-/// Score a folder of videos.
+/// Score a folder of videos, or a suite of methods.
 #[derive(Debug, Args)]
+#[command(override_usage = "understudy evaluate --videos <DIR> --out <FILE.csv> [OPTIONS]\n       \
+    understudy evaluate --suite <FILE.toml> --out <FILE.csv> [OPTIONS]")]
 pub struct Evaluate {
-    /// The videos: NAME.mp4 (or .gif, .webp), or folders NAME of frames, each with its prompt in NAME.txt.
+    /// The videos: NAME.mp4 (or another kind, told by content), or folders NAME of frames.
+    ///
+    /// The prompt of each is in NAME.txt beside it or, of videos that `generate` made, in the file.
     #[arg(long, value_name = "DIR", required_unless_present = "suite")]
     videos: Option<PathBuf>,
-    /// Methods, subjects, prompts and claims: fit, generate and score them all. What is made is kept in RESULTS.run beside
-    /// the table, and not made again.
+    /// Methods, subjects, prompts and claims: fit, generate and score them all.
+    ///
+    /// What is made is kept in RESULTS.run beside the table, and not made again.
     #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["videos", "against", "references", "metrics"])]
     suite: Option<PathBuf>,
     /// Only the short part of the suite.
@@ -37,8 +45,9 @@ pub struct Evaluate {
     /// Other videos of the same names, to compare with: how much the first score higher, pair by pair.
     #[arg(long, value_name = "DIR")]
     against: Option<PathBuf>,
-    /// Pictures or videos of the subjects: DIR/NAME or DIR/NAME.mp4 for the video NAME, or pictures in DIR, or one file,
-    /// for all. For fvd, a folder of real videos.
+    /// Pictures or videos of the subjects; for fvd, a folder of real videos.
+    ///
+    /// DIR/NAME or DIR/NAME.mp4 are for the video NAME; pictures in DIR, or one file, are for all.
     #[arg(long, value_name = "DIR|FILE")]
     references: Option<PathBuf>,
     /// A CLIP as a Hugging Face folder [nano's].
@@ -50,13 +59,15 @@ pub struct Evaluate {
     /// An identity encoder: an ArcFace IResNet's file, or a folder as `pretrain` writes it [nano's].
     #[arg(long, value_name = "FILE|DIR")]
     identity: Option<PathBuf>,
-    /// Look at faces, found and turned upright, instead of whole pictures: `landmarks` for those in NAME.faces.json or
-    /// NAME.faces.csv beside every video and reference picture, or an SCRFD (insightface's det_10g.onnx; where the program
-    /// is built with ONNX Runtime). Needs --identity.
+    /// Look at faces, found and turned upright, instead of whole pictures; needs --identity.
+    ///
+    /// `landmarks` are those in NAME.faces.json or NAME.faces.csv beside every video and reference picture; or give an SCRFD
+    /// (insightface's det_10g.onnx; where the program is built with ONNX Runtime).
     #[arg(long, value_name = "landmarks|FILE")]
     faces: Option<String>,
-    /// What is made of frames with no face or several: `default` counts none as 0 and takes the one most alike, `opens2v`
-    /// leaves out frames with none and takes the largest.
+    /// What is made of frames with no face or several.
+    ///
+    /// `default` counts none as 0 and takes the one most alike, `opens2v` leaves out frames with none and takes the largest.
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = ["default", "opens2v"])]
     face_policy: String,
     /// A RAFT: the original release's raft-things.pth.
@@ -72,9 +83,10 @@ pub struct Evaluate {
     /// Frames of every video that --i3d looks at, from the first on; videos that have fewer are named.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(9..=1024))]
     fvd_frames: u16,
-    /// MSRVTT-Personalization's annotations, for text-s, vid-s, subj-s, face-s and dync-d: DIR/NAME.vid_info.json, and
-    /// in DIR/NAME its frames and the pictures of its words. Masks of what the words name are read from
-    /// NAME.masks/WORD.FRAME.png beside each video, boxes of faces from NAME.faces.json.
+    /// MSRVTT-Personalization's annotations, for text-s, vid-s, subj-s, face-s and dync-d.
+    ///
+    /// They are DIR/NAME.vid_info.json, and in DIR/NAME its frames and the pictures of its words. Masks of what the words name
+    /// are read from NAME.masks/WORD.FRAME.png beside each video, boxes of faces from NAME.faces.json.
     #[arg(long, value_name = "DIR")]
     annotations: Option<PathBuf>,
     /// Which samples of --annotations count: those with exactly one subject, or with one that has a face.
@@ -96,10 +108,12 @@ pub struct Evaluate {
     /// Frames a second of videos that are folders of frames.
     #[arg(long, value_name = "X", default_value_t = 8.0, value_parser = frame_rate)]
     fps: f64,
-    /// What to score by, separated by commas: clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces),
-    /// temporal-flickering, subject-consistency, background-consistency, dynamic-degree,
-    /// motion-smoothness, mse (against the reference video), motion-error, motion-amount and markings (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is one number for all videos and
-    /// no column of the table.
+    /// What to score by, separated by commas.
+    ///
+    /// clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces), temporal-flickering, subject-consistency,
+    /// background-consistency, dynamic-degree, motion-smoothness, mse (against the reference video), motion-error,
+    /// motion-amount and markings (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is
+    /// one number for all videos and no column of the table.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,
     /// Where to write the table, a row a video.
@@ -137,7 +151,7 @@ impl Evaluate {
     /// Scores the videos.
     pub fn run(self) -> Result<()> {
         let started = Instant::now();
-        self.check_out()?;
+        let _reserved = self.check_out()?;
         if let Some(path) = &self.suite {
             return suite::run(&self, path, self.short);
         }
@@ -148,15 +162,21 @@ impl Evaluate {
         let references = self.references.as_deref();
         let real = references.filter(|_| fvd).map(|folder| list("--references", folder)).transpose()?;
         let references = references.map(References::open).transpose().context("--references")?;
+        let notes = self.stand_ins(&metrics);
         let progress = self.common.progress();
+        clips
+            .iter()
+            .filter_map(|clip| clip.note.as_ref())
+            .for_each(|note| progress.say(&format!("note: {note}")));
         let networks = self.networks(&metrics, fvd, &self.common.open()?)?;
         let mut work = Work {
-            evaluation: Evaluation::new(metrics.clone(), networks, references)?
+            evaluation: Evaluation::new(metrics.clone(), networks, references.clone())?
                 .with_limit(self.frames.map(|frames| frames as usize)),
             unfinished: Unfinished::open(&self.out, &self.stated())?,
             metrics,
             progress,
         };
+        tell_damage(&work.unfinished, &work.progress);
         let mut own = work.set(clips)?;
         let mut others = others.map(|clips| work.set(clips)).transpose()?;
         let real = real.map(|clips| work.rows(&clips, false)).transpose()?;
@@ -168,10 +188,13 @@ impl Evaluate {
                 others.fvd = Some(evaluation.fvd(&others.table.rows, real).context("fvd of --against")?);
             }
         }
-        unfinished.finish();
         let policy = evaluation.networks().faces.as_ref().map(|faces| faces.policy);
-        self.write_report(own.scored(policy), others.as_ref().map(|set| set.scored(policy)))?;
+        let beside = others.as_ref().map(|set| set.scored(policy));
+        let compared = references.as_ref().filter(|_| compares(&own.table.metrics));
+        self.write_report(own.scored(policy), beside, compared, notes.clone())?;
+        unfinished.finish();
         tell(&own.table, &progress);
+        notes.iter().for_each(|note| progress.note(note));
         tell_distances(&own, others.as_ref(), real.as_deref().unwrap_or_default(), &progress);
         if let Some(policy) = policy.map(FacePolicy::describe) {
             progress.event(&json!({"event": "policy", "metric": "identity", "policy": policy}));
@@ -185,7 +208,9 @@ impl Evaluate {
             bail!("no video could be scored; {} says nothing", self.out.display());
         }
         let seconds = started.elapsed().as_secs_f64();
-        progress.event(&json!({"event": "done", "path": self.out, "videos": videos, "seconds": seconds}));
+        progress.event(
+            &json!({"event": "done", "path": report::text(&self.out), "videos": videos, "seconds": seconds}),
+        );
         progress.say(&format!("wrote {} in {seconds:.1} s", self.out.display()));
         Ok(())
     }
@@ -195,12 +220,37 @@ impl Evaluate {
         self.videos.as_deref().unwrap_or(Path::new("."))
     }
 
-    fn write_report(&self, own: Scored, others: Option<Scored>) -> Result<()> {
+    fn write_report(
+        &self,
+        own: Scored,
+        others: Option<Scored>,
+        references: Option<&References>,
+        notes: Vec<String>,
+    ) -> Result<()> {
         let Some(path) = &self.report else { return Ok(()) };
         let against = self.against.as_ref().map(|folder| format!(" against {}", folder.display()));
         let title = format!("Scores of {}{}", self.videos().display(), against.unwrap_or_default());
-        let page = understudy_evaluate::html(own, others, &title)?;
+        let page = understudy_evaluate::html(own, others, references, &about(title, notes))?;
         Ok(understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?)
+    }
+
+    /// Where `nano`'s encoder stands for another network, so that scores are not what their names say elsewhere.
+    fn stand_ins(&self, metrics: &[Metric]) -> Vec<String> {
+        let by_dino = metrics.iter().filter(|metric| metric.needs().dino && self.dino.is_none());
+        let by_dino: Vec<&str> = by_dino.map(|metric| metric.name()).collect();
+        if by_dino.is_empty() {
+            return Vec::new();
+        }
+        let both = [Metric::DinoI, Metric::Identity].iter().all(|metric| metrics.contains(metric));
+        let one = both && self.identity.is_none() && self.faces.is_none();
+        let mut notes = vec![format!(
+            "{}: nano's identity encoder stands for DINO; give a DINO with --dino",
+            by_dino.join(", ")
+        )];
+        if one {
+            notes.push("dino-i and identity are the same number here: one encoder judges both".to_owned());
+        }
+        notes
     }
 
     /// The metrics asked for, and whether FVD is among them.
@@ -251,12 +301,48 @@ impl Evaluate {
         }
     }
 
-    fn check_out(&self) -> Result<()> {
+    /// That results can be written where they are to go, and are nobody else's meanwhile.
+    fn check_out(&self) -> Result<Vec<Lock>> {
         check_file("--out", &self.out, "csv")?;
-        match &self.report {
-            Some(report) => check_file("--report", report, "html"),
-            None => Ok(()),
+        let mut outputs = vec![("--out", self.out.as_path())];
+        if let Some(report) = &self.report {
+            check_file("--report", report, "html")?;
+            outputs.push(("--report", report.as_path()));
         }
+        reserve(&outputs, &self.inputs())
+    }
+
+    /// What is read.
+    fn inputs(&self) -> Vec<Input> {
+        // Of folders of videos and pictures; earlier results may lie there.
+        fn reads(path: &Path) -> bool {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            let result = |kind: &str| name.ends_with(kind.as_bytes());
+            !(result(".csv") || result(".html")) || result(".faces.csv")
+        }
+        let named = [
+            ("--suite", &self.suite),
+            ("--videos", &self.videos),
+            ("--against", &self.against),
+            ("--references", &self.references),
+            ("--annotations", &self.annotations),
+            ("--clip", &self.clip),
+            ("--dino", &self.dino),
+            ("--identity", &self.identity),
+            ("--raft", &self.raft),
+            ("--amt", &self.amt),
+            ("--i3d", &self.i3d),
+            ("--yolo", &self.yolo),
+            ("--grounding-dino", &self.grounding_dino),
+            ("--sam", &self.sam),
+        ];
+        let input =
+            |(flag, path): (&'static str, &Option<PathBuf>)| Some(Input::some(flag, path.as_ref()?, reads));
+        named
+            .into_iter()
+            .filter_map(input)
+            .chain(self.faces.as_ref().map(|path| Input::new("--faces", path)))
+            .collect()
     }
 
     /// The networks that `metrics` need: those given, or `nano`'s.
@@ -331,6 +417,24 @@ impl Evaluate {
     }
 }
 
+/// Whether any of `metrics` looks at references.
+fn compares(metrics: &[Metric]) -> bool {
+    metrics.iter().any(|metric| metric.needs().compares())
+}
+
+/// What a page says of itself.
+fn about(title: String, notes: Vec<String>) -> About {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|own| own.to_string_lossy().into_owned()).collect();
+    About {
+        title,
+        date: report::date(),
+        program: concat!("understudy ", env!("CARGO_PKG_VERSION")).to_owned(),
+        command: format!("understudy {}", report::shell(&arguments)),
+        notes,
+    }
+}
+
 impl Work {
     /// The scores of `clips`.
     fn set(&mut self, clips: Vec<Clip>) -> Result<Set> {
@@ -369,6 +473,14 @@ impl Work {
             }
         }
         Ok(rows)
+    }
+}
+
+/// Says so when rows that were kept are damaged.
+fn tell_damage(unfinished: &Unfinished, progress: &Progress) {
+    let (damaged, path) = (unfinished.damaged(), unfinished.path().display());
+    if damaged > 0 {
+        progress.note(&format!("{path}: {damaged} lines are damaged; what they held is made again"));
     }
 }
 

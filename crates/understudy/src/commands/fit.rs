@@ -6,41 +6,44 @@ mod settings;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
-
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use understudy_engine::device::DeviceName;
 use understudy_engine::safetensors::Precision;
+use understudy_files::Lock;
 use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
     Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, Judge, LoraConfig, Subject, SubjectOptions, lora,
-    numbered,
+    numbered, plan,
 };
-use understudy_pipeline::{Base, LoadOptions};
+use understudy_pipeline::{Base, LoadOptions, Source};
 
 use super::{Common, Dtype};
 use crate::base::BaseArguments;
 use crate::memory;
+use crate::outputs::{Input, reserve};
 use crate::progress::Progress;
 use crate::report::{self, WrongUsage};
 use judging::Judging;
 use settings::Settings;
 
-/// Learn a subject from pictures of it and write an adapter.
+/// Learn a subject from pictures or a clip of it and write an adapter.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "understudy fit --subject <DIR|FILE> --class <NOUN> --out <FILE.safetensors> [OPTIONS]\n       \
+    understudy fit --print-config [OPTIONS]"
+)]
 pub struct Fit {
-    #[command(flatten)]
-    base: BaseArguments,
-    /// How to learn.
-    #[arg(long, value_enum, default_value_t = Method::Lora)]
-    method: Method,
-    /// A folder of pictures (PNG, JPEG, WebP; NAME.txt beside one is its caption), one picture, or one video (NAME.txt beside
-    /// it: what it shows, and in square brackets what it does, "a bear [walks to the left] in a room"; in
-    /// NAME.masks/ a picture for every frame, white where the subject is). Given several times, the subjects are learned together.
+    /// A folder of pictures of the subject, one picture, one video, or a description of a data set (TOML, JSONL).
+    ///
+    /// Pictures are PNG, JPEG, WebP, BMP or TIFF; NAME.txt beside one is its caption. NAME.txt beside a video says what it shows
+    /// and, in square brackets, what the subject does, "a bear [walks to the left] in a room"; in NAME.masks/ is a picture for
+    /// every frame, white where the subject is. Given several times, the subjects are learned together.
     #[arg(long = "subject", value_name = "DIR|FILE", required_unless_present = "print_config")]
     subjects: Vec<PathBuf>,
     /// What the subject is, as a noun: cat, teddy bear. One for each subject.
@@ -50,21 +53,29 @@ pub struct Fit {
     #[arg(long = "token", value_name = "WORD")]
     tokens: Vec<String>,
     /// The adapter to write. States, the log and samples go to FILE.run beside it.
-    #[arg(long, value_name = "FILE.safetensors", required_unless_present = "print_config")]
+    #[arg(long, value_name = "FILE.safetensors", required_unless_present_any = ["print_config", "plan"])]
     out: Option<PathBuf>,
+    /// How to learn.
+    #[arg(long, value_enum, default_value_t = Method::Lora)]
+    method: Method,
     /// The names its tensors get: comfyui, diffusers, kohya or diffsynth.
     #[arg(long, default_value = "comfyui", value_name = "NAME")]
     format: Dialect,
     /// Go on with the run in FILE.run.
     #[arg(long)]
     resume: bool,
+    /// Say what it is going to take and what is left out, and stop.
+    #[arg(long, conflicts_with = "print_config")]
+    plan: bool,
+    /// Print the settings as TOML and do nothing.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    base: BaseArguments,
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
     judging: Judging,
-    /// Print the settings as TOML and do nothing.
-    #[arg(long)]
-    print_config: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -78,7 +89,8 @@ pub enum Method {
     SetAndSequence,
     /// From pictures, which the adapter keeps: their values are warped into the videos that are generated with it.
     VWarper,
-    /// Identity reward on generated video (not built yet).
+    /// Identity reward on generated video.
+    #[value(hide = true)]
     PersonalVideo,
 }
 
@@ -93,6 +105,8 @@ impl fmt::Display for Method {
 struct Places {
     out: PathBuf,
     folder: PathBuf,
+    /// Nobody else writes there meanwhile.
+    _reserved: Vec<Lock>,
 }
 
 impl Fit {
@@ -127,12 +141,13 @@ impl Fit {
         if self.print_config {
             return report::print(&config.to_toml()?);
         }
-        let places = self.places()?;
-        let options = config.subject_options();
-        let subjects = self.read_subjects(options)?;
-        let device = self.common.open()?;
+        let places = if self.plan { None } else { Some(self.places()?) };
         let source = self.base.source()?;
-        config.check_base(&source.config()?)?;
+        let base_config = source.config()?;
+        let subjects = self.read_subjects(config.subject_options(&base_config))?;
+        let device = self.common.open()?;
+        config.check_base(&base_config)?;
+        let Some(places) = places else { return self.tell_plan(&source, &subjects, &config, &device) };
         let blocks_on_host = self.base.blocks_on_host;
         let base = source.load_with(LoadOptions { blocks_on_host, ..LoadOptions::default() }, &device)?;
         let adapter = self.train(&base, &subjects, &config, &places)?;
@@ -143,13 +158,37 @@ impl Fit {
             format!("{}{}", subject.phrase(), motion.unwrap_or_default())
         };
         let phrase = subjects.iter().enumerate().map(phrase).collect::<Vec<_>>().join(" and a ");
-        progress.event(&json!({"event": "done", "path": places.out, "phrase": phrase}));
+        progress.event(&json!({"event": "done", "path": report::text(&places.out), "phrase": phrase}));
         progress.say(&format!(
-            "wrote {0}; use it with: understudy generate {1} --adapter {0} --prompt \"a {phrase} ...\"",
+            "wrote {}; use it with: understudy generate {} --adapter {} --prompt \"a {phrase} ...\" --out video.mp4",
             places.out.display(),
-            self.base.flags()
+            report::shell(&self.base.arguments()),
+            report::shell(&[places.out.display().to_string()])
         ));
         Ok(())
+    }
+
+    /// Says what it is going to take.
+    fn tell_plan(
+        &self,
+        source: &Source,
+        subjects: &[Subject],
+        config: &LoraConfig,
+        device: &Device,
+    ) -> Result<()> {
+        let Some((subject, others)) = subjects.split_first() else { bail!("--subject is needed") };
+        // Nothing is computed with its weights.
+        let options = LoadOptions { blocks_on_host: usize::MAX, ..LoadOptions::default() };
+        let mut base = source.load_with(options, device)?;
+        base.blocks_on_host = self.base.blocks_on_host;
+        let (name, nowhere) = (self.base.name(), Path::new(""));
+        let job = Job { base: &base, base_name: &name, subject, others, folder: nowhere };
+        let planned = plan(&job, config)?;
+        let mut progress = self.common.progress();
+        let memory = planned.memory;
+        // Nothing goes on after it.
+        let _ = progress.fitting(&FitEvent::Plan { event: "fit", plan: planned });
+        self.check_memory(memory, &progress)
     }
 
     /// The subjects, each with its class and its token.
@@ -186,9 +225,10 @@ impl Fit {
         let fitted = lora::fit_judged(&job, config, judge, &mut |event| {
             let flow = progress.fitting(event);
             if let FitEvent::Plan { plan, .. } = event {
+                let note = |message: &str| progress.note(message);
                 ready = self
                     .check_memory(plan.memory, &progress)
-                    .and_then(|()| kept::keep(config, subjects, &places.folder));
+                    .and_then(|()| kept::keep(config, subjects, &places.folder, note));
             }
             if ready.is_ok() { flow } else { ControlFlow::Break(()) }
         });
@@ -212,10 +252,12 @@ impl Fit {
         if let Some(free) =
             memory::available().filter(|free| self.common.device == DeviceName::Cpu && *free < needed)
         {
-            memory::check(needed, advice)?;
-            let [needed, free] = [needed, free].map(|bytes| bytes as f64 / 1e9);
+            if !self.plan {
+                memory::check(needed, advice)?;
+            }
+            let [needed, free] = [needed, free].map(report::size);
             progress.say(&format!(
-                "note: it takes about {needed:.1} GB of memory, more than the {free:.1} GB that are free; {advice}"
+                "note: it takes about {needed} of memory, more than the {free} that are free; {advice}"
             ));
         }
         Ok(())
@@ -230,6 +272,7 @@ impl Fit {
             return Err(WrongUsage(reason).into());
         }
         check_writable(out)?;
+        let reserved = reserve(&[("--out", out)], &self.inputs())?;
         let mut name = OsString::from(out);
         name.push(".run");
         let folder = PathBuf::from(name);
@@ -243,6 +286,19 @@ impl Fit {
             let note = format!("note: there is no run in {} to go on with; starting one", folder.display());
             self.common.progress().say(&note);
         }
-        Ok(Places { out: out.clone(), folder })
+        understudy_files::remove_leftovers(&folder);
+        Ok(Places { out: out.clone(), folder, _reserved: reserved })
+    }
+
+    /// What is read.
+    fn inputs(&self) -> Vec<Input> {
+        // An adapter may lie beside the pictures it was learned from.
+        let pictures = |path: &Path| path.extension().is_none_or(|own| own != "safetensors");
+        let subjects = self.subjects.iter().map(|path| Input::some("--subject", path, pictures));
+        let mut inputs = self.base.inputs();
+        inputs.extend(subjects);
+        inputs.extend(self.settings.input());
+        inputs.extend(self.judging.inputs());
+        inputs
     }
 }

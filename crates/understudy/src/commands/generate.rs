@@ -1,8 +1,11 @@
 //! `understudy generate`: a video from a prompt.
 
 mod adapters;
+mod made;
+mod outputs;
 pub mod sampling;
 mod warping;
+mod words;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,19 +16,28 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde_json::json;
 use understudy_engine::device::DeviceName;
-use understudy_engine::safetensors::{self, Checkpoint, NamedValues, Precision};
-use understudy_media::{OutputFormat, Range, Video, WriteOptions, check_writable, write_frames_safetensors};
+use understudy_engine::ops;
+use understudy_engine::safetensors::Checkpoint;
+use understudy_media::{
+    OutputFormat, Provenance, Range, Text, Video, WriteOptions, check_writable, write_frames_safetensors,
+};
 use understudy_personalize::Adapter;
 use understudy_pipeline::cost::{Estimate, Halved};
-use understudy_pipeline::{BaseConfig, Event, LoadOptions, Output, Request, Source, decode, denoise};
+use understudy_pipeline::{
+    Base, BaseConfig, Error, Event, LoadOptions, Output, Request, Source, clean, decode, denoise,
+    without_weights,
+};
 
 use super::Common;
 use crate::base::BaseArguments;
 use crate::interrupt;
 use crate::memory;
+use crate::outputs::{Input, reserve};
 use crate::progress::Progress;
-use crate::report::WrongUsage;
+use crate::report::{WrongUsage, duration, size};
 use adapters::Adapters;
+use made::Making;
+use outputs::{Latents, Outputs};
 use sampling::Sampling;
 use warping::Warping;
 
@@ -34,52 +46,69 @@ const LATENTS: &str = "latents";
 
 /// Generate a video from a prompt.
 #[derive(Debug, Args)]
+#[command(override_usage = "understudy generate --prompt <TEXT> --out <FILE> [OPTIONS]\n       \
+    understudy generate --prompts <FILE> --out <FILE> [OPTIONS]")]
 pub struct Generate {
-    #[command(flatten)]
-    base: BaseArguments,
-    /// What to show. A fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach". With several,
-    /// the files are numbered: NAME-1.mp4, NAME-2.mp4.
-    #[arg(long = "prompt", value_name = "TEXT", required = true)]
+    /// What to show; a fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach".
+    ///
+    /// Of several the files are numbered, NAME-1.mp4, NAME-2.mp4, and each is written as soon as it is done. NAME-2 is what
+    /// the second prompt alone gives with a seed 1 higher, NAME-3 what the third gives with a seed 2 higher.
+    #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "prompts_file")]
     prompts: Vec<String>,
+    /// A text file with a prompt on every line; empty lines are left out.
+    #[arg(long = "prompts", value_name = "FILE", conflicts_with = "prompts")]
+    prompts_file: Option<PathBuf>,
     /// What guidance leads away from.
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     negative_prompt: String,
     /// Read "(word:1.2)" in prompts as a weight of the word, as ComfyUI does; otherwise it is text like any other.
     #[arg(long)]
     prompt_weights: bool,
-    #[command(flatten)]
-    adapters: Adapters,
     /// A picture for a word of the prompt.
-    #[arg(long = "reference", value_name = "WORD=IMAGE")]
+    #[arg(long = "reference", value_name = "WORD=IMAGE", hide = true)]
     references: Vec<String>,
-    #[command(flatten)]
-    sampling: Sampling,
-    #[command(flatten)]
-    warping: Warping,
-    /// Noise to start from in place of the seed's: tensor `latents` (batch, channels, frames, height, width).
-    #[arg(long, value_name = "FILE")]
-    initial_noise: Option<PathBuf>,
-    /// Where to write the result before the autoencoder, as tensor `latents`.
-    #[arg(long, value_name = "FILE")]
-    save_latents: Option<PathBuf>,
     /// Where to write the video; a name without an extension is a folder of PNGs.
-    #[arg(long, value_name = "FILE.mp4|.gif|.webp|.png|.safetensors|DIR")]
-    out: PathBuf,
+    ///
+    /// The file says how it was made: `inspect` shows its prompt, its settings and the command that makes it again, and
+    /// `evaluate` finds its prompt.
+    #[arg(long, value_name = "FILE.mp4|.gif|.webp|.png|.safetensors|DIR", required_unless_present = "plan")]
+    out: Option<PathBuf>,
+    /// Keep the videos that are there and were made with the same prompt, seed and settings, and make the rest.
+    ///
+    /// Otherwise files that are there are made again and replaced.
+    #[arg(long, conflicts_with = "save_latents")]
+    resume: bool,
     /// Say what it is going to take, and stop.
     #[arg(long)]
     plan: bool,
-    /// Repeat every pixel so many times in both directions, in videos and pictures [nano: 4].
+    /// Repeat every pixel so many times in both directions, in videos and pictures [nano: 4; others: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     upscale: Option<u8>,
+    /// Noise to start from in place of the seed's: tensor `latents` (batch, channels, frames, height, width).
+    #[arg(long, value_name = "FILE")]
+    initial_noise: Option<PathBuf>,
+    /// Where to write the results before the autoencoder, as tensor `latents`, a row for each prompt.
+    #[arg(long, value_name = "FILE.safetensors")]
+    save_latents: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    base: BaseArguments,
+    #[command(flatten)]
+    adapters: Adapters,
+    #[command(flatten)]
+    warping: Warping,
     #[command(flatten)]
     common: Common,
 }
 
 impl Generate {
-    /// Generates the video.
-    pub fn run(self) -> Result<()> {
+    /// Generates the videos.
+    pub fn run(mut self) -> Result<()> {
         let started = Instant::now();
-        let format = self.check_paths()?;
+        self.read_prompts()?;
+        let outputs = self.outputs()?;
+        let _reserved = reserve(&self.written(outputs.as_ref()), &self.inputs())?;
         self.warping.check()?;
         if !self.references.is_empty() {
             bail!("--reference: no method uses it yet; leave it out");
@@ -91,113 +120,229 @@ impl Generate {
         let adapters = self.adapters.read(&config, &self.base.name(), &device, &progress)?;
         let mut request = self.request(&config, &device)?;
         request.check(&config)?;
-        let upscale = self.write_options(format).upscale;
-        format
-            .check_size(&self.out, request.width * upscale, request.height * upscale)
-            .map_err(|error| WrongUsage(error.to_string()))?;
-        self.check_prompts(&config, &source, &adapters)?;
+        if let Some(outputs) = &outputs {
+            outputs.check_size([request.height, request.width])?;
+        }
+        let notes = self.check_prompts(&config, &source, &adapters)?;
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
+        let making = Making::new(&self, &request, &config, &adapters)?;
+        let jobs = self.jobs(&request, &making, outputs.as_ref())?;
         let halved = halved(&source);
-        let estimate = self.estimate(&request, (&config, halved), &source, &adapters, &device)?;
-        self.tell_plan(&config, &request, &adapters, estimate, &progress);
+        let estimate = self.estimate(&jobs, (&config, halved), &source, &adapters, &device)?;
+        self.tell_plan(&config, &jobs, &adapters, (estimate, &notes), &progress);
         if self.common.device == DeviceName::Cpu {
-            self.warn_of_memory(&config, &request, (estimate.peak(), halved), &device)?;
+            self.warn_of_memory(&config, &jobs, (estimate.peak(), halved), &device)?;
         }
-        if self.plan {
-            return Ok(());
+        // The parser sees to it that there is a place for the videos where they are made.
+        let Some(outputs) = outputs.filter(|_| !self.plan) else { return Ok(()) };
+        tell_kept(&jobs, &outputs, &progress);
+        let made = jobs.iter().filter(|job| !job.kept).count();
+        if made > 0 {
+            let options = LoadOptions { additions, blocks_on_host: self.base.blocks_on_host };
+            let base = source.load_with(options, &device)?;
+            self.warping.check_prompts(&base, &adapters, &request)?;
+            self.make(base, jobs, &adapters, &outputs, &mut progress)?;
         }
-        let options = LoadOptions { additions, blocks_on_host: self.base.blocks_on_host };
-        let base = source.load_with(options, &device)?;
-        let warp = self.warping.attach(&base, &adapters, &mut request)?;
-        let mut listen = Listener::new(&mut progress);
-        let latents = denoise(&base, &request, &mut |event| listen.hear(event))?;
-        let vae = base.vae.clone();
-        drop(base);
-        let output = decode(&vae, &request, latents, &mut |event| listen.hear(event));
-        progress.clear();
-        if let Some(warp) = &warp {
-            warp.save()?;
-            self.warping.show(warp, &vae, &adapters, &output.frames)?;
-        }
-        self.write(output, format)?;
-        self.tell_done(started, &progress);
+        self.tell_done(&outputs, made, started, &progress);
         Ok(())
+    }
+
+    /// Makes the videos one after another, each written before the next is begun.
+    fn make(
+        &self,
+        base: Base,
+        jobs: Vec<Job>,
+        adapters: &[(Adapter, f32)],
+        outputs: &Outputs,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let (last, count) = (jobs.iter().rposition(|job| !job.kept), jobs.len());
+        let mut latents = Latents::new(self.save_latents.as_deref());
+        let vae = base.vae.clone();
+        let mut base = Some(base);
+        for (index, mut job) in jobs.into_iter().enumerate() {
+            let Some(own) = base.as_ref().filter(|_| !job.kept) else { continue };
+            let warp = self.warping.attach(own, adapters, &mut job.request)?;
+            let mut listen = Listener::new(progress, (index, count));
+            let denoised = denoise(own, &job.request, &mut |event| listen.hear(event))
+                .map_err(|error| stopped(error, index, count))?;
+            // What decodes the last needs the room that the base takes.
+            base = base.filter(|_| last != Some(index));
+            let output = decode(&vae, &job.request, denoised, &mut |event| listen.hear(event))?;
+            progress.clear();
+            let path = &outputs.paths[index];
+            // One that cannot be written is no reason to lose the other.
+            let written = self.write_video(path, &output, &job.made, outputs);
+            let kept = latents.add(&output.latents, job.made);
+            written?;
+            kept.with_context(|| format!("{} is written, its latents are not", path.display()))?;
+            if let Some(warp) = &warp {
+                self.warping.show(warp, &vae, adapters, (&output.frames, index))?;
+                warp.save()?;
+            }
+            if count > 1 {
+                let (prompt, seed) = (&job.request.prompts, job.request.seed);
+                let path = path.display().to_string();
+                progress.event(&json!({"event": "video", "path": path, "prompt": prompt[0], "seed": seed}));
+                progress.say(&format!("wrote {path} ({} of {count})", index + 1));
+            }
+            if interrupt::flow().is_break() && last != Some(index) {
+                return Err(stopped(
+                    Error::Interrupted { done: 0, total: job.request.steps },
+                    index + 1,
+                    count,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the prompts of a file.
+    fn read_prompts(&mut self) -> Result<()> {
+        let Some(path) = &self.prompts_file else { return Ok(()) };
+        let text = Text::read(path).context("--prompts")?;
+        if let Some(note) = text.note() {
+            self.common.progress().say(&format!("note: --prompts {}: {note}", path.display()));
+        }
+        let lines = text.content.lines().map(str::trim).filter(|line| !line.is_empty());
+        self.prompts = lines.map(str::to_owned).collect();
+        if self.prompts.is_empty() {
+            bail!("--prompts {}: there is no prompt in it; write one on every line", path.display());
+        }
+        Ok(())
+    }
+
+    /// Where the videos go, found usable; nowhere where only a plan is wanted.
+    fn outputs(&self) -> Result<Option<Outputs>> {
+        let Some(out) = &self.out else { return Ok(None) };
+        // An extension that is not known is not a matter of this disk.
+        let format = OutputFormat::from_path(out).map_err(|error| WrongUsage(error.to_string()))?;
+        let paths = outputs::paths(out, self.prompts.len());
+        outputs::check(&paths, self.resume)?;
+        if let Some(latents) = &self.save_latents {
+            outputs::check_tensors("--save-latents", latents)?;
+        }
+        let usual = self.base.usual();
+        let upscale = self.upscale.map_or(usual.upscale, usize::from);
+        Ok(Some(Outputs {
+            paths,
+            format,
+            options: WriteOptions { upscale, ..WriteOptions::default() },
+            fps: self.sampling.fps.unwrap_or(usual.fps),
+        }))
+    }
+
+    /// What is to be made of each prompt. What is there already is kept, if that was asked for.
+    fn jobs(&self, request: &Request, making: &Making, outputs: Option<&Outputs>) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        for (index, prompt) in request.prompts.iter().enumerate() {
+            let seed = request.seed.wrapping_add(index as u64);
+            let made = making.of(prompt, seed);
+            let own = Request {
+                prompts: vec![prompt.clone()],
+                seed,
+                initial_noise: request.initial_noise.clone().map(|noise| noise.narrow(0, index, 1)),
+                ..request.clone()
+            };
+            let path = outputs.map(|outputs| &outputs.paths[index]);
+            let kept = self.resume && path.is_some_and(|path| Provenance::read(path).as_ref() == Some(&made));
+            if let Some(path) = path.filter(|_| self.resume && !kept) {
+                // A folder that is there is not replaced.
+                check_writable(path)?;
+            }
+            jobs.push(Job { request: own, made, kept });
+        }
+        Ok(jobs)
     }
 
     /// What it is going to cost, with adapters, files and the references beside it.
     fn estimate(
         &self,
-        request: &Request,
+        jobs: &[Job],
         (config, halved): (&BaseConfig, Halved),
         source: &Source,
         adapters: &[(Adapter, f32)],
         device: &Device,
     ) -> Result<Estimate> {
+        let request = &jobs[0].request;
+        let videos = jobs.iter().filter(|job| !job.kept).count();
         let Estimate { weights, activations, step_seconds, seconds } =
-            request.estimate(config, halved, self.base.blocks_on_host, device)?;
+            request.estimate(config, halved, (self.base.blocks_on_host, videos), device)?;
         let [_, _, frames, ..] = request.check(config)?;
         let passes = if request.guidance > 1.0 { 2 } else { 1 };
         let slowdown = self.warping.slowdown(adapters, frames, passes);
+        // With bf16 products even changed matrices take half.
+        let widened = match halved.transformer && !ops::bf16_products() {
+            true => 2 * self.adapters.changed_numbers(adapters),
+            false => 0,
+        };
         Ok(Estimate {
-            weights: weights + adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>(),
+            weights: weights + widened + adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>(),
             activations: activations.max(source.embedding_bytes()),
             step_seconds: step_seconds * slowdown,
             seconds: seconds * slowdown,
         })
     }
 
-    fn tell_done(&self, started: Instant, progress: &Progress) {
-        let (outputs, seconds) = (self.outputs(), started.elapsed().as_secs_f64());
+    /// Everything that is written, with the flag that says where.
+    fn written(&self, outputs: Option<&Outputs>) -> Vec<(&'static str, PathBuf)> {
+        let videos = outputs.into_iter().flat_map(|own| &own.paths).map(|path| ("--out", path.clone()));
+        let latents = self.save_latents.iter().map(|path| ("--save-latents", path.clone()));
+        videos.chain(latents).chain(self.warping.written()).collect()
+    }
+
+    /// What is read.
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs = self.base.inputs();
+        inputs.extend(self.adapters.inputs());
+        let files = [("--initial-noise", &self.initial_noise), ("--prompts", &self.prompts_file)];
+        inputs.extend(files.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))));
+        inputs
+    }
+
+    /// Says what there is now, of which so many videos were `made`.
+    fn tell_done(&self, outputs: &Outputs, made: usize, started: Instant, progress: &Progress) {
+        let (paths, seconds) = (&outputs.paths, started.elapsed().as_secs_f64());
+        let text = |path: &PathBuf| path.display().to_string();
+        let named: Vec<String> = paths.iter().map(text).collect();
+        let (out, latents) = (self.out.as_ref().map(text), self.save_latents.as_ref().map(text));
         progress.event(
-            &json!({"event": "done", "path": self.out, "paths": outputs, "latents": self.save_latents, "seconds": seconds}),
+            &json!({"event": "done", "path": out, "paths": named, "latents": latents, "seconds": seconds}),
         );
-        let written: Vec<String> = outputs.iter().map(|path| path.display().to_string()).collect();
-        progress.say(&format!("wrote {} in {seconds:.1} s", written.join(", ")));
+        let written = match named.as_slice() {
+            _ if made == 0 => return,
+            [one] => one.clone(),
+            [first, .., last] if made == named.len() => format!("{made} videos, {first} to {last},"),
+            all => format!("{made} of {} videos", all.len()),
+        };
+        progress.say(&format!("wrote {written} in {seconds:.1} s"));
     }
 
-    /// Where each prompt's video goes.
-    fn outputs(&self) -> Vec<PathBuf> {
-        if self.prompts.len() == 1 {
-            return vec![self.out.clone()];
-        }
-        (1..=self.prompts.len()).map(|number| numbered(&self.out, number)).collect()
-    }
-
-    /// That everything can be written where it is to go.
-    fn check_paths(&self) -> Result<OutputFormat> {
-        // An extension that is not known is not a matter of this disk.
-        OutputFormat::from_path(&self.out).map_err(|error| WrongUsage(error.to_string()))?;
-        let outputs = self.outputs();
-        let mut format = OutputFormat::Directory;
-        for path in &outputs {
-            format = check_writable(path)?;
-        }
-        if let Some(latents) = &self.save_latents {
-            check_tensors("--save-latents", latents)?;
-            if outputs.iter().any(|path| resolved(path) == resolved(latents)) {
-                let reason = format!(
-                    "--save-latents and --out are both {}; give them different names",
-                    latents.display()
-                );
-                return Err(WrongUsage(reason).into());
-            }
-        }
-        Ok(format)
-    }
-
-    /// That the prompts are short enough, before any weights are read.
-    fn check_prompts(&self, config: &BaseConfig, source: &Source, adapters: &[(Adapter, f32)]) -> Result<()> {
+    /// That the prompts are short enough, before any weights are read; and what is to be said of their words.
+    fn check_prompts(
+        &self,
+        config: &BaseConfig,
+        source: &Source,
+        adapters: &[(Adapter, f32)],
+    ) -> Result<Vec<String>> {
         let tokens: Vec<String> =
             adapters.iter().flat_map(|(adapter, _)| adapter.metadata.tokens.iter().cloned()).collect();
         let tokenizer = source.tokenizer()?.with_added(&tokens)?;
         let texts: Vec<&str> =
             self.prompts.iter().chain([&self.negative_prompt]).map(String::as_str).collect();
-        match self.prompt_weights {
-            true => drop(tokenizer.encode_weighted(&texts, config.max_sequence_length)?),
-            false => drop(tokenizer.encode(&texts, config.max_sequence_length)?),
-        }
-        Ok(())
+        let plain: Vec<String> = match self.prompt_weights {
+            true => {
+                tokenizer.encode_weighted(&texts, config.max_sequence_length)?;
+                texts.iter().map(|text| without_weights(text)).collect()
+            }
+            false => {
+                tokenizer.encode(&texts, config.max_sequence_length)?;
+                texts.iter().map(|text| clean(text)).collect()
+            }
+        };
+        let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
+        Ok(words::notes(&plain, &tokenizer, &self.adapters.subjects(adapters)))
     }
 
     /// What is asked for, without the adapters.
@@ -214,13 +359,14 @@ impl Generate {
     fn tell_plan(
         &self,
         config: &BaseConfig,
-        request: &Request,
+        jobs: &[Job],
         adapters: &[(Adapter, f32)],
-        estimate: Estimate,
+        (estimate, notes): (Estimate, &[String]),
         progress: &Progress,
     ) {
         let Estimate { weights, activations, step_seconds, seconds } = estimate;
         let memory = estimate.peak();
+        let request = &jobs[0].request;
         let scheduler = request.scheduler(config);
         let Request { frames, height, width, steps, guidance, seed, .. } = request;
         let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
@@ -229,18 +375,28 @@ impl Generate {
             "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
             "scheduler": sampler, "shift": shift, "seed": seed, "adapters": self.adapters.summary(adapters),
             "weights": weights, "activations": activations, "memory": memory, "step_seconds": step_seconds,
-            "seconds": seconds,
+            "seconds": seconds, "notes": notes,
         }));
+        let videos = match jobs.len() {
+            1 => String::new(),
+            count => format!("{count} videos of "),
+        };
+        let seeds = match jobs {
+            [_] => format!("seed {seed}"),
+            [.., last] => format!("seeds {seed} to {}", last.request.seed),
+            [] => String::new(),
+        };
         progress.say(&format!(
-            "{}: {frames} frames of {width}x{height}, {steps} {sampler} steps (shift {shift}), guidance {guidance}, \
-             seed {seed}; about {:.1} GB of memory ({:.1} weights, {:.1} activations) and {seconds:.0} s \
-             ({step_seconds:.1} a step)",
+            "{}: {videos}{frames} frames of {width}x{height}, {steps} {sampler} steps (shift {shift}), guidance {guidance}, \
+             {seeds}; about {} of memory ({} weights, {} activations) and {} ({step_seconds:.1} s a step)",
             self.base.name(),
-            gigabytes(memory),
-            gigabytes(weights),
-            gigabytes(activations)
+            size(memory),
+            size(weights),
+            size(activations),
+            duration(seconds.into()),
         ));
         self.adapters.tell(adapters, &self.prompts, progress);
+        notes.iter().for_each(|note| progress.say(&format!("note: {note}")));
     }
 
     /// Says so when it is going to take more memory than is free, and what would take less.
@@ -250,7 +406,7 @@ impl Generate {
     fn warn_of_memory(
         &self,
         config: &BaseConfig,
-        request: &Request,
+        jobs: &[Job],
         (needed, halved): (u64, Halved),
         device: &Device,
     ) -> Result<()> {
@@ -258,58 +414,60 @@ impl Generate {
             return Ok(());
         };
         let blocks = config.transformer.num_layers;
-        let smaller = request.estimate(config, halved, blocks, device)?.peak();
+        let smaller = jobs[0].request.estimate(config, halved, (blocks, jobs.len()), device)?.peak();
         let advice = match smaller < free && self.base.blocks_on_host < blocks {
-            true => format!("--blocks-on-host {blocks} takes about {:.1} GB", gigabytes(smaller)),
+            true => format!("--blocks-on-host {blocks} takes about {}", size(smaller)),
             false => "fewer frames, a smaller size or --vae-tile take less".to_owned(),
         };
         if !self.plan {
             memory::check(needed, &advice)?;
         }
-        let note = format!("note: that is more than the {:.1} GB that are free; {advice}", gigabytes(free));
+        let note = format!("note: that is more than the {} that are free; {advice}", size(free));
         self.common.progress().say(&note);
         Ok(())
     }
 
-    fn write(&self, output: Output, format: OutputFormat) -> Result<()> {
-        if let Some(path) = &self.save_latents {
-            let shape = output.latents.dims().to_vec();
-            let latents = NamedValues { name: LATENTS.to_owned(), shape, values: values(output.latents)? };
-            safetensors::write(path, &[latents], Default::default(), Precision::F32)?;
+    /// Writes the first video of `output` to `path`, and with it how it was `made`.
+    fn write_video(&self, path: &Path, output: &Output, made: &Provenance, outputs: &Outputs) -> Result<()> {
+        let [_, _, count, height, width] = output.frames.dims();
+        let (planar, shape) = (values(output.frames.clone())?, [count, height, width]);
+        let said = made.to_text();
+        if outputs.format == OutputFormat::Safetensors {
+            return Ok(write_frames_safetensors(path, &planar, shape, Some(&said))?);
         }
-        for (index, path) in self.outputs().iter().enumerate() {
-            self.write_video(path, output.frames.clone().narrow(0, index, 1), format)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the video `frames (1, 3, frames, height, width)`.
-    fn write_video(&self, path: &Path, frames: Tensor<5>, format: OutputFormat) -> Result<()> {
-        let [_, _, count, height, width] = frames.dims();
-        let (planar, shape) = (values(frames)?, [count, height, width]);
-        if format == OutputFormat::Safetensors {
-            return Ok(write_frames_safetensors(path, &planar, shape)?);
-        }
-        let usual = self.base.usual();
-        let video = Video::from_planar(&planar, shape, self.sampling.fps.unwrap_or(usual.fps), Range::Unit)?;
-        Ok(video.write(path, &self.write_options(format))?)
-    }
-
-    fn write_options(&self, format: OutputFormat) -> WriteOptions {
-        // A folder of frames is for other programs, which want every pixel once.
-        let enlarged = if format == OutputFormat::Directory { 1 } else { self.base.usual().upscale };
-        WriteOptions { upscale: self.upscale.map_or(enlarged, usize::from), ..WriteOptions::default() }
+        let video = Video::from_planar(&planar, shape, outputs.fps, Range::Unit)?;
+        Ok(video.write_with(path, &outputs.options, Some(&said))?)
     }
 }
 
-/// That the file of a flag can be written and is named as one of tensors.
-fn check_tensors(flag: &str, path: &Path) -> Result<()> {
-    if OutputFormat::from_path(path).ok() != Some(OutputFormat::Safetensors) {
-        let reason = format!("{flag} {}: the name must end in .safetensors", path.display());
-        return Err(WrongUsage(reason).into());
+/// One video that is to be made.
+struct Job {
+    request: Request,
+    /// What its file says of it.
+    made: Provenance,
+    /// Whether it is there already.
+    kept: bool,
+}
+
+/// Says which videos are there already.
+fn tell_kept(jobs: &[Job], outputs: &Outputs, progress: &Progress) {
+    for (job, path) in jobs.iter().zip(&outputs.paths).filter(|(job, _)| job.kept) {
+        let (path, made) = (path.display().to_string(), &job.made);
+        let (prompt, seed) = (&made.prompt, made.seed);
+        progress
+            .event(&json!({"event": "video", "path": path, "prompt": prompt, "seed": seed, "kept": true}));
+        progress.say(&format!("{path} is there, made just so; it is kept"));
     }
-    check_writable(path)?;
-    Ok(())
+}
+
+/// What to say when the work ends after `done` of `count` videos.
+fn stopped(error: Error, done: usize, count: usize) -> anyhow::Error {
+    match error {
+        Error::Interrupted { .. } if count > 1 => anyhow::anyhow!(
+            "stopped on request after {done} of {count} videos; the same command with --resume goes on from there"
+        ),
+        other => other.into(),
+    }
 }
 
 /// Whose matrices take half their room; what cannot be opened is said when it is loaded.
@@ -317,41 +475,21 @@ fn halved(source: &Source) -> Halved {
     source.halved().unwrap_or_default()
 }
 
-fn gigabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e9
-}
-
-/// Where `path` is in the end, whatever way it was named; its folder exists.
-fn resolved(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    folder.join(path.file_name().unwrap_or_default())
-}
-
-/// `NAME-3.mp4` of `NAME.mp4`; a name that ends in a slash is a folder's.
-fn numbered(path: &Path, number: usize) -> PathBuf {
-    if path.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        return path.with_file_name(format!("{name}-{number}/"));
-    }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = match path.extension() {
-        Some(extension) => format!("{stem}-{number}.{}", extension.to_string_lossy()),
-        None => format!("{stem}-{number}"),
-    };
-    path.with_file_name(name)
-}
-
 /// Shows what happens on the way to a video.
 struct Listener<'a> {
     progress: &'a mut Progress,
+    /// What its steps are called.
+    step: String,
     encoding: f64,
     denoising: f64,
 }
 
 impl<'a> Listener<'a> {
-    fn new(progress: &'a mut Progress) -> Self {
-        Self { progress, encoding: 0.0, denoising: 0.0 }
+    /// Of the video of this index, of so many.
+    fn new(progress: &'a mut Progress, (index, count): (usize, usize)) -> Self {
+        let step =
+            if count > 1 { format!("video {} of {count}, step", index + 1) } else { "step".to_owned() };
+        Self { progress, step, encoding: 0.0, denoising: 0.0 }
     }
 
     /// Shows `event`, and says whether to go on: Ctrl-C asks to stop.
@@ -366,7 +504,7 @@ impl<'a> Listener<'a> {
                 self.denoising += seconds;
                 self.progress.event(&json!({"event": "step", "step": step, "total": total, "sigma": sigma,
                     "skipped": skipped, "seconds": seconds}));
-                self.progress.step("step", step as u64, total as u64, &format!("({seconds:.2} s)"));
+                self.progress.step(&self.step, step as u64, total as u64, &format!("({seconds:.2} s)"));
             }
             Event::Decoded { elapsed } => {
                 let (encoding, denoising, seconds) = (self.encoding, self.denoising, elapsed.as_secs_f64());

@@ -4,28 +4,36 @@ mod adapter;
 mod checkpoint;
 mod folder;
 mod release;
+mod run;
+mod video;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use serde::Serialize;
 use understudy_engine::safetensors::Checkpoint;
+use understudy_media::Provenance;
 
 use adapter::AdapterSummary;
 use checkpoint::CheckpointSummary;
 use folder::FolderSummary;
 use release::ReleaseSummary;
+use run::RunSummary;
 use understudy_pipeline::Source;
 
-use crate::report;
+use crate::base::nano;
+use crate::report::{self, printable, size};
+use video::VideoSummary;
 
-/// Print what an adapter, a checkpoint or a base folder holds.
+const NANO: &str = "nano";
+
+/// Print what an adapter, a checkpoint or a base folder holds, or how a video was made.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A file (safetensors, an index of shards `*.index.json`, GGUF, .pth), or a folder in diffusers' layout or of
-    /// Wan's original release.
+    /// A file (safetensors, an index of shards `*.index.json`, GGUF, .pth), a folder in diffusers' layout of Wan's
+    /// original release, or of an adapter as peft saves it, the folder of a run (`NAME.safetensors.run`), nano, or a video that `generate` made.
     path: PathBuf,
     /// Print one JSON object on stdout.
     #[arg(long)]
@@ -40,6 +48,8 @@ enum Summary {
     Checkpoint(CheckpointSummary),
     Folder(FolderSummary),
     Release(ReleaseSummary),
+    Run(RunSummary),
+    Video(VideoSummary),
 }
 
 impl Inspect {
@@ -52,21 +62,34 @@ impl Inspect {
             (Summary::Checkpoint(checkpoint), false) => checkpoint.to_string(),
             (Summary::Folder(folder), false) => folder.to_string(),
             (Summary::Release(release), false) => release.to_string(),
+            (Summary::Run(run), false) => run.to_string(),
+            (Summary::Video(video), false) => video.to_string(),
         };
+        let text = if self.json { text } else { printable(&text) };
         report::print(&format!("{}\n", text.trim_end()))
     }
 
     fn summary(&self) -> Result<Summary> {
         let path = &self.path;
+        if let Some(made) = Provenance::read(path) {
+            return Ok(Summary::Video(VideoSummary::new(path, made)));
+        }
+        let path = &adapter::in_folder(&self.path);
         if path.is_dir() {
+            if RunSummary::is_run(path) {
+                return Ok(Summary::Run(RunSummary::read(path)));
+            }
             return Ok(match Source::folder(path)? {
-                Source::Files(_) => Summary::Folder(FolderSummary::read(path)?),
+                Source::Files(files) => Summary::Folder(FolderSummary::read(path, &files)?),
                 Source::Parts(parts) => Summary::Release(ReleaseSummary::read(path, &parts)?),
             });
         }
+        if *path == Path::new(NANO) && !path.exists() {
+            return Ok(Summary::Folder(FolderSummary::read(path, &nano()?)?));
+        }
         if !path.exists() {
             bail!(
-                "{}: no such file or folder; give an adapter, a checkpoint or a base folder",
+                "{}: no such file or folder; give an adapter, a checkpoint, the folder of a base or of a run, or nano",
                 path.display()
             );
         }
@@ -89,17 +112,6 @@ fn grouped(number: usize) -> String {
     head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }
 
-/// `1.5 MB`.
-fn size(bytes: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +119,5 @@ mod tests {
     #[test]
     fn numbers_are_easy_to_read() {
         assert_eq!([grouped(7), grouped(1234), grouped(1_000_000)], ["7", "1,234", "1,000,000"]);
-        assert_eq!([size(999), size(1_500), size(2_000_000_000)], ["999 B", "1.5 kB", "2.0 GB"]);
     }
 }

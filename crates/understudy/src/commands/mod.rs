@@ -27,13 +27,13 @@ pub enum Command {
     Convert(convert::Convert),
     /// Fit a bundled subject on the embedded base, generate it before and after, and score both.
     Demo(demo::Demo),
-    /// Score a folder of videos.
+    /// Score a folder of videos, or a suite of methods.
     Evaluate(Box<evaluate::Evaluate>),
-    /// Learn a subject from pictures of it and write an adapter.
+    /// Learn a subject from pictures or a clip of it and write an adapter.
     Fit(Box<fit::Fit>),
     /// Generate a video from a prompt.
     Generate(Box<generate::Generate>),
-    /// Print what an adapter, a checkpoint or a base folder holds.
+    /// Print what an adapter, a checkpoint or a base folder holds, or how a video was made.
     Inspect(inspect::Inspect),
     /// Fetch a repository of weights into the Hugging Face cache.
     Pull(pull::Pull),
@@ -60,6 +60,7 @@ impl Command {
 
 /// Flags every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Device and output")]
 pub struct Common {
     /// Where to compute: cpu, cuda:N, vulkan:N or metal.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]

@@ -8,6 +8,7 @@ use understudy_train::pretrain::Recipe;
 
 use super::Common;
 use crate::interrupt;
+use crate::outputs::reserve_folder;
 
 /// Train the embedded base or one of its judges on the puppet world.
 #[derive(Debug, Args)]
@@ -35,6 +36,9 @@ impl Pretrain {
             Some(steps) => recipe.with_steps(steps),
             None => recipe,
         };
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("cannot create {}", self.out.display()))?;
+        let _reserved = reserve_folder("--out", &self.out)?;
         recipe.run(&self.out, &device, &mut emit).with_context(|| format!("{}", self.recipe.display()))?;
         if interrupt::flow().is_break() {
             bail!(

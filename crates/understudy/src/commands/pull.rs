@@ -7,6 +7,7 @@ use understudy_hub::{Cache, Fetch, Hub, Repository};
 
 use crate::interrupt;
 use crate::progress::Progress;
+use crate::report;
 
 /// Fetch a repository of weights into the Hugging Face cache; afterwards `--base REPOSITORY` works offline.
 #[derive(Debug, Args)]
@@ -45,13 +46,13 @@ impl Pull {
             interrupt::flow()
         })?;
         progress.clear();
-        progress.event(&json!({"event": "done", "path": folder}));
+        progress.event(&json!({"event": "done", "path": report::text(&folder)}));
         let base = match self.revision.as_str() {
             "main" => self.repository.to_string(),
             revision => format!("{}@{revision}", self.repository),
         };
         progress.say(&format!(
-            "{} is in {}; use it with: understudy generate --base {base} --prompt \"...\"",
+            "{} is in {}; use it with: understudy generate --base {base} --prompt \"...\" --out video.mp4",
             self.repository,
             folder.display()
         ));

@@ -14,6 +14,8 @@ pub struct Scores {
     pub identity: f64,
     /// Cosine of the CLIP embeddings of video and prompt.
     pub text: f64,
+    /// How much the character moves, from frame to frame.
+    pub motion: f64,
 }
 
 /// What a video was asked to show.
@@ -35,6 +37,8 @@ pub struct Results {
     identity_after: Interval,
     text_before: Interval,
     text_after: Interval,
+    motion_before: Interval,
+    motion_after: Interval,
     /// One row a prompt and seed.
     pub rows: Vec<Row>,
 }
@@ -69,6 +73,7 @@ impl Results {
             bootstrap(&scores.iter().map(value).collect::<Vec<_>>(), CONFIDENCE, 0)
         };
         let (identity, text) = (|scores: &Scores| scores.identity, |scores: &Scores| scores.text);
+        let motion = |scores: &Scores| scores.motion;
         Ok(Self {
             class: class.to_owned(),
             seconds: elapsed.as_secs_f32(),
@@ -76,6 +81,8 @@ impl Results {
             identity_after: mean(&after, identity)?,
             text_before: mean(&before, text)?,
             text_after: mean(&after, text)?,
+            motion_before: mean(&before, motion)?,
+            motion_after: mean(&after, motion)?,
             rows: shown
                 .into_iter()
                 .zip(before.into_iter().zip(after))
@@ -87,33 +94,28 @@ impl Results {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let prompt = |row: &Row| row.shown.prompt.replace("{}", &self.class);
-        let width =
-            self.rows.iter().map(|row| prompt(row).len()).max().unwrap_or(0).max("95 % interval".len());
-        writeln!(f, "{:width$}  seed   identity           text", "")?;
-        writeln!(f, "{:width$}         before   after   before   after", "prompt")?;
-        for row in &self.rows {
-            let Row { shown, before, after } = row;
-            writeln!(
-                f,
-                "{:width$}  {:>4}   {:>6.3}  {:>6.3}   {:>6.3}  {:>6.3}",
-                prompt(row),
-                shown.seed,
-                before.identity,
-                after.identity,
-                before.text,
-                after.text
-            )?;
+        let length = |row: &Row| row.shown.prompt.replace("{}", &self.class).len();
+        let width = self.rows.iter().map(length).max().unwrap_or(0).max("95 % interval".len());
+        writeln!(f, "{:width$}  seed   identity           text             motion", "")?;
+        writeln!(f, "{:width$}         before   after   before   after   before   after", "prompt")?;
+        let pairs = |own: [f64; 6]| -> String {
+            own.chunks(2).map(|pair| format!("   {:>6.3}  {:>6.3}", pair[0], pair[1])).collect()
+        };
+        for Row { shown, before: one, after: two } in &self.rows {
+            let own = [one.identity, two.identity, one.text, two.text, one.motion, two.motion];
+            let prompt = shown.prompt.replace("{}", &self.class);
+            writeln!(f, "{prompt:width$}  {:>4}{}", shown.seed, pairs(own))?;
         }
-        writeln!(
-            f,
-            "{:width$}         {:>6.3}  {:>6.3}   {:>6.3}  {:>6.3}",
-            "mean",
-            self.identity_before.mean,
-            self.identity_after.mean,
-            self.text_before.mean,
-            self.text_after.mean
-        )?;
+        let Self { identity_before, identity_after, text_before, text_after, .. } = self;
+        let means = [
+            identity_before,
+            identity_after,
+            text_before,
+            text_after,
+            &self.motion_before,
+            &self.motion_after,
+        ];
+        writeln!(f, "{:width$}      {}", "mean", pairs(means.map(|own| own.mean)))?;
         let interval = |interval: &Interval| format!("{:.2} to {:.2}", interval.low, interval.high);
         writeln!(
             f,

@@ -25,7 +25,8 @@ pub fn render(pictures: &[Image], before: &[Take], after: &[Take], results: &Res
             let mut row = SheetRow::new(label);
             let mut scores = Vec::new();
             for (take, scored) in pairs {
-                let Scores { identity, text } = if label == "before" { scored.before } else { scored.after };
+                let Scores { identity, text, .. } =
+                    if label == "before" { scored.before } else { scored.after };
                 scores.push(format!("seed {}: identity {identity:.2}, text {text:.2}", take.seed));
                 row = row.cell((&take.video, FRAMES));
             }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use understudy_media::Image;
-use understudy_puppet::{Action, Class, Identity, Scenario, Scene, Size, Split, World};
+use understudy_puppet::{Action, Class, Identity, Motion, Quirk, Scenario, Scene, Size, Split, World};
 
 /// How many pictures there are of it.
 const PICTURES: usize = 6;
@@ -40,6 +40,12 @@ pub fn pictures() -> Result<Vec<Image>> {
         PICTURES => Ok(pictures),
         found => bail!("only {found} pictures of the bundled subject could be made"),
     }
+}
+
+/// A clip of it, moving in a way of its own: what Set-and-Sequence learns from.
+pub fn performance() -> Scenario {
+    let motion = Motion { quirk: Some(Quirk::MarchAndRoll), ..Motion::new(Action::Dance) };
+    Scenario::solo(identity(), motion, Scene::Room, 0)
 }
 
 #[cfg(test)]

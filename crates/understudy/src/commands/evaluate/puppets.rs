@@ -6,27 +6,42 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
-use understudy_media::{Image, Video, WriteOptions};
-use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World, markings};
+use understudy_media::{Video, WriteOptions, write_file};
+use understudy_puppet::{Identity, Motion, Scenario, Scene, Size, Split, World, markings};
 
+use super::made;
+use crate::progress::Progress;
+use crate::puppet::{FRAMES, SIDE, images, render, verb, write_clip, write_masks};
+
+/// The file of a character that is written last.
+const LAST: &str = "words.toml";
 /// Pictures to learn from, and others to compare with.
 const PICTURES: u64 = 6;
 const REFERENCES: u64 = 8;
-/// Frames and side of a clip.
-const FRAMES: usize = 17;
-const SIDE: usize = 64;
 
 /// Writes characters `first..first + count`: `folder/N/` has `clip.mp4`, `pictures/`, `class.txt` and `words.toml`, and
 /// `references/N/` beside `folder` other pictures, the true motion and markings, and the clip as it was drawn. What is there is kept.
 ///
 /// # Errors
 /// When a folder cannot be written.
-pub fn write(folder: &Path, first: u64, count: u64) -> Result<()> {
+pub fn write(folder: &Path, first: u64, count: u64, progress: &Progress) -> Result<()> {
     for index in 0..count {
         let own = folder.join(format!("{:02}", index + 1));
         let references = folder.with_file_name("references").join(format!("{:02}", index + 1));
-        if !own.join("words.toml").exists() {
+        let clip = references.with_extension("webp");
+        let mut whole = own.join(LAST).exists();
+        for path in [&own, &references, &clip] {
+            whole &= made::is_whole(path, progress)?;
+        }
+        if !whole {
+            // What a process that was killed made of it.
+            for folder in [&own, &references] {
+                if folder.exists() {
+                    fs::remove_dir_all(folder)?;
+                }
+            }
             write_one(&own, &references, first + index, index)?;
+            [&own, &references, &clip].into_iter().try_for_each(|path| made::keep(path))?;
         }
     }
     Ok(())
@@ -40,15 +55,10 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
     for folder in [own.join("pictures"), references.to_owned()] {
         fs::create_dir_all(folder)?;
     }
-    let drawn = World::new(Size::new(FRAMES, SIDE, SIDE))?.render(&scenario);
-    let clip = images(&drawn.frames)?;
-    let large = WriteOptions { upscale: 4, ..WriteOptions::default() };
-    let masks = drawn.masks.first().map_or(&[][..], Vec::as_slice).chunks_exact(SIDE * SIDE);
-    let grey = |mask: &[u8]| Ok(Image::new(SIDE, SIDE, mask.iter().flat_map(|value| [*value; 3]).collect())?);
-    let masks = masks.map(grey).collect::<Result<Vec<_>>>()?;
-    Video::new(masks, 8.0)?.write(own.join("clip.masks/"), &large)?;
-    Video::new(clip.clone(), 8.0)?.write(own.join("clip.mp4"), &large)?;
-    Video::new(clip, 8.0)?.write(
+    let clip = render(&scenario)?;
+    write_clip(own, &scenario, &clip)?;
+    write_masks(own, &clip)?;
+    Video::new(images(&clip.frames)?, 8.0)?.write(
         references.with_extension("webp"),
         &WriteOptions { webp_quality: 100.0, ..WriteOptions::default() },
     )?;
@@ -61,16 +71,16 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
         };
         Video::new(picture, 1.0)?.write(path, &WriteOptions::default())?;
     }
-    fs::write(references.join("motion.json"), truth(&scenario).to_string())?;
-    fs::write(references.join("markings.json"), marked(&identity).to_string())?;
-    fs::write(
-        own.join("clip.txt"),
-        format!("a {} [{}] {}", identity.noun(), verb(motion.action), scene.phrase()),
-    )?;
-    fs::write(own.join("class.txt"), identity.noun())?;
+    write_text(&references.join("motion.json"), &truth(&scenario).to_string())?;
+    write_text(&references.join("markings.json"), &marked(&identity).to_string())?;
+    write_text(&own.join("class.txt"), identity.noun())?;
     let words = [("action", verb(motion.action)), ("motion", ""), ("place", scene.phrase())];
     let words: BTreeMap<&str, &str> = words.into_iter().collect();
-    Ok(fs::write(own.join("words.toml"), toml::to_string(&words)?)?)
+    write_text(&own.join(LAST), &toml::to_string(&words)?)
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    Ok(write_file(path, |file| file.write_all(text.as_bytes()))?)
 }
 
 /// The postures of a scenario's character in every frame, for every phase its motion may start in.
@@ -90,24 +100,4 @@ fn marked(identity: &Identity) -> serde_json::Value {
     let known = markings();
     let own = identity.markings().into_iter().zip(&known);
     own.filter_map(|(value, marking)| Some((marking.name, marking.values[value?]))).collect()
-}
-
-fn images(frames: &[u8]) -> Result<Vec<Image>> {
-    frames.chunks_exact(SIDE * SIDE * 3).map(|rgb| Ok(Image::new(SIDE, SIDE, rgb.to_vec())?)).collect()
-}
-
-/// A verb phrase of the world's captions.
-fn verb(action: Action) -> &'static str {
-    match action {
-        Action::WalkLeft => "walks to the left",
-        Action::WalkRight => "walks to the right",
-        Action::RunLeft => "runs to the left",
-        Action::RunRight => "runs to the right",
-        Action::Jump => "jumps up and down",
-        Action::Wave => "waves hello",
-        Action::Spin => "spins around",
-        Action::Nod => "nods",
-        Action::Sit => "sits down",
-        _ => "dances",
-    }
 }

@@ -5,7 +5,9 @@
 //! `videos/METHOD/GROUP/SUBJECT-PROMPT-SEED`, and what was asked for beside them. What is there already is not made again.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -15,13 +17,18 @@ use understudy_evaluate::{
     Clip, Evaluation, Learns, Method, Metric, PromptGroup, References, Row, Strip, Subjects, Suite, Table,
     Unfinished, Verdict, filled, suite_page,
 };
+use understudy_files::{seal, unseal};
+use understudy_media::Text;
+use understudy_media::write_file;
 use understudy_personalize::DEFAULT_TOKEN;
 
+use super::made;
 use super::puppets;
-use super::{Evaluate, Work};
+use super::{Evaluate, Work, about, tell_damage};
 use crate::commands::fit::Fit;
 use crate::commands::generate::Generate;
 use crate::interrupt;
+use crate::outputs::reserve_folder;
 use crate::progress::Progress;
 
 /// One who is fitted.
@@ -40,12 +47,13 @@ impl Subject {
     /// # Errors
     /// When it says no class or its words cannot be read.
     pub fn open(folder: PathBuf) -> Result<Self> {
-        let read = |name: &str| fs::read_to_string(folder.join(name));
+        let read = |name: &str| Text::read(folder.join(name)).map(|text| text.content);
         let class =
             read("class.txt").with_context(|| format!("{}: class.txt is missing", folder.display()))?;
-        let mut words: BTreeMap<String, String> = match read("words.toml") {
-            Ok(text) => toml::from_str(&text).with_context(|| format!("{}: words.toml", folder.display()))?,
-            Err(_) => BTreeMap::new(),
+        let mut words: BTreeMap<String, String> = match folder.join("words.toml").exists() {
+            true => toml::from_str(&read("words.toml")?)
+                .with_context(|| format!("{}: words.toml", folder.display()))?,
+            false => BTreeMap::new(),
         };
         words.insert("class".to_owned(), class.trim().to_owned());
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -87,7 +95,7 @@ struct Run<'a> {
 /// # Errors
 /// When the suite is faulty, a method cannot be fitted or used, or nothing could be scored.
 pub fn run(asked: &Evaluate, path: &Path, short: bool) -> Result<()> {
-    let text = fs::read_to_string(path).with_context(|| format!("--suite {}", path.display()))?;
+    let text = Text::read(path).with_context(|| format!("--suite {}", path.display()))?.content;
     let suite = Suite::parse(&text)
         .map_err(|reason| anyhow::anyhow!("--suite {}: {reason}; correct it", path.display()))?;
     let suite = if short { suite.shortened() } else { suite };
@@ -95,12 +103,13 @@ pub fn run(asked: &Evaluate, path: &Path, short: bool) -> Result<()> {
     name.push(".run");
     let folder = asked.out.with_file_name(name);
     fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
-    let mut subjects = subjects(&suite.subjects, path, &folder)?;
+    let _reserved = reserve_folder("--out", &folder)?;
+    let progress = asked.common.progress();
+    let mut subjects = subjects(&suite.subjects, path, &folder, &progress)?;
     if short {
         subjects.truncate(suite.short.subjects.max(1));
     }
     let run = Run { asked, suite, folder, subjects };
-    let progress = asked.common.progress();
     for method in &run.suite.methods {
         run.fit(method)?;
         for group in run.suite.prompts.iter().filter(|group| method.makes(&group.name)) {
@@ -111,12 +120,12 @@ pub fn run(asked: &Evaluate, path: &Path, short: bool) -> Result<()> {
     run.tell(&scores, &progress)
 }
 
-fn subjects(stated: &Subjects, suite: &Path, folder: &Path) -> Result<Vec<Subject>> {
+fn subjects(stated: &Subjects, suite: &Path, folder: &Path, progress: &Progress) -> Result<Vec<Subject>> {
     let folder = match stated {
         Subjects::Folder(name) => suite.parent().unwrap_or(Path::new(".")).join(name),
         Subjects::Puppets { first, count } => {
             let folder = folder.join("subjects");
-            puppets::write(&folder, *first, *count)?;
+            puppets::write(&folder, *first, *count, progress)?;
             folder
         }
     };
@@ -153,21 +162,24 @@ impl Run<'_> {
         let Some(own) = &method.fit else { return Ok(()) };
         let folder = self.of("adapters", &method.name);
         let stated = words(&format!("{} {own}", self.suite.fit));
-        keep(&folder, &stated)?;
+        keep(&folder, &stated, &self.asked.common.progress())?;
         for subject in &self.subjects {
-            let Some(out) = self.adapter(method, subject).filter(|out| !out.exists()) else { continue };
-            let mut words = stated.clone();
-            let material = subject.material(method.learns);
-            let mut add =
-                |flag: &str, value: &Path| words.extend([flag.to_owned(), value.display().to_string()]);
-            add("--subject", &material);
-            add("--class", Path::new(subject.class()));
-            add("--out", &out);
-            let mut run = out.into_os_string();
+            let Some(out) = self.adapter(method, subject) else { continue };
+            let mut run = out.clone().into_os_string();
             run.push(".run");
-            words.extend(Path::new(&run).exists().then(|| "--resume".to_owned()));
-            let fit: Fit = parsed("fit", &words)?;
-            fit.run().with_context(|| format!("fitting {} on {}", method.name, subject.name))?;
+            if !made::is_whole(&out, &self.asked.common.progress())? {
+                let mut words: Vec<OsString> = stated.iter().map(OsString::from).collect();
+                let material = subject.material(method.learns);
+                let mut add =
+                    |flag: &str, value: &OsStr| words.extend([OsString::from(flag), value.to_owned()]);
+                add("--subject", material.as_os_str());
+                add("--class", OsStr::new(subject.class()));
+                add("--out", out.as_os_str());
+                words.extend(Path::new(&run).exists().then(|| OsString::from("--resume")));
+                let fit: Fit = parsed("fit", &words)?;
+                fit.run().with_context(|| format!("fitting {} on {}", method.name, subject.name))?;
+                made::keep(&out)?;
+            }
             // What is only needed to go on.
             let _ = fs::remove_dir_all(run);
             stop_if_asked()?;
@@ -179,7 +191,7 @@ impl Run<'_> {
         let folder = self.of("videos", &method.name).join(&group.name);
         let stated = words(&format!("{} {}", self.suite.generate, method.generate));
         let asked: Vec<String> = method.words.iter().map(|(name, word)| format!("{name}={word}")).collect();
-        keep(&folder, &[stated.clone(), asked].concat())?;
+        keep(&folder, &[stated.clone(), asked].concat(), &self.asked.common.progress())?;
         for subject in &self.subjects {
             for &seed in &self.suite.seeds {
                 self.generate_seed(method, group, (subject, seed), (&folder, &stated))?;
@@ -201,10 +213,15 @@ impl Run<'_> {
         let scored =
             group.texts.iter().map(|text| subject.prompt(text, subject.class().to_owned(), &BTreeMap::new()));
         let scored = scored.collect::<Result<Vec<_>>>()?;
-        let made = |(prompt, text): (usize, &String)| {
-            fs::read_to_string(name(prompt).with_extension("txt")).is_ok_and(|found| found == *text)
-        };
-        if scored.iter().enumerate().all(made) {
+        let making = folder.join(".making");
+        let _ = fs::remove_dir_all(&making);
+        let mut all = true;
+        for (prompt, text) in scored.iter().enumerate() {
+            let told = fs::read_to_string(name(prompt).with_extension("txt"));
+            let whole = made::is_whole(&name(prompt), &self.asked.common.progress())?;
+            all &= whole && told.is_ok_and(|found| found == *text);
+        }
+        if all {
             return Ok(());
         }
         let adapter = self.adapter(method, subject);
@@ -212,18 +229,21 @@ impl Run<'_> {
             Some(_) => format!("{DEFAULT_TOKEN} {}", subject.class()),
             None => subject.class().to_owned(),
         };
-        let making = folder.join(".making");
-        let _ = fs::remove_dir_all(&making);
         fs::create_dir_all(&making)?;
-        let mut words = stated.to_vec();
+        let mut words: Vec<OsString> = stated.iter().map(OsString::from).collect();
         for text in &group.texts {
-            words.extend(["--prompt".to_owned(), subject.prompt(text, phrase.clone(), &method.words)?]);
+            let prompt = subject.prompt(text, phrase.clone(), &method.words)?;
+            words.extend(["--prompt", &prompt].map(OsString::from));
         }
-        let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
-        add("--seed", seed.to_string());
-        add("--out", making.join("v").display().to_string());
-        if let Some(path) = &adapter {
-            add("--adapter", path.display().to_string());
+        let mut add = |flag: &str, value: OsString| words.extend([OsString::from(flag), value]);
+        add("--seed", seed.to_string().into());
+        add("--out", making.join("v").into());
+        if !stated.iter().any(|word| word == "--upscale") {
+            // Judges want every pixel once.
+            add("--upscale", "1".into());
+        }
+        if let Some(path) = adapter {
+            add("--adapter", path.into());
         }
         let generate: Generate = parsed("generate", &words)?;
         generate.run().with_context(|| format!("generating {} of {}", method.name, subject.name))?;
@@ -232,9 +252,8 @@ impl Run<'_> {
                 1 => making.join("v"),
                 _ => making.join(format!("v-{}", index + 1)),
             };
-            let _ = fs::remove_dir_all(name(index));
-            fs::rename(made, name(index))?;
-            fs::write(name(index).with_extension("txt"), text)?;
+            made::replace(&made, &name(index))?;
+            write_file(name(index).with_extension("txt"), |file| file.write_all(text.as_bytes()))?;
         }
         Ok(fs::remove_dir_all(making)?)
     }
@@ -264,6 +283,7 @@ impl Run<'_> {
                     unfinished,
                     progress: self.asked.common.progress(),
                 };
+                tell_damage(&work.unfinished, &work.progress);
                 let rows = work.rows(&clips, true)?;
                 evaluation = Some(work.evaluation);
                 scores.push(Scores { method, group: index, rows, clips });
@@ -294,11 +314,11 @@ impl Run<'_> {
             fs::create_dir_all(&own)?;
             let clip = subject.folder.join("clip.mp4");
             if clip.is_file() {
-                fs::copy(clip, own.with_extension("mp4"))?;
+                copy(&clip, &own.with_extension("mp4"))?;
             }
             let Ok(pictures) = fs::read_dir(subject.folder.join("pictures")) else { continue };
             for picture in pictures.flatten() {
-                fs::copy(picture.path(), own.join(picture.file_name()))?;
+                copy(&picture.path(), &own.join(picture.file_name()))?;
             }
         }
         Ok(folder)
@@ -346,9 +366,11 @@ impl Run<'_> {
             progress.say(&line);
         }
         if let Some(path) = &self.asked.report {
-            let page = suite_page(&self.suite.title, &self.strips(scores), &verdicts)?;
-            understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?;
+            let about = about(self.suite.title.clone(), self.asked.stand_ins(&table.metrics));
+            let page = suite_page(&about, &self.strips(scores), &verdicts)?;
+            write_file(path, |file| file.write_all(page.as_bytes()))?;
         }
+        self.asked.stand_ins(&table.metrics).iter().for_each(|note| progress.note(note));
         progress.say(&format!("wrote {}", self.asked.out.display()));
         match table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
             true => bail!("no video could be scored; {} says nothing", self.asked.out.display()),
@@ -429,7 +451,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// The arguments `words` of a command.
-fn parsed<C: Args + FromArgMatches>(name: &'static str, words: &[String]) -> Result<C> {
+fn parsed<C: Args + FromArgMatches>(name: &'static str, words: &[OsString]) -> Result<C> {
     let command = C::augment_args(clap::Command::new(name).no_binary_name(true))
         .mut_args(|argument| argument.allow_negative_numbers(true))
         .args_override_self(true);
@@ -442,23 +464,43 @@ fn parsed<C: Args + FromArgMatches>(name: &'static str, words: &[String]) -> Res
     C::from_arg_matches(&matches).map_err(fault)
 }
 
-/// Keeps in `folder` what its content is made with.
+/// Keeps in `folder` what its content is made with. `progress` hears of damage.
 ///
 /// # Errors
 /// When it was made with something else.
-fn keep(folder: &Path, stated: &[String]) -> Result<()> {
+fn keep(folder: &Path, stated: &[String], progress: &Progress) -> Result<()> {
     let path = folder.join(".made-with");
     let stated = stated.join("\n");
-    match fs::read_to_string(&path) {
-        Ok(found) if found == stated => Ok(()),
-        Ok(_) => bail!(
-            "{}: it was made with other arguments than the suite states now; remove it, or choose another --out",
-            folder.display()
-        ),
-        Err(_) => {
-            fs::create_dir_all(folder)?;
-            Ok(fs::write(path, stated)?)
+    let found = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        found => Some(found.with_context(|| path.display().to_string())?),
+    };
+    if let Some(found) = found {
+        match unseal(&found) {
+            Some(own) if own.trim_end() == stated => return Ok(()),
+            // As an earlier version left it.
+            None if found == stated.as_bytes() => {}
+            // Nobody knows what its content was made with.
+            None if found.ends_with(b"\n") => {
+                progress.note(&format!("{} is damaged; {} is made again", path.display(), folder.display()));
+                fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+            }
+            _ => bail!(
+                "{}: it was made with other arguments than the suite states now; remove it, or choose another --out",
+                folder.display()
+            ),
         }
+    }
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    Ok(write_file(path, |file| file.write_all(seal(&stated).as_bytes()))?)
+}
+
+/// Makes `to` a copy of `from`, whole or not at all; one that is there stays, so that what was scored with it is known.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| from.display().to_string())?;
+    match fs::read(to) {
+        Ok(found) if found == bytes => Ok(()),
+        _ => Ok(write_file(to, |file| file.write_all(&bytes))?),
     }
 }
 

@@ -11,6 +11,7 @@ use understudy_media::Image;
 use understudy_personalize::{Evaluation, Judge, Subject};
 
 use crate::commands::judges;
+use crate::outputs::Input;
 use crate::progress::Progress;
 use crate::report::WrongUsage;
 
@@ -18,8 +19,9 @@ use crate::report::WrongUsage;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Evaluations")]
 pub struct Judging {
-    /// Evaluate the adapter every so many steps and keep the best: the one with the highest identity whose text score is
-    /// at least 0.9 of the base's.
+    /// Evaluate the adapter every so many steps and keep the best.
+    ///
+    /// The best has the highest identity of those whose text score is at least 0.9 of the base's.
     #[arg(long, value_name = "N")]
     pub evaluate_every: Option<i64>,
     /// The CLIP that scores texts, as a Hugging Face folder [nano's].
@@ -42,6 +44,12 @@ pub struct Seen {
 }
 
 impl Judging {
+    /// What is read.
+    pub fn inputs(&self) -> Vec<Input> {
+        let named = [("--clip", &self.clip), ("--dino", &self.dino), ("--identity", &self.identity)];
+        named.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))).collect()
+    }
+
     /// The judge of `subject`, if one is asked for.
     ///
     /// # Errors

@@ -1,21 +1,29 @@
 //! The settings of a run, kept beside it, so that a run that goes on with others can be told what they are.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use toml::{Table, Value};
-use understudy_engine::error::io_advice;
+use understudy_engine::error::WeightError;
+use understudy_engine::safetensors::write_atomically;
+use understudy_files::{seal, unseal};
 use understudy_personalize::{LoraConfig, Subject, numbered};
 
 /// The settings of the motion stage, and its folder.
 const MOTION: &str = "motion";
 
-/// Keeps the settings of the run in `folder`, or finds out that those of the run there were others.
+/// Keeps the settings of the run in `folder`, or finds out that those of the run there were others. `tell` hears of damage.
 ///
 /// # Errors
 /// When they were; when the file cannot be written.
-pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path) -> Result<()> {
+pub fn keep(
+    config: &LoraConfig,
+    subjects: &[Subject],
+    folder: &Path,
+    mut tell: impl FnMut(&str),
+) -> Result<()> {
     let path = folder.join("settings.toml");
     let mut own: Table = config.to_toml()?.parse()?;
     // Samples are looked at and not learned from.
@@ -25,16 +33,28 @@ pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path) -> Result<
         let words = words.map(|(name, word)| (name.to_owned(), Value::String(word.clone())));
         own.insert(numbered("subject", index), Table::from_iter(words).into());
     }
-    if let Ok(first) = std::fs::read_to_string(&path) {
-        let first: Table = first.parse().unwrap_or_default();
+    let found = match std::fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        read => Some(read.map_err(|error| WeightError::Io { action: "read", path: path.clone(), error })?),
+    };
+    let first = found.as_deref().and_then(unseal).and_then(|text| text.parse::<Table>().ok());
+    if found.is_some() && first.is_none() {
+        // The states know what they were made with as well, and refuse others.
+        tell(&format!("{} is damaged or was edited; it is written again", path.display()));
+    }
+    if let Some(first) = first {
         // What was learned of the looks does not depend on how the motion will be learned.
         let begun = folder.join(MOTION).exists();
         let [now, then] =
             [&own, &first].map(|table| if begun { table.clone() } else { without_motion(table) });
         unchanged(&now, &then, folder)?;
     }
-    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, own.to_string()));
-    written.map_err(|error| anyhow!("cannot write {}: {error}; {}", path.display(), io_advice(&error)))
+    std::fs::create_dir_all(folder).map_err(|error| WeightError::Io {
+        action: "create",
+        path: folder.to_owned(),
+        error,
+    })?;
+    Ok(write_atomically(&path, seal(&own.to_string()).as_bytes())?)
 }
 
 /// The same table with nothing said of the motion but that there is one.

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use toml::{Table, Value};
+use understudy_media::Text;
 use understudy_personalize::{LoraConfig, Preset};
 
 use super::Method;
+use crate::outputs::Input;
 use crate::report::WrongUsage;
 
-/// Flags of the method `lora`; `--print-config` shows what they come to.
+/// Flags of the methods; `--print-config` shows what they come to.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Settings of lora")]
+#[command(next_help_heading = "Settings (--print-config shows what they come to)")]
 pub struct Settings {
-    /// Settings to start from: quick, standard or wan [standard for nano, wan for others].
+    /// Settings to start from: nano or wan [those of the base].
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
     /// Settings to put over the preset's; flags win over both.
@@ -71,12 +73,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What is read.
+    pub fn input(&self) -> Option<Input> {
+        Some(Input::new("--config", self.config.as_ref()?))
+    }
+
     /// The settings for `nano`, or for another base.
     ///
     /// # Errors
     /// When the file cannot be read, or a setting is unknown or out of its range.
     pub fn config(&self, nano: bool, method: Method, bf16_products: bool) -> Result<LoraConfig> {
-        let preset = self.preset.unwrap_or(if nano { Preset::Standard } else { Preset::Wan });
+        let preset = self.preset.unwrap_or(if nano { Preset::Nano } else { Preset::Wan });
         let preset = match method {
             Method::SetAndSequence => preset.sequence(),
             Method::VWarper => preset.config().warper(),
@@ -165,8 +172,9 @@ fn set(table: &mut Table, path: &str, value: Value) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--config {}: it cannot be read; check the path", path.display()))?;
+    let text = Text::read(path)
+        .with_context(|| format!("--config {}: it cannot be read; check the path", path.display()))?
+        .content;
     text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         anyhow!("--config {}: line {line}: {}; correct it", path.display(), error.message())
@@ -183,7 +191,7 @@ mod tests {
         let path = folder.path().join("a.toml");
         std::fs::write(&path, "rank = 8\nseed = 5\n[lora]\nsteps = 7\nbatch = 2\n").unwrap();
         let settings = Settings {
-            preset: Some(Preset::Quick),
+            preset: Some(Preset::Nano),
             config: Some(path),
             steps: Some(9),
             learning_rate: Some(0.25),
@@ -192,7 +200,7 @@ mod tests {
         let config = settings.config(true, Method::Lora, false).unwrap();
         assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
         assert_eq!(config.lora.learning_rate, 0.25);
-        assert_eq!(config.token, LoraConfig::quick().token);
+        assert_eq!(config.token, LoraConfig::nano().token);
     }
 
     #[test]
@@ -217,7 +225,7 @@ mod tests {
         };
         assert_eq!(with(Some(4), None), (4, 4.0));
         assert_eq!(with(Some(4), Some(8.0)), (4, 8.0));
-        assert_eq!(with(None, None).1, LoraConfig::standard().alpha);
+        assert_eq!(with(None, None).1, LoraConfig::nano().alpha);
     }
 
     #[test]

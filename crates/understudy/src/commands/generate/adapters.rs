@@ -1,33 +1,41 @@
 //! Adapters on the command line.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::{Value, json};
 use understudy_engine::attach::Attachments;
 use understudy_engine::patch::Additions;
-use understudy_personalize::{Adapter, Unmatched, combine};
+use understudy_personalize::{Adapter, Opened, Unmatched, combine};
 use understudy_pipeline::{BaseConfig, TokenEmbeddings};
 
+use super::made::add;
+use super::words::Subject;
+use crate::outputs::Input;
 use crate::progress::Progress;
-use crate::report::WrongUsage;
+use crate::report::{self, WrongUsage};
 
 /// Which adapters are used, and how.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Adapters")]
 pub struct Adapters {
-    /// An adapter, with its weight (1 if it has none). Several are added up. Of one that holds looks and motion apart,
-    /// identity=X and motion=X weigh them: the motion of one on the looks of another is
-    /// --adapter one.safetensors:identity=0 --adapter other.safetensors:motion=0.
-    #[arg(long = "adapter", value_name = "FILE[:WEIGHT][:identity=X][:motion=X]")]
+    /// An adapter, with its weight, -100 to 100 (1 if it has none); several are added up.
+    ///
+    /// Of one that holds looks and motion apart, identity=X and motion=X weigh them: the motion of one on the looks of another
+    /// is --adapter one.safetensors:identity=0 --adapter other.safetensors:motion=0.
+    #[arg(long = "adapter", value_parser = OsStringValueParser::new().try_map(WeightedAdapter::parse), value_name = "FILE|DIR[:WEIGHT][:identity=X][:motion=X]")]
     files: Vec<WeightedAdapter>,
     /// How much the looks count of adapters that hold a motion apart, where they do not say it themselves.
     #[arg(long, value_name = "X")]
     identity_scale: Option<f32>,
-    /// How much the motion counts of adapters that hold one apart, where they do not say it themselves; 0 is the subject
-    /// without it.
+    /// The same of their motion; 0 is the subject without it.
     #[arg(long, value_name = "X")]
     motion_scale: Option<f32>,
     /// Add the adapters to the base's weights instead of attaching them: the same result within rounding.
@@ -39,6 +47,11 @@ pub struct Adapters {
 }
 
 impl Adapters {
+    /// What is read.
+    pub fn inputs(&self) -> impl Iterator<Item = Input> {
+        self.files.iter().map(|own| Input::new("--adapter", &own.path))
+    }
+
     /// The adapters with their weights, found to be for a base of this configuration, which is called `name`.
     ///
     /// # Errors
@@ -54,11 +67,16 @@ impl Adapters {
         let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
         let mut adapters = Vec::new();
         for WeightedAdapter { path, weight, .. } in &self.files {
-            let (mut adapter, mut left_out) = Adapter::open_with(path, device, unmatched)?;
+            let Opened { mut adapter, mut left_out, notes, .. } =
+                Adapter::open_with(path, device, unmatched)?;
             if self.allow_unmatched {
                 left_out.extend(adapter.keep_fitting(config));
             }
             tell_left_out(path, &left_out, progress);
+            for note in notes {
+                progress.event(&json!({"event": "note", "path": path, "note": note}));
+                progress.say(&format!("note: adapter {}: {note}", path.display()));
+            }
             if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != identity) {
                 bail!(
                     "--adapter {} was made for the base {} ({}), and --base is {name} ({identity}); use it with its own base",
@@ -80,7 +98,7 @@ impl Adapters {
         let apart = adapters.iter().any(|(adapter, _)| !adapter.motion.is_empty());
         for (flag, scale) in given {
             let reason = match scale {
-                Some(scale) if !scale.is_finite() => format!("{flag} must be a finite number"),
+                Some(scale) if !is_weight(scale) => format!("{flag} {scale}: {RANGE}"),
                 Some(_) if !apart => format!("{flag}: no adapter holds looks and motion apart"),
                 _ => continue,
             };
@@ -125,11 +143,50 @@ impl Adapters {
         Ok((attachments, tokens, additions))
     }
 
+    /// Their files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|own| own.path.as_path())
+    }
+
+    /// The flags that name them.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        self.files.iter().for_each(|own| add(&mut arguments, "--adapter", &own.to_string()));
+        for (flag, scale) in
+            [("--identity-scale", self.identity_scale), ("--motion-scale", self.motion_scale)]
+        {
+            scale.into_iter().for_each(|scale| add(&mut arguments, flag, &scale.to_string()));
+        }
+        let switches = [("--merge", self.merge), ("--allow-unmatched", self.allow_unmatched)];
+        arguments.extend(switches.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
+        arguments
+    }
+
+    /// The words that stand for their subjects, and how much each counts.
+    pub fn subjects<'a>(&self, adapters: &'a [(Adapter, f32)]) -> Vec<Subject<'a>> {
+        let of = |(named, (adapter, weight)): (&WeightedAdapter, &'a (Adapter, f32))| {
+            let file = named.path.display().to_string();
+            let own = adapter.metadata.tokens.iter();
+            own.map(move |token| Subject { token, file: file.clone(), weight: *weight }).collect::<Vec<_>>()
+        };
+        self.files.iter().zip(adapters).flat_map(of).collect()
+    }
+
+    /// Numbers of the base's matrices that are changed when they are loaded, after which bf16 no longer holds them.
+    pub fn changed_numbers(&self, adapters: &[(Adapter, f32)]) -> u64 {
+        let mut changed = BTreeMap::new();
+        for (adapter, _) in adapters {
+            changed.extend(adapter.changed_weights(self.merge));
+        }
+        changed.values().sum::<usize>() as u64
+    }
+
     /// What the plan says of them.
     pub fn summary(&self, adapters: &[(Adapter, f32)]) -> Vec<Value> {
         let loaded = self.files.iter().zip(adapters).map(|(named, (adapter, weight))| {
             let tokens = &adapter.metadata.tokens;
-            json!({"path": named.path, "weight": weight, "sites": adapter.residuals.len(), "tokens": tokens})
+            let sites = adapter.metadata.sites;
+            json!({"path": report::text(&named.path), "weight": weight, "sites": sites, "kinds": adapter.kinds(), "tokens": tokens})
         });
         loaded.collect()
     }
@@ -138,12 +195,17 @@ impl Adapters {
     pub fn tell(&self, adapters: &[(Adapter, f32)], prompts: &[String], progress: &Progress) {
         let how = if self.merge { "merged" } else { "attached" };
         for (named, (adapter, weight)) in self.files.iter().zip(adapters) {
-            let (path, sites) = (named.path.display(), adapter.residuals.len());
-            let dense = match adapter.differences.len() {
-                0 => String::new(),
-                count => format!(" and {count} dense differences"),
-            };
-            progress.say(&format!("adapter {path}: {sites} residuals{dense} {how} with weight {weight}"));
+            let path = named.path.display();
+            let mut parts = vec![format!("{} residuals {how}", adapter.residuals.len())];
+            let changed = adapter.kinds().into_iter().filter(|(kind, _)| *kind != "LoRA");
+            parts.extend(changed.map(|(kind, count)| format!("{count} weights changed ({kind})")));
+            if !adapter.differences.is_empty() {
+                parts.push(format!("{} dense differences added", adapter.differences.len()));
+            }
+            if parts.len() > 1 && adapter.residuals.is_empty() {
+                parts.remove(0);
+            }
+            progress.say(&format!("adapter {path}: {} with weight {weight}", parts.join(", ")));
             let named = |token: &&String| prompts.iter().any(|prompt| prompt.contains(token.as_str()));
             for token in adapter.metadata.tokens.iter().filter(|token| !named(token)) {
                 progress.say(&format!("note: no prompt names {token}, the subject of {path}"));
@@ -174,7 +236,7 @@ fn tell_left_out(path: &Path, left_out: &[String], progress: &Progress) {
     if left_out.is_empty() {
         return;
     }
-    progress.event(&json!({"event": "unmatched", "path": path, "keys": left_out}));
+    progress.event(&json!({"event": "unmatched", "path": report::text(path), "keys": left_out}));
     let count = left_out.len();
     progress.say(&format!(
         "note: adapter {}: {count} keys are left out: {}",
@@ -192,23 +254,73 @@ struct WeightedAdapter {
     motion: Option<f32>,
 }
 
+/// The weights that make sense: far beyond them nothing is left of the base.
+const MOST: f32 = 100.0;
+const RANGE: &str = "a weight must be between -100 and 100";
+
+fn is_weight(number: f32) -> bool {
+    // Nor is it NaN.
+    number.abs() <= MOST
+}
+
+impl fmt::Display for WeightedAdapter {
+    /// As the command line takes it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { path, weight, identity, motion } = self;
+        write!(f, "{}", path.display())?;
+        // A name that looks as if it had a weight must have one.
+        if *weight != 1.0 || path.to_string_lossy().contains(':') {
+            write!(f, ":{weight}")?;
+        }
+        identity.map_or(Ok(()), |scale| write!(f, ":identity={scale}"))?;
+        motion.map_or(Ok(()), |scale| write!(f, ":motion={scale}"))
+    }
+}
+
+impl WeightedAdapter {
+    /// What a flag names. The weights are text, whatever the name of the file is.
+    fn parse(text: OsString) -> Result<Self, String> {
+        let shown = text.to_string_lossy();
+        let found: Self = shown.parse()?;
+        let weights = shown.len() - found.path.as_os_str().len();
+        Ok(Self { path: without_end(&text, weights).into(), ..found })
+    }
+}
+
+/// `text` without its last bytes, which are ASCII.
+#[cfg(unix)]
+fn without_end(text: &OsStr, bytes: usize) -> OsString {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let bytes = &text.as_bytes()[..text.len() - bytes];
+    OsString::from_vec(bytes.to_vec())
+}
+
+/// `text` without its last bytes, which are ASCII.
+#[cfg(not(unix))]
+fn without_end(text: &OsStr, bytes: usize) -> OsString {
+    let shown = text.to_string_lossy();
+    shown[..shown.len() - bytes].into()
+}
+
 impl FromStr for WeightedAdapter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut found = Self { path: text.into(), weight: 1.0, identity: None, motion: None };
         let mut rest = text;
-        while let Some((path, last)) = rest.rsplit_once(':').filter(|(path, _)| !path.is_empty()) {
+        // A file may be called whatever it is called.
+        while let Some((path, last)) = rest.rsplit_once(':').filter(|_| !Path::new(rest).exists()) {
             let (name, value) = last.split_once('=').unwrap_or(("", last));
-            match (name, value.parse::<f32>()) {
-                ("" | "identity" | "motion", Ok(number)) if !number.is_finite() => {
-                    return Err("a weight must be finite".to_owned());
+            match (name, value.trim().parse::<f32>()) {
+                _ if path.is_empty() => return Err(format!("{text:?} names no file; use FILE:0.8")),
+                ("" | "identity" | "motion", Ok(number)) if !is_weight(number) => {
+                    return Err(RANGE.to_owned());
                 }
                 ("", Ok(number)) => found.weight = number,
                 ("identity", Ok(number)) => found.identity = Some(number),
                 ("motion", Ok(number)) => found.motion = Some(number),
                 // A colon may also belong to the path.
-                _ if last.contains(['/', '\\', '.']) => break,
+                _ if is_path(last) => break,
                 _ => {
                     return Err(format!(
                         "{last:?} is not a weight; use FILE:0.8 or FILE:identity=0.8:motion=1"
@@ -226,6 +338,13 @@ impl FromStr for WeightedAdapter {
     }
 }
 
+/// Whether what follows a colon is the rest of a path: of `C:\cat.safetensors`, say.
+fn is_path(text: &str) -> bool {
+    let named =
+        Path::new(text).extension().is_some_and(|own| own.to_string_lossy().starts_with(char::is_alphabetic));
+    text.contains(['/', '\\']) || named
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,8 +359,43 @@ mod tests {
         assert_eq!(parse("a.safetensors:0.5"), adapter("a.safetensors", 0.5));
         assert_eq!(parse("d/a.safetensors:-1"), adapter("d/a.safetensors", -1.0));
         assert_eq!(parse("C:/a.safetensors"), adapter("C:/a.safetensors", 1.0));
-        assert!(parse("a.safetensors:half").is_err());
-        assert!(parse("a.safetensors:inf").is_err());
+        for wrong in
+            ["half", "inf", "nan", "-inf", "1e9", "-101", "0x", "0x1", "0.5x", "0,5", "50%", "", "looks=1"]
+        {
+            let message = parse(&format!("a.safetensors:{wrong}")).unwrap_err();
+            assert!(message.contains("weight"), "{wrong}: {message}");
+        }
+        assert!(parse(":0.5").is_err());
+    }
+
+    #[test]
+    fn names_may_have_colons() {
+        let parse = |text: &str| text.parse::<WeightedAdapter>().unwrap();
+        let is = |text: &str, path: &str, weight: f32| {
+            let found = parse(text);
+            assert_eq!((found.path.to_str().unwrap(), found.weight), (path, weight), "{text}");
+            // What is kept in a video is read again.
+            assert_eq!(parse(&found.to_string()), found);
+        };
+        is("C:\\loras\\cat.safetensors:0.5", "C:\\loras\\cat.safetensors", 0.5);
+        is("C:\\loras\\cat.safetensors", "C:\\loras\\cat.safetensors", 1.0);
+        is("my:cat.safetensors", "my:cat.safetensors", 1.0);
+        is("my:cat.safetensors:-1", "my:cat.safetensors", -1.0);
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("cat:0.5");
+        std::fs::write(&odd, "").unwrap();
+        let odd = odd.to_str().unwrap();
+        is(odd, odd, 1.0);
+        is(&format!("{odd}:2"), odd, 2.0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_need_not_be_unicode() {
+        use std::os::unix::ffi::OsStringExt;
+        let name = |end: &str| OsString::from_vec([b"caf\xe9:1.safetensors", end.as_bytes()].concat());
+        let found = WeightedAdapter::parse(name(":0.5:motion=2")).unwrap();
+        assert_eq!((found.path, found.weight, found.motion), (name("").into(), 0.5, Some(2.0)));
     }
 
     #[test]

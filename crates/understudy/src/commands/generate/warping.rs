@@ -11,7 +11,16 @@ use understudy_models::wan_vae::WanVae;
 use understudy_personalize::{Adapter, Descriptor, Matches, Replaced, Warp, WarpConfig, WarpJob};
 use understudy_pipeline::{Base, Request, decode_video, latent_shape};
 
+use super::made::add;
+use super::outputs::check_tensors;
 use super::values;
+
+/// Usual settings.
+const START: f32 = 0.15;
+const END: f32 = 1.0;
+const CYCLE: f32 = 0.4;
+const FOREGROUND: f32 = 0.2;
+const MIX: f32 = 0.8;
 
 /// Whether and how values of the subject's pictures are warped into the video; for adapters of `fit --method v-warper`.
 #[derive(Clone, Debug, Args)]
@@ -30,19 +39,19 @@ pub struct Warping {
     #[arg(long, value_name = "N")]
     warp_last: Option<usize>,
     /// Where in denoising warping begins, from 0 to 1.
-    #[arg(long, value_name = "X", default_value_t = 0.15)]
+    #[arg(long, value_name = "X", default_value_t = START)]
     warp_start: f32,
     /// Where it ends.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = END)]
     warp_end: f32,
     /// How far a match may lead astray on its way back, as a share of the subject's rows.
-    #[arg(long, value_name = "X", default_value_t = 0.4)]
+    #[arg(long, value_name = "X", default_value_t = CYCLE)]
     warp_cycle: f32,
     /// Attention to the subject's words from which on a place shows it, from 0 to 1.
-    #[arg(long, value_name = "X", default_value_t = 0.2)]
+    #[arg(long, value_name = "X", default_value_t = FOREGROUND)]
     warp_foreground: f32,
     /// How much of a value is replaced, from 0 to 1.
-    #[arg(long, value_name = "X", default_value_t = 0.8)]
+    #[arg(long, value_name = "X", default_value_t = MIX)]
     warp_mix: f32,
     /// What places are compared by: qk, qk-rotated (after the rotary embedding), hidden.
     #[arg(long, value_name = "NAME", default_value = "qk", value_parser = descriptor)]
@@ -50,12 +59,15 @@ pub struct Warping {
     /// What is replaced: values, keys-values.
     #[arg(long, value_name = "NAME", default_value = "values", value_parser = replaced)]
     warp_what: Replaced,
-    /// Keep what the references show at every step in this file and use it for other seeds and prompts, which saves their
-    /// way through the denoiser. On a large base it takes gigabytes.
+    /// Keep what the references show at every step in this file, for other seeds and prompts.
+    ///
+    /// That saves their way through the denoiser. On a large base it takes gigabytes.
     #[arg(long, value_name = "FILE.safetensors")]
     warp_cache: Option<PathBuf>,
-    /// Write pictures of what was matched: the references, the frames, the references' parts in their places, and the masks of
-    /// the subject, of matches that lead back, and of what was used.
+    /// Write pictures of what was matched.
+    ///
+    /// They show the references, the frames, the references' parts in their places, and the masks of the subject, of matches
+    /// that lead back, and of what was used.
     #[arg(long, value_name = "DIR")]
     show_matches: Option<PathBuf>,
 }
@@ -86,9 +98,15 @@ impl Warping {
             understudy_media::check_writable(folder)?;
         }
         if let Some(path) = &self.warp_cache {
-            super::check_tensors("--warp-cache", path)?;
+            check_tensors("--warp-cache", path)?;
         }
         Ok(())
+    }
+
+    /// What is written, with the flags that say where.
+    pub fn written(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        let named = [("--warp-cache", &self.warp_cache), ("--show-matches", &self.show_matches)];
+        named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?)))
     }
 
     /// How many times as long a step takes beside the references, whose frames go through the denoiser as well.
@@ -96,6 +114,14 @@ impl Warping {
         let references = adapters.iter().flat_map(|(adapter, _)| &adapter.references);
         let references: usize = references.map(|own| own.latents.dims()[2]).sum();
         if self.no_warp { 1.0 } else { 1.0 + references as f32 / (frames * passes).max(1) as f32 }
+    }
+
+    /// That each of `prompts` names the subject whose pictures are warped, if there is one.
+    ///
+    /// # Errors
+    /// When one does not, or as [`Warping::attach`].
+    pub fn check_prompts(&self, base: &Base, adapters: &[(Adapter, f32)], request: &Request) -> Result<()> {
+        self.with_job(base, adapters, request, |job| Ok(job.check_prompts()?)).map(drop)
     }
 
     /// Attaches the warp of the adapter that has pictures to `request`, if there is one.
@@ -109,6 +135,23 @@ impl Warping {
         adapters: &[(Adapter, f32)],
         request: &mut Request,
     ) -> Result<Option<Arc<Warp>>> {
+        let config = self.config(base.transformer.depth());
+        let Some(warp) = self.with_job(base, adapters, request, |job| Ok(Warp::new(job, config)?))? else {
+            return Ok(None);
+        };
+        warp.attach(&mut request.attachments);
+        request.companions.push(warp.clone());
+        Ok(Some(warp))
+    }
+
+    /// What `work` makes of the warp that `request` asks for, if it does.
+    fn with_job<T>(
+        &self,
+        base: &Base,
+        adapters: &[(Adapter, f32)],
+        request: &Request,
+        work: impl FnOnce(&WarpJob) -> Result<T>,
+    ) -> Result<Option<T>> {
         let mut own =
             adapters.iter().map(|(adapter, _)| adapter).filter(|adapter| !adapter.references.is_empty());
         let adapter = match (own.next(), own.next()) {
@@ -138,13 +181,35 @@ impl Warping {
             latent_size: [frames, rows, columns],
             cache: self.warp_cache.as_deref(),
         };
-        let warp = Warp::new(&job, self.config(base.transformer.depth()))?;
-        warp.attach(&mut request.attachments);
-        request.companions.push(warp.clone());
-        Ok(Some(warp))
+        work(&job).map(Some)
     }
 
-    /// Writes pictures of what `warp` found in the last step of videos `(prompts, 3, frames, height, width)` in [0, 1].
+    /// The flags that say what is not usual.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let usual = |value: f32, usual: f32| (value != usual).then(|| value.to_string());
+        let number = |value: Option<usize>| value.map(|value| value.to_string());
+        let stated = [
+            ("--warp-match", number(self.warp_match)),
+            ("--warp-first", number(self.warp_first)),
+            ("--warp-last", number(self.warp_last)),
+            ("--warp-start", usual(self.warp_start, START)),
+            ("--warp-end", usual(self.warp_end, END)),
+            ("--warp-cycle", usual(self.warp_cycle, CYCLE)),
+            ("--warp-foreground", usual(self.warp_foreground, FOREGROUND)),
+            ("--warp-mix", usual(self.warp_mix, MIX)),
+            ("--warp-by", (self.warp_by != Descriptor::QueryKey).then(|| named(self.warp_by).to_owned())),
+            ("--warp-what", (self.warp_what != Replaced::Values).then(|| "keys-values".to_owned())),
+        ];
+        arguments.extend(self.no_warp.then(|| "--no-warp".to_owned()));
+        for (flag, value) in stated {
+            value.into_iter().for_each(|value| add(&mut arguments, flag, &value));
+        }
+        arguments
+    }
+
+    /// Writes a picture of what `warp` found in the last step of the video `(1, 3, frames, height, width)` in [0, 1], which is
+    /// the one of this index.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -153,7 +218,7 @@ impl Warping {
         warp: &Warp,
         vae: &WanVae,
         adapters: &[(Adapter, f32)],
-        videos: &Tensor<5>,
+        (video, index): (&Tensor<5>, usize),
     ) -> Result<()> {
         let Some(folder) = &self.show_matches else { return Ok(()) };
         std::fs::create_dir_all(folder)?;
@@ -162,11 +227,13 @@ impl Warping {
             .flat_map(|(adapter, _)| &adapter.references)
             .map(|own| Ok(images(decode_video(vae, own.latents.clone().narrow(2, 0, 1), None))?.remove(0)))
             .collect::<Result<_>>()?;
-        for (index, matches) in warp.matches().iter().enumerate() {
-            let frames = images(videos.clone().narrow(0, index, 1))?;
-            sheet(&frames, &references, matches, &folder.join(format!("{}.png", index + 1)))?;
+        match warp.matches().first() {
+            None => Ok(()),
+            Some(matches) => {
+                let path = folder.join(format!("{}.png", index + 1));
+                sheet(&images(video.clone())?, &references, matches, &path)
+            }
         }
-        Ok(())
     }
 }
 
@@ -176,6 +243,14 @@ fn descriptor(text: &str) -> Result<Descriptor, String> {
         "qk-rotated" => Ok(Descriptor::RotatedQueryKey),
         "hidden" => Ok(Descriptor::Hidden),
         _ => Err("use qk, qk-rotated or hidden".to_owned()),
+    }
+}
+
+fn named(descriptor: Descriptor) -> &'static str {
+    match descriptor {
+        Descriptor::QueryKey => "qk",
+        Descriptor::RotatedQueryKey => "qk-rotated",
+        Descriptor::Hidden => "hidden",
     }
 }
 

@@ -8,7 +8,10 @@ use anyhow::Result;
 use burn::tensor::Device;
 use serde::Serialize;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_personalize::{Adapter, Metadata, Names, Unmatched};
+use understudy_personalize::{
+    Adapter, BASE_FIELDS, Metadata, Names, Opened, Reference, Unmatched, file_of, is_adapter_key,
+};
+use understudy_train::path_as_text;
 
 use super::checkpoint::Totals;
 use super::{grouped, size};
@@ -16,34 +19,75 @@ use super::{grouped, size};
 /// An adapter in numbers.
 #[derive(Debug, Serialize)]
 pub struct AdapterSummary {
+    #[serde(serialize_with = "path_as_text")]
     path: PathBuf,
     metadata: Metadata,
     /// The published denoiser whose channels and blocks it has, if it is one.
     model: Option<&'static str>,
-    /// Residuals by the kind of linear map, e.g. `attn1.to_q`.
+    /// What its header says of its base in another program's words.
+    made_for: Option<String>,
+    /// Linear maps it acts on by what is made of them: `LoRA`, `DoRA`, `LoHa`, `LoKr`.
+    kinds: BTreeMap<&'static str, usize>,
+    /// The same by the kind of linear map, e.g. `attn1.to_q`.
     sites: BTreeMap<String, usize>,
     /// Residuals by their rank.
     ranks: BTreeMap<usize, usize>,
     /// The least and the greatest `alpha / rank`.
     scales: Option<[f32; 2]>,
+    /// Where the scales are stated, and for how many maps.
+    scales_from: BTreeMap<String, usize>,
+    /// Pictures of the subject that are in the file, as latents, if there are some.
+    pictures: Option<Pictures>,
     /// Tensors of the base that it adds numbers to.
     differences: usize,
     /// Keys by the program whose names they are.
     dialects: BTreeMap<&'static str, usize>,
     /// Keys that are not understood.
     unmatched: Vec<String>,
+    /// What the user should know.
+    notes: Vec<String>,
     #[serde(flatten)]
     totals: Totals,
 }
 
+/// Pictures of the subject in an adapter: whoever has the file can see them.
+#[derive(Debug, Serialize)]
+pub struct Pictures {
+    count: usize,
+    /// Rows and columns of their latents.
+    latents: [usize; 2],
+    /// Height and width in pixels, if the adapter says.
+    pixels: Option<[usize; 2]>,
+    /// How many have a mask.
+    masks: usize,
+}
+
+impl Pictures {
+    fn of(adapter: &Adapter) -> Option<Self> {
+        let first = adapter.references.first()?;
+        let [_, _, _, rows, columns] = first.latents.dims();
+        let masked = |own: &&Reference| own.mask.is_some();
+        let (count, masks) = (adapter.references.len(), adapter.references.iter().filter(masked).count());
+        Some(Self { count, latents: [rows, columns], pixels: adapter.metadata.base_size, masks })
+    }
+}
+
+/// The file of an adapter that `path` names, if it is a folder of peft's or diffusers', or peft's configuration.
+pub fn in_folder(path: &Path) -> PathBuf {
+    const NAMES: [&str; 3] =
+        ["adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"];
+    let named = path.file_name().is_some_and(|name| name == NAMES[0]);
+    let holds = || NAMES.iter().any(|name| path.join(name).is_file());
+    match named || path.is_dir() && holds() {
+        true => file_of(path).unwrap_or_else(|_| path.to_owned()),
+        false => path.to_owned(),
+    }
+}
+
 /// Whether the file is an adapter rather than a network.
 pub fn is_adapter(checkpoint: &Checkpoint) -> bool {
-    let ends = [".diff", ".diff_b", ".diff_m"];
-    let low_rank = |name: &str| {
-        name.contains("lora_") || name.contains(".lora.") || ends.iter().any(|end| name.ends_with(end))
-    };
     checkpoint.metadata().contains_key("understudy")
-        || checkpoint.infos().iter().any(|info| low_rank(&info.name))
+        || checkpoint.infos().iter().any(|info| is_adapter_key(&info.name))
 }
 
 impl AdapterSummary {
@@ -52,10 +96,11 @@ impl AdapterSummary {
     /// # Errors
     /// When a residual lacks a half, shapes do not fit each other, or a value is not finite.
     pub fn read(path: &Path, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
-        let (adapter, unmatched) = Adapter::open_with(path, device, Unmatched::Allow)?;
+        let Opened { adapter, left_out: unmatched, notes, scales: scales_from } =
+            Adapter::open_with(path, device, Unmatched::Allow)?;
         let infos = checkpoint.infos();
         let mut sites = BTreeMap::new();
-        for site in adapter.residuals.keys() {
+        for site in adapter.residuals.keys().chain(adapter.changes.keys()) {
             *sites.entry(kind(site)).or_insert(0) += 1;
         }
         let mut ranks = BTreeMap::new();
@@ -67,10 +112,15 @@ impl AdapterSummary {
         }
         Ok(Self {
             path: path.to_owned(),
-            model: model(&adapter),
+            model: adapter.model(),
+            made_for: BASE_FIELDS.iter().find_map(|field| checkpoint.metadata().get(*field).cloned()),
+            kinds: adapter.kinds(),
             sites,
             ranks,
             scales: scales(&adapter),
+            scales_from,
+            pictures: Pictures::of(&adapter),
+            notes,
             metadata: adapter.metadata,
             differences: adapter.differences.len(),
             dialects,
@@ -95,27 +145,27 @@ fn dialect(names: &Names, key: &str) -> &'static str {
     }
 }
 
-/// The published denoiser of the channels and blocks that `adapter` has residuals for.
-fn model(adapter: &Adapter) -> Option<&'static str> {
-    let block = |site: &str| site.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
-    let depth = adapter.residuals.keys().filter_map(|site| block(site)).max()? + 1;
-    let attends = |site: &str| site.ends_with("attn1.to_q") || site.ends_with("attn2.to_q");
-    let (_, query) = adapter.residuals.iter().find(|(site, _)| attends(site))?;
-    let image =
-        adapter.residuals.keys().any(|site| site.contains(".add_k_proj") || site.contains("image_embedder"));
-    Some(match (query.down.dims()[1], depth, image) {
-        (1536, 30, false) => "Wan 2.1 T2V 1.3B",
-        (5120, 40, false) => "Wan 2.1 T2V 14B, or a half of Wan 2.2 A14B",
-        (5120, 40, true) => "Wan 2.1 I2V 14B",
-        (3072, 30, _) => "Wan 2.2 TI2V 5B",
-        _ => return None,
-    })
-}
-
 /// The least and the greatest factor of its residuals.
 fn scales(adapter: &Adapter) -> Option<[f32; 2]> {
-    let own = || adapter.residuals.values().map(|residual| residual.alpha / residual.rank() as f32);
+    let residuals = || adapter.residuals.values().map(|residual| residual.alpha / residual.rank() as f32);
+    let own = || residuals().chain(adapter.changes.values().map(|change| change.scale));
     Some([own().reduce(f32::min)?, own().reduce(f32::max)?])
+}
+
+impl AdapterSummary {
+    /// Where the scales are stated.
+    fn sources(&self) -> String {
+        match self.scales_from.len() {
+            0 => "nothing: it counts as 1".to_owned(),
+            1 => self.scales_from.keys().cloned().collect(),
+            _ => self
+                .scales_from
+                .iter()
+                .map(|(place, count)| format!("{place} ({count})"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        }
+    }
 }
 
 /// `16`, or `4 to 16`.
@@ -131,8 +181,12 @@ impl fmt::Display for AdapterSummary {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Metadata { method, window, created_with, .. } = &self.metadata;
         let unknown = || "not said".to_owned();
-        let sized =
-            || self.model.map_or_else(unknown, |model| format!("not said; it has the size of {model}"));
+        let sized = || match (&self.made_for, self.model) {
+            (Some(said), Some(model)) => format!("{said:?}, as it says; it has the size of {model}"),
+            (Some(said), None) => format!("{said:?}, as it says"),
+            (None, Some(model)) => format!("not said; it has the size of {model}"),
+            (None, None) => unknown(),
+        };
         let base = self.metadata.base.as_ref();
         let base = base.map_or_else(sized, |base| format!("{} ({})", base.name, base.identity));
         let subject = self
@@ -147,18 +201,33 @@ impl fmt::Display for AdapterSummary {
         if !self.metadata.tokens.is_empty() {
             writeln!(f, "  tokens      {}", self.metadata.tokens.join(" "))?;
         }
-        if let (Some(least), Some(most), Some([low, high])) =
-            (self.ranks.keys().min(), self.ranks.keys().max(), self.scales)
-        {
-            writeln!(f, "  rank        {}, scaled by {}", span(least, most), span(low, high))?;
+        if !self.kinds.is_empty() {
+            writeln!(f, "  kind        {}", counts(&self.kinds))?;
+        }
+        if let (Some(least), Some(most)) = (self.ranks.keys().min(), self.ranks.keys().max()) {
+            writeln!(f, "  rank        {}", span(least, most))?;
+        }
+        if let Some([low, high]) = self.scales {
+            writeln!(f, "  scale       {}, by {}", span(low, high), self.sources())?;
         }
         writeln!(f, "  window      {} to {} of denoising", window.start, window.end)?;
         writeln!(f, "  sites       {}: {}", self.metadata.sites, counts(&self.sites))?;
+        if let Some(Pictures { count, latents: [rows, columns], pixels, masks }) = &self.pictures {
+            let pixels =
+                pixels.map(|[height, width]| format!(", {width}x{height} pixels")).unwrap_or_default();
+            writeln!(
+                f,
+                "  pictures    {count} of the subject, as latents of {columns}x{rows}{pixels}, {masks} with masks: whoever has this file can see them; convert --without-pictures leaves them out"
+            )?;
+        }
         if self.differences > 0 {
             writeln!(f, "  adds to     {} tensors of the base", self.differences)?;
         }
         if !self.unmatched.is_empty() {
             writeln!(f, "  not understood: {} keys: {}", self.unmatched.len(), self.unmatched.join(", "))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note        {note}")?;
         }
         writeln!(f, "  keys        {}: {}", self.totals.tensors, counts(&self.dialects))?;
         let (parameters, precision) = (grouped(self.totals.parameters), self.totals.precision());

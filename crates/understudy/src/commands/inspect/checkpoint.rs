@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use understudy_engine::safetensors::{Checkpoint, TensorInfo};
-use understudy_pipeline::{Recognized, recognize};
+use understudy_pipeline::{Recognized, other_model, recognize};
+use understudy_train::path_as_text;
 
 use super::{grouped, size};
 
@@ -16,6 +17,7 @@ const LISTED: usize = 8;
 /// A checkpoint in numbers.
 #[derive(Debug, Serialize)]
 pub struct CheckpointSummary {
+    #[serde(serialize_with = "path_as_text")]
     path: PathBuf,
     #[serde(flatten)]
     totals: Totals,
@@ -26,6 +28,8 @@ pub struct CheckpointSummary {
     metadata: BTreeMap<String, String>,
     /// The networks of a base in it, if any.
     recognized: Vec<Recognized>,
+    /// The network of another model in it, if it is a known one.
+    other: Option<&'static str>,
 }
 
 /// Several tensors in numbers.
@@ -71,8 +75,10 @@ impl CheckpointSummary {
             let module = info.name.split(['.', '/']).next().unwrap_or_default();
             modules.entry(module.to_owned()).or_default().push(info);
         }
+        let recognized = recognize(checkpoint);
         Self {
             path: path.to_owned(),
+            other: recognized.is_empty().then(|| other_model(checkpoint)).flatten(),
             totals: Totals::of(&infos),
             shapes: match infos.len() <= LISTED {
                 true => infos.iter().map(|info| (info.name.clone(), info.shape.clone())).collect(),
@@ -80,33 +86,42 @@ impl CheckpointSummary {
             },
             modules: modules.into_iter().map(|(name, infos)| (name, Totals::of(infos))).collect(),
             metadata: checkpoint.metadata().clone(),
-            recognized: recognize(checkpoint),
+            recognized,
         }
     }
 }
 
 fn write_recognized(f: &mut fmt::Formatter, recognized: &Recognized) -> fmt::Result {
-    let Recognized { network, names, model, not_supported, .. } = recognized;
-    let model = model.unwrap_or("of no published size");
+    let Recognized { network, names, model, not_supported, config, .. } = recognized;
+    let model = model.as_deref().unwrap_or("of no published size");
     writeln!(f, "  network: {network} ({model}), its tensors named as {names} names them")?;
     if let Some(reason) = not_supported {
-        return writeln!(f, "  not usable without its folder: {reason}");
+        // Where its configuration is not known, a folder may tell it.
+        let what = if config.is_null() { "not usable without its folder" } else { "not supported" };
+        writeln!(f, "  {what}: {reason}")?;
     }
-    let faults = faults(recognized);
-    if faults.is_empty() {
+    let faults = tensor_faults(recognized);
+    if faults.is_empty() && not_supported.is_none() {
         return writeln!(f, "  whole: every tensor it needs is there");
     }
     faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))
 }
 
-/// What is wrong with the tensors of a network, a line each.
+/// What is wrong with a network, a line each.
 pub fn faults(recognized: &Recognized) -> Vec<String> {
+    let refused = recognized.not_supported.iter().map(|reason| format!("not supported: {reason}"));
+    refused.chain(tensor_faults(recognized)).collect()
+}
+
+/// What is wrong with the tensors of a network, a line each.
+fn tensor_faults(recognized: &Recognized) -> Vec<String> {
     let Recognized { missing, misshapen, unknown, .. } = recognized;
     let kinds = [(missing, "missing"), (misshapen, "of a wrong shape"), (unknown, "not understood")];
     let said = |(names, what): &(&Vec<String>, &str)| {
         let some = names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
         let more = if names.len() > LISTED { ", ..." } else { "" };
-        format!("{} tensors {what}: {some}{more}", names.len())
+        let tensors = if names.len() == 1 { "tensor" } else { "tensors" };
+        format!("{} {tensors} {what}: {some}{more}", names.len())
     };
     kinds.iter().filter(|(names, _)| !names.is_empty()).map(said).collect()
 }
@@ -118,6 +133,9 @@ impl fmt::Display for CheckpointSummary {
         writeln!(f, "checkpoint {}", self.path.display())?;
         writeln!(f, "  {tensors} tensors, {parameters} parameters, {}, {precision}", size(*bytes))?;
         self.recognized.iter().try_for_each(|recognized| write_recognized(f, recognized))?;
+        if let Some(other) = self.other {
+            writeln!(f, "  network: {other}, which is no part of a base here")?;
+        }
         let width = self.modules.keys().map(String::len).max().unwrap_or(0);
         for (name, own) in &self.modules {
             writeln!(

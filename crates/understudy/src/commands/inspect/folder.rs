@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use understudy_engine::safetensors::Checkpoint;
 use understudy_pipeline::{BaseConfig, Files, compare, recognize};
+use understudy_train::path_as_text;
 
 use super::checkpoint::Totals;
 use super::{grouped, size};
@@ -17,6 +18,7 @@ use super::{grouped, size};
 /// A folder in diffusers' layout.
 #[derive(Debug, Serialize)]
 pub struct FolderSummary {
+    #[serde(serialize_with = "path_as_text")]
     path: PathBuf,
     class: String,
     /// The architecture's short name, if this program can run the base.
@@ -40,16 +42,18 @@ struct PartSummary {
 /// Classes of parts that have weights.
 const NETWORKS: [&str; 3] = ["WanTransformer3DModel", "UMT5EncoderModel", "AutoencoderKLWan"];
 
+/// What is judged by networks that lie beside a base.
+const JUDGES: [&str; 5] = ["clip", "identity", "identity-reward", "markings", "motion"];
+
 /// What configurations are called.
 const CONFIGS: [&str; 3] = ["config.json", "scheduler_config.json", "tokenizer_config.json"];
 
 impl FolderSummary {
-    /// Reads the folder at `path`; of weights only the headers.
+    /// Reads the `files` of the folder at `path`; of weights only the headers.
     ///
     /// # Errors
     /// When it has no `model_index.json`, or a file of it is malformed.
-    pub fn read(path: &Path) -> Result<Self> {
-        let files = Files::folder(path);
+    pub fn read(path: &Path, files: &Files) -> Result<Self> {
         if !files.has("model_index.json") {
             bail!(
                 "{}: there is no model_index.json; give a folder in diffusers' layout, or one of its files",
@@ -57,14 +61,20 @@ impl FolderSummary {
             );
         }
         let index = files.object("model_index.json")?;
-        let config = BaseConfig::read(&files);
+        let config = BaseConfig::read(files);
         let mut parts = BTreeMap::new();
         for (name, entry) in &index {
             if let Some(class) = entry.get(1).and_then(Value::as_str) {
-                parts.insert(
-                    name.clone(),
-                    PartSummary::read(&files, path, name, class, config.as_ref().ok())?,
-                );
+                let part = PartSummary::read(files, name, class, config.as_ref().ok())?;
+                parts.insert(name.clone(), part);
+            }
+        }
+        for name in JUDGES.iter().map(|name| format!("judges/{name}")) {
+            let config = format!("{name}/config.json");
+            if files.has(&config) {
+                let class = files.object(&config)?.get("architectures").and_then(|list| list.get(0)).cloned();
+                let class = class.as_ref().and_then(Value::as_str).unwrap_or("unknown");
+                parts.insert(name.clone(), PartSummary::read(files, &name, class, None)?);
             }
         }
         Ok(Self {
@@ -78,18 +88,12 @@ impl FolderSummary {
 }
 
 impl PartSummary {
-    fn read(
-        files: &Files,
-        folder: &Path,
-        name: &str,
-        class: &str,
-        base: Option<&BaseConfig>,
-    ) -> Result<Self> {
+    fn read(files: &Files, name: &str, class: &str, base: Option<&BaseConfig>) -> Result<Self> {
         let config = CONFIGS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
         let weights = files.weights_of(name);
         let config = config.map(|file| files.object(&file)).transpose()?.unwrap_or_default();
         let mut part = Self { class: class.to_owned(), config, weights: None, faults: Vec::new() };
-        match weights.map(|file| Checkpoint::open(&folder.join(file), &Device::flex())) {
+        match weights.map(|file| files.open(&file, &Device::flex())) {
             None if NETWORKS.contains(&class) => part.faults.push("its weights are not there".to_owned()),
             None => {}
             Some(Err(error)) => part.faults.push(error.to_string()),

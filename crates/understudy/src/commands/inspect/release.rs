@@ -8,12 +8,14 @@ use burn::tensor::Device;
 use serde::Serialize;
 use understudy_engine::safetensors::Checkpoint;
 use understudy_pipeline::{Parts, Source};
+use understudy_train::path_as_text;
 
 use super::checkpoint::CheckpointSummary;
 
 /// The files of a base's networks.
 #[derive(Debug, Serialize)]
 pub struct ReleaseSummary {
+    #[serde(serialize_with = "path_as_text")]
     path: PathBuf,
     /// The architecture's short name, if this program can run the base.
     identity: Option<String>,
