@@ -59,6 +59,14 @@ impl Encoding {
         }
     }
 
+    /// Says that numbers of this type are not read, and which are.
+    pub(crate) fn not_read(&self) -> String {
+        format!(
+            "is of type {}, which is not read; F64, F32, F16, BF16, F8, I8 with scales, and those of GGUF are",
+            self.name()
+        )
+    }
+
     /// Whether values are of 8 bits, which go with a scale of their own.
     pub(crate) fn is_eight_bits(&self) -> bool {
         matches!(self, Self::F8E4M3 | Self::F8E5M2 | Self::I8)

@@ -34,6 +34,21 @@ pub enum WeightError {
         /// What to do about it.
         advice: &'static str,
     },
+    /// Shards of a checkpoint are not there.
+    #[error(
+        "{index} names {} that {} not beside it: {}; download {} too, into the same folder",
+        if names.len() == 1 { "a file" } else { "files" },
+        if names.len() == 1 { "is" } else { "are" },
+        names.join(", "),
+        if names.len() == 1 { "it" } else { "them" },
+        index = index.display()
+    )]
+    MissingShards {
+        /// The index that names them.
+        index: PathBuf,
+        /// Their names.
+        names: Vec<String>,
+    },
     /// One tensor cannot be used.
     #[error("tensor {name}: {reason}")]
     Tensor {

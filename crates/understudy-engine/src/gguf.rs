@@ -38,11 +38,68 @@ pub(crate) struct TensorHeader {
     pub(crate) range: Range<usize>,
 }
 
+/// Why a header is of no use.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// A field is wrong: which, and how.
+    Malformed(String),
+    /// The file is whole, and a tensor is of a type that is not read.
+    NotRead { tensor: String, kind: u32 },
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Malformed(reason)
+    }
+}
+
+impl Fault {
+    /// The error of the file at `path`.
+    pub(crate) fn of(self, path: &Path) -> WeightError {
+        const ADVICE: &str = "use one in F32, F16, BF16, Q8_0, Q4_0 to Q5_1, Q2_K to Q6_K, IQ4_NL or IQ4_XS";
+        let path = path.to_owned();
+        match self {
+            Self::Malformed(reason) => WeightError::Malformed { path, reason },
+            Self::NotRead { tensor, kind } => {
+                let name = NOT_READ.iter().find(|(number, _)| *number == kind);
+                let name = name.map_or_else(|| format!("number {kind}"), |(_, name)| (*name).to_owned());
+                let what =
+                    format!("a GGUF file whose tensor {tensor} is of ggml's type {name}, which is not read");
+                WeightError::NotWeights { path, what, advice: ADVICE }
+            }
+        }
+    }
+}
+
+/// ggml's types that are not read.
+const NOT_READ: [(u32, &str); 20] = [
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (24, "I8"),
+    (25, "I16"),
+    (29, "IQ1_M"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+    (39, "MXFP4"),
+];
+
 /// Reads the header from `stream`, a whole file of `length` bytes.
 ///
 /// # Errors
-/// Says which field is wrong, and how.
-pub(crate) fn read(stream: impl Read, length: usize) -> Result<Header, String> {
+/// Says which field is wrong, and how, or which tensor is of a type that is not read.
+pub(crate) fn read(stream: impl Read, length: usize) -> Result<Header, Fault> {
     let mut reader = Reader { stream, at: 0, length, keep: KEPT };
     let (tensor_count, values) = reader.metadata()?;
     let described: Vec<_> = (0..tensor_count).map(|_| reader.tensor()).collect::<Result<_, _>>()?;
@@ -53,11 +110,15 @@ pub(crate) fn read(stream: impl Read, length: usize) -> Result<Header, String> {
         Some(_) => None,
         None => Some(ALIGNMENT),
     };
-    let alignment = alignment.ok_or("general.alignment: must be a power of two up to 65536")?;
+    let alignment =
+        alignment.ok_or_else(|| "general.alignment: must be a power of two up to 65536".to_owned())?;
     let start = reader.at.next_multiple_of(alignment);
     let mut tensors = Vec::with_capacity(described.len());
     for (name, shape, kind, offset) in described {
-        let (encoding, size) = stored(kind, &shape).map_err(|reason| format!("tensor {name}: {reason}"))?;
+        let Some((encoding, numbers, size)) = block(kind) else {
+            return Err(Fault::NotRead { tensor: name, kind });
+        };
+        let size = bytes(&shape, numbers, size).map_err(|reason| format!("tensor {name}: {reason}"))?;
         let range = usize::try_from(offset)
             .ok()
             .and_then(|offset| start.checked_add(offset))
@@ -74,45 +135,43 @@ pub(crate) fn read(stream: impl Read, length: usize) -> Result<Header, String> {
     Ok(Header { tensors, metadata })
 }
 
-/// The encoding of ggml's type `kind`, and the bytes of a tensor of `shape`.
-fn stored(kind: u32, shape: &[usize]) -> Result<(Encoding, usize), String> {
+/// The encoding of ggml's type `kind`, how many numbers a block of it holds and the bytes it takes; `None` if it is not read.
+fn block(kind: u32) -> Option<(Encoding, usize, usize)> {
     use Quantization::{Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let (encoding, numbers, size) = match kind {
-        0 => (Encoding::F32, 1, 4),
-        1 => (Encoding::F16, 1, 2),
-        26 => (Encoding::I32, 1, 4),
-        27 => (Encoding::I64, 1, 8),
-        28 => (Encoding::F64, 1, 8),
-        30 => (Encoding::Bf16, 1, 2),
-        _ => {
-            let known = [
-                (2, Q4_0),
-                (3, Q4_1),
-                (6, Q5_0),
-                (7, Q5_1),
-                (8, Q8_0),
-                (10, Q2K),
-                (11, Q3K),
-                (12, Q4K),
-                (13, Q5K),
-                (14, Q6K),
-                (20, Iq4Nl),
-                (23, Iq4Xs),
-            ];
-            let Some((_, quantization)) = known.into_iter().find(|(id, _)| *id == kind) else {
-                return Err(format!("type {kind} of ggml is not supported"));
-            };
-            let (numbers, size) = quantization.block();
-            (Encoding::Quantized(quantization), numbers, size)
-        }
+    let quantization = match kind {
+        0 => return Some((Encoding::F32, 1, 4)),
+        1 => return Some((Encoding::F16, 1, 2)),
+        26 => return Some((Encoding::I32, 1, 4)),
+        27 => return Some((Encoding::I64, 1, 8)),
+        28 => return Some((Encoding::F64, 1, 8)),
+        30 => return Some((Encoding::Bf16, 1, 2)),
+        2 => Q4_0,
+        3 => Q4_1,
+        6 => Q5_0,
+        7 => Q5_1,
+        8 => Q8_0,
+        10 => Q2K,
+        11 => Q3K,
+        12 => Q4K,
+        13 => Q5K,
+        14 => Q6K,
+        20 => Iq4Nl,
+        23 => Iq4Xs,
+        _ => return None,
     };
+    let (numbers, size) = quantization.block();
+    Some((Encoding::Quantized(quantization), numbers, size))
+}
+
+/// The bytes of a tensor of `shape` in blocks of so many `numbers`, each of `size` bytes.
+fn bytes(shape: &[usize], numbers: usize, size: usize) -> Result<usize, String> {
     let count = shape.iter().try_fold(1_usize, |count, &extent| count.checked_mul(extent));
     let row = shape.last().copied().unwrap_or(1);
     if !row.is_multiple_of(numbers) {
         return Err(format!("rows of {row} are not whole blocks of {numbers}"));
     }
     let bytes = count.and_then(|count| (count / numbers).checked_mul(size));
-    bytes.map(|bytes| (encoding, bytes)).ok_or_else(|| format!("shape {shape:?} is absurd"))
+    bytes.ok_or_else(|| format!("shape {shape:?} is absurd"))
 }
 
 /// The shape a tensor had before it was flattened, if the metadata says.

@@ -15,6 +15,23 @@ const MODULES: [&str; 8] = [
     "torch.serialization",
     "collections",
 ];
+/// What trainings keep beside tensors: settings, paths and single numbers. Each only holds what it is given.
+const SETTINGS: [(&str, &str); 14] = [
+    ("argparse", "Namespace"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("pathlib", "PurePosixPath"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("omegaconf.dictconfig", "DictConfig"),
+    ("omegaconf.listconfig", "ListConfig"),
+    ("omegaconf.base", "ContainerMetadata"),
+    ("omegaconf.base", "Metadata"),
+    ("omegaconf.nodes", "AnyNode"),
+    ("typing", "Any"),
+];
 /// Names in them that are functions to run things.
 const SUSPICIOUS: [&str; 4] = ["load", "hub", "compile", "namedtuple"];
 /// Pickles in a file of the old format.
@@ -41,9 +58,10 @@ pub(crate) fn check_imports(path: &Path) -> Result<(), String> {
     };
     for (module, name) in imports(&bytes) {
         let known = MODULES.contains(&module.as_str()) && !SUSPICIOUS.contains(&name.as_str());
-        if !known {
+        if !known && !SETTINGS.contains(&(module.as_str(), name.as_str())) {
             return Err(format!(
-                "its pickle imports {module}.{name}, which no checkpoint needs; do not use it"
+                "its pickle imports {module}.{name}, which no tensor needs and Python would run; use a file of tensors alone, or \
+                 have whoever made it save them as safetensors"
             ));
         }
     }

@@ -111,7 +111,16 @@ impl Checkpoint {
     pub fn open(path: &Path, device: &Device) -> Result<Self, WeightError> {
         let mut checkpoint = Self::empty(path.display().to_string(), device);
         if path.extension().is_some_and(|extension| extension == "json") {
-            for shard in shards(path)? {
+            let shards = shards(path)?;
+            let missing: Vec<String> = shards
+                .iter()
+                .filter(|shard| !shard.exists())
+                .map(|shard| shard.file_name().unwrap_or_default().to_string_lossy().into_owned())
+                .collect();
+            if !missing.is_empty() {
+                return Err(WeightError::MissingShards { index: path.to_owned(), names: missing });
+            }
+            for shard in shards {
                 checkpoint.add(Storage::open(&shard)?, &shard)?;
             }
         } else {
@@ -146,7 +155,7 @@ impl Checkpoint {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
         let start = storage.bytes(0..storage.length().min(foreign::BEGIN)).map_err(malformed)?.into_owned();
         if start.starts_with(gguf::MAGIC) {
-            let header = gguf::read(storage.stream(), storage.length()).map_err(malformed)?;
+            let header = gguf::read(storage.stream(), storage.length()).map_err(|fault| fault.of(path))?;
             for gguf::TensorHeader { name, encoding, shape, range } in header.tensors {
                 let place = Place::Part { file: self.files.len(), range };
                 self.insert(name, Entry::new(place, encoding, shape)).map_err(malformed)?;
@@ -223,8 +232,13 @@ impl Checkpoint {
     }
 
     /// The same without the tensors whose names begin with one of `starts`.
-    pub fn without(mut self, starts: &[&str]) -> Self {
-        self.entries.retain(|name, _| !starts.iter().any(|start| name.starts_with(start)));
+    pub fn without(self, starts: &[&str]) -> Self {
+        self.only(|name| !starts.iter().any(|start| name.starts_with(start)))
+    }
+
+    /// The same with the tensors alone whose names are `kept`.
+    pub fn only(mut self, kept: impl Fn(&str) -> bool) -> Self {
+        self.entries.retain(|name, _| kept(name));
         self
     }
 
@@ -289,7 +303,7 @@ impl Checkpoint {
         let fault = |reason: String| WeightError::Tensor { name: name.to_owned(), reason };
         let mut values = Vec::new();
         if !entry.decode(&[], &mut values) {
-            return Err(fault(format!("type {} is not supported here", entry.encoding.name())));
+            return Err(fault(entry.encoding.not_read()));
         }
         values.reserve_exact(entry.count());
         let each = |bytes: &[u8]| {
@@ -386,9 +400,7 @@ impl WeightSource for Checkpoint {
             Some(entry) if entry.shape != shape => {
                 Err(fault(format!("has shape {:?}, the network needs {shape:?}", entry.shape)))
             }
-            Some(entry) if !entry.decode(&[], &mut Vec::new()) => {
-                Err(fault(format!("type {} is not supported here", entry.encoding.name())))
-            }
+            Some(entry) if !entry.decode(&[], &mut Vec::new()) => Err(fault(entry.encoding.not_read())),
             Some(_) => Ok(true),
         }
     }
@@ -572,6 +584,49 @@ mod tests {
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert!(Checkpoint::open(&path, &Device::flex()).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn shards_that_are_not_there_are_named_with_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        write(&path("a.safetensors"), &sample(), BTreeMap::new(), Precision::F32).unwrap();
+        let index =
+            r#"{"weight_map": {"a.weight": "a.safetensors", "c": "b.safetensors", "d": "c.safetensors"}}"#;
+        std::fs::write(path("m.safetensors.index.json"), index).unwrap();
+        let open = || Checkpoint::open(&path("m.safetensors.index.json"), &Device::flex()).err().unwrap();
+        let said = open().to_string();
+        assert!(
+            said.contains("m.safetensors.index.json names files that are not beside it: b.safetensors, c.safetensors; download them"),
+            "{said}"
+        );
+        std::fs::copy(path("a.safetensors"), path("b.safetensors")).unwrap();
+        let said = open().to_string();
+        assert!(said.contains("a file that is not beside it: c.safetensors; download it too"), "{said}");
+    }
+
+    #[test]
+    fn types_of_ggml_that_are_not_read_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.gguf");
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        [1_u64, 0, 1].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+        bytes.push(b'w');
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(256_u64.to_le_bytes());
+        let at = bytes.len();
+        bytes.extend([0; 4 + 8]);
+        bytes.resize(bytes.len().next_multiple_of(32) + 256, 0);
+        for (kind, name) in [(16_u32, "IQ2_XXS"), (39, "MXFP4"), (77, "number 77")] {
+            bytes[at..at + 4].copy_from_slice(&kind.to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            let said = Checkpoint::open(&path, &Device::flex()).err().unwrap().to_string();
+            assert!(
+                said.contains("tensor w") && said.contains(name) && said.contains("Q2_K to Q6_K"),
+                "{said}"
+            );
+            assert!(!said.contains("again"), "{said}");
         }
     }
 

@@ -376,7 +376,8 @@ impl Evaluation {
 
     /// The video of `clip`; if it cannot be read, the row says why.
     fn read(&self, clip: &Clip, row: &mut Row) -> Option<Video> {
-        let mut video = clip.video().map_err(|error| row.problems.push(error.to_string())).ok()?;
+        let (mut video, notes) = clip.read().map_err(|error| row.problems.push(error.to_string())).ok()?;
+        row.notes.extend(notes);
         video.frames.truncate(self.limit.unwrap_or(usize::MAX));
         Some(video)
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use understudy_media::{Caption, Captions, Image, Provenance, SubjectFolder, Text, Video, is_video, shown};
+use understudy_media::{
+    Caption, Captions, FileKind, Footage, Image, Provenance, SubjectFolder, Text, Video, is_video, shown,
+};
 
 use crate::error::{Error, Result};
 
@@ -85,21 +87,31 @@ impl Clip {
     /// # Errors
     /// When it is missing, cannot be read, or has no frames.
     pub fn video(&self) -> Result<Video> {
+        Ok(self.read()?.0)
+    }
+
+    /// Its frames and their rate, and what is to be said of how they were read.
+    ///
+    /// # Errors
+    /// When it is missing, cannot be read, or has no frames.
+    pub fn read(&self) -> Result<(Video, Vec<String>)> {
         let Some(path) = &self.path else {
             return Err(Error::Videos {
                 path: self.name.clone(),
                 reason: "there is a prompt and no video".into(),
             });
         };
-        let video = match path.is_dir() {
-            true => {
-                let pictures = SubjectFolder::open(path)?.items;
-                let frames = pictures.iter().map(|item| Ok(item.load()?.image)).collect::<Result<_>>()?;
-                Video::new(frames, self.fps)?
-            }
-            false => Video::read(path)?,
-        };
-        Ok(video)
+        if !path.is_dir() {
+            let mut footage = Footage::read(path)?;
+            let notes = std::mem::take(&mut footage.notes);
+            let even = footage.timing.even();
+            return Ok((footage.into_even(path, &even)?, notes.into_iter().map(str::to_owned).collect()));
+        }
+        let pictures = SubjectFolder::open(path)?.items;
+        let frames = pictures.iter().map(|item| Ok(item.load()?.image)).collect::<Result<_>>()?;
+        let said: BTreeSet<String> =
+            pictures.into_iter().flat_map(|item| item.notes).map(|note| note.text).collect();
+        Ok((Video::new(frames, self.fps)?, said.into_iter().map(|text| format!("frames: {text}")).collect()))
     }
 }
 
@@ -124,6 +136,8 @@ impl Found {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         match extension.as_str() {
             "txt" => Some(Self::Prompt),
+            // What should be an animation and is something else is to be said, as of videos.
+            "webp" | "apng" => (is_video(path) || FileKind::of(path).is_err()).then_some(Self::Video),
             _ => is_video(path).then_some(Self::Video),
         }
     }
@@ -243,6 +257,27 @@ mod tests {
         put("a.txt", b"\xea\xee\xf8\xea\xe0");
         let error = Clip::list(folder.path(), 8.0).unwrap_err().to_string();
         assert!(error.contains("a.txt") && error.contains("UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_video_is_said_for_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        put("a.mp4", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n");
+        put("b.mp4", b"<!DOCTYPE html><html><title>Log in</title>");
+        put("c.mp4", b"");
+        put("d.webp", b"version https://git-lfs.github.com/spec/v1\n");
+        put("e.webm", b"{\"error\": \"not found\"}");
+        for name in ["a", "b", "c", "d", "e"] {
+            put(&format!("{name}.txt"), b"a cat");
+        }
+        let clips = Clip::list(folder.path(), 8.0).unwrap();
+        let said: Vec<String> = clips.iter().map(|clip| clip.video().unwrap_err().to_string()).collect();
+        for (said, wanted) in
+            said.iter().zip(["git lfs pull", "a web page", "is empty", "git lfs pull", "a text"])
+        {
+            assert!(said.contains(wanted) && !said.contains("re-encode"), "{wanted}: {said}");
+        }
     }
 
     #[test]

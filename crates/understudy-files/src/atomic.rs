@@ -84,34 +84,42 @@ pub(crate) fn prefix(path: &Path) -> String {
 
 /// A temporary file beside `path`, with the permissions an ordinary new file gets, locked as long as it is written.
 fn temporary_file(path: &Path) -> io::Result<NamedTempFile> {
-    let (folder, prefix) = (parent(path), prefix(path));
-    remove_abandoned(&folder, &prefix);
-    loop {
-        let mut builder = Builder::new();
-        builder.prefix(&prefix).suffix(SUFFIX);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-        let temporary = builder.tempfile_in(&folder)?;
-        if is_ours(temporary.as_file(), temporary.path()) {
-            return Ok(temporary);
-        }
-    }
+    temporary(path, 0o666, |builder, folder| {
+        let file = builder.tempfile_in(folder)?;
+        let ours = is_ours(file.as_file(), file.path());
+        Ok(ours.then_some(file))
+    })
 }
 
 /// A temporary folder beside `path`, and what it is locked by.
 fn temporary_directory(path: &Path) -> io::Result<(TempDir, Option<File>)> {
+    temporary(path, 0o777, |builder, folder| {
+        let created = builder.tempdir_in(folder)?;
+        // Not every system opens folders.
+        let held = File::open(created.path()).ok();
+        let ours = held.as_ref().is_none_or(|held| is_ours(held, created.path()));
+        Ok(ours.then_some((created, held)))
+    })
+}
+
+/// What `create` makes in the folder it is given, beside `path`; it is asked again for as long as what it made is not ours.
+/// `mode` are the permissions on unix, less the umask.
+fn temporary<T>(
+    path: &Path,
+    mode: u32,
+    create: impl Fn(&Builder, &Path) -> io::Result<Option<T>>,
+) -> io::Result<T> {
     let (folder, prefix) = (parent(path), prefix(path));
     remove_abandoned(&folder, &prefix);
+    let mut builder = Builder::new();
+    builder.prefix(&prefix).suffix(SUFFIX);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
     loop {
-        let mut builder = Builder::new();
-        builder.prefix(&prefix).suffix(SUFFIX);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
-        let temporary = builder.tempdir_in(&folder)?;
-        // Not every system opens folders.
-        let Ok(held) = File::open(temporary.path()) else { return Ok((temporary, None)) };
-        if is_ours(&held, temporary.path()) {
-            return Ok((temporary, Some(held)));
+        if let Some(created) = create(&builder, &folder)? {
+            return Ok(created);
         }
     }
 }

@@ -19,6 +19,10 @@ use crate::{Error, Result, complete};
 /// Seconds that players show a frame for whose own time is a unit of the format's clock or none.
 const USUAL_DELAY: f64 = 0.1;
 
+/// What is said of a clip that is transparent in part.
+const OVER_WHITE: &str =
+    "what is transparent in it is laid over white, and where that is is not learned from";
+
 /// Formats of animated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Animation {
@@ -68,7 +72,7 @@ fn webp(path: &Path, bytes: &[u8]) -> Result<Footage> {
     let size = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| damaged(&error))?.dimensions();
     check_dimensions(path, size)?;
     let decoder = webp_animation::Decoder::new(bytes).map_err(|error| damaged(&error))?;
-    let (mut pictures, mut delays, mut before) = (Vec::new(), Vec::new(), 0);
+    let (mut pictures, mut delays, mut before, mut transparent) = (Vec::new(), Vec::new(), 0, false);
     for frame in decoder {
         check_memory(path, pictures.len() as u64 + 1, size.0.into(), size.1.into())?;
         let delay = f64::from(frame.timestamp() - before) * TICK;
@@ -76,13 +80,18 @@ fn webp(path: &Path, bytes: &[u8]) -> Result<Footage> {
         delays.push(if delay < 1.5 * TICK { USUAL_DELAY } else { delay });
         let pixels = RgbaImage::from_raw(size.0, size.1, frame.data().to_vec());
         let pixels = pixels.ok_or_else(|| damaged(&"a frame is of another size"))?;
-        pictures.push(flatten(pixels, [255; 3]).image);
+        let picture = flatten(pixels, [255; 3]);
+        transparent |= picture.mask.is_some();
+        pictures.push(picture.image);
     }
     match frames_of_webp(bytes) {
         0 => Err(Error::unreadable(path, "a still picture, which has no frames to play", "give a video")),
         // The decoder ends at the first frame it cannot read.
         count if count > pictures.len() => Err(damaged(&format!("frame {} of {count}", pictures.len() + 1))),
-        _ => Footage::new(path, pictures, Timing::of_delays(&delays, TICK)),
+        _ => {
+            let footage = Footage::new(path, pictures, Timing::of_delays(&delays, TICK))?;
+            Ok(footage.noted(transparent, OVER_WHITE))
+        }
     }
 }
 
@@ -109,17 +118,19 @@ fn collect<'a, D: ImageDecoder>(
     let decoder = decoder.map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check_dimensions(path, (width, height))?;
-    let (mut pictures, mut delays) = (Vec::new(), Vec::new());
+    let (mut pictures, mut delays, mut transparent) = (Vec::new(), Vec::new(), false);
     for frame in frames(decoder).map_err(damaged)? {
         check_memory(path, pictures.len() as u64 + 1, width.into(), height.into())?;
         let frame = frame.map_err(damaged)?;
         let (numerator, denominator) = frame.delay().numer_denom_ms();
         let delay = f64::from(numerator) / f64::from(denominator.max(1)) / 1000.0;
         delays.push(if delay < 1.5 * tick { USUAL_DELAY } else { delay });
-        pictures.push(flatten(frame.into_buffer(), [255; 3]).image);
+        let picture = flatten(frame.into_buffer(), [255; 3]);
+        transparent |= picture.mask.is_some();
+        pictures.push(picture.image);
     }
     if pictures.is_empty() {
         return Err(Error::unreadable(path, "a still picture, which has no frames to play", "give a video"));
     }
-    Footage::new(path, pictures, Timing::of_delays(&delays, tick))
+    Ok(Footage::new(path, pictures, Timing::of_delays(&delays, tick))?.noted(transparent, OVER_WHITE))
 }

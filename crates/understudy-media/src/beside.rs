@@ -12,27 +12,11 @@ use std::path::{Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::format::is_named_picture;
+use crate::masks::{Owner, is_mask_folder, owners};
 use crate::{Error, Result, Text};
 
 /// What captions end in.
 pub(crate) const CAPTIONS: [&str; 2] = ["txt", "caption"];
-
-/// What the names of masks end in, before their extension, in the order in which they are taken (`masklabel` is
-/// OneTrainer's), and whether names of ordinary pictures end so, too: those are masks only where their picture is there.
-const MASKS: [(&str, bool); 8] = [
-    (".mask", false),
-    ("_mask", true),
-    ("-mask", true),
-    ("-masklabel", false),
-    ("_masklabel", false),
-    (".masklabel", false),
-    (".masks", false),
-    (" mask", true),
-];
-
-/// Folders of masks that are called as their pictures are, as other trainers have them.
-const MASK_FOLDERS: [&str; 6] =
-    ["masks", "mask", "masklabels", "conditioning", "conditioning_data", "conditioning_data_dir"];
 
 /// Something to tell about a file that is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +83,8 @@ pub(crate) struct Names {
     by_name: HashMap<Vec<u8>, Vec<usize>>,
     /// Which of them have a name without its extension.
     by_stem: HashMap<Vec<u8>, Vec<usize>>,
+    /// Which of them are masks, by their names, of what is called so, with how likely they are.
+    by_owner: HashMap<Vec<u8>, Vec<(usize, usize)>>,
     /// The folders of masks among them.
     pub(crate) mask_folders: Vec<(PathBuf, Names)>,
 }
@@ -107,9 +93,7 @@ impl Names {
     /// What lies directly in `folder`.
     pub(crate) fn list(folder: &Path) -> Result<Self> {
         let mut names = Self::new(list(folder)?);
-        let is_masks = |path: &&PathBuf| {
-            path.is_dir() && MASK_FOLDERS.iter().any(|known| key(name(path)) == known.as_bytes())
-        };
+        let is_masks = |path: &&PathBuf| path.is_dir() && is_mask_folder(&key(name(path)));
         for path in names.paths.iter().filter(is_masks) {
             names.mask_folders.push((path.clone(), Self::new(list(path)?)));
         }
@@ -117,11 +101,15 @@ impl Names {
     }
 
     fn new(paths: Vec<PathBuf>) -> Self {
-        let mut names =
-            Self { paths, by_name: HashMap::new(), by_stem: HashMap::new(), mask_folders: Vec::new() };
+        let mut names = Self { paths, ..Self::default() };
         for (index, path) in names.paths.iter().enumerate() {
             names.by_name.entry(key(name(path))).or_default().push(index);
             names.by_stem.entry(key(stem(path))).or_default().push(index);
+            // A folder's name has no extension: a point in it belongs to it.
+            let own = if path.is_dir() { name(path) } else { stem(path) };
+            for owner in owners(&key(own)) {
+                names.by_owner.entry(owner.name).or_default().push((owner.rank, index));
+            }
         }
         names
     }
@@ -150,39 +138,43 @@ impl Names {
 
     /// The mask of a picture, if there is one.
     pub(crate) fn mask(&self, picture: &Path) -> Option<PathBuf> {
-        let starts = [name(picture), stem(picture)].map(OsStr::as_encoded_bytes);
-        let ended = || {
-            let ending =
-                move |(ending, _): &(&str, bool)| starts.map(|start| [start, ending.as_bytes()].concat());
-            MASKS.iter().flat_map(ending)
-        };
-        let own = ended().flat_map(|wanted| self.called(&self.by_stem, &wanted));
-        let apart = self.mask_folders.iter().flat_map(|(_, names)| {
-            let plain = [starts[1], starts[0]].map(<[u8]>::to_vec).into_iter();
-            plain.chain(ended()).flat_map(|wanted| names.called(&names.by_stem, &wanted))
-        });
-        own.chain(apart).find(|path| *path != picture && is_named_picture(path)).map(Path::to_owned)
+        let usable = |path: &&Path| *path != picture && is_named_picture(path);
+        self.masks(picture).into_iter().find(usable).map(Path::to_owned)
     }
 
     /// Where the masks of a clip's frames are, if there are any: a folder of pictures, or a video.
-    fn clip_masks(&self, clip: &Path) -> Option<PathBuf> {
-        let starts = [stem(clip), name(clip)].map(OsStr::as_encoded_bytes);
-        let ended = || {
-            let of = |ending: &'static str| [ending.to_owned() + "s", ending.to_owned()];
-            let endings = MASKS.iter().flat_map(move |(ending, _)| of(ending));
-            endings.flat_map(move |ending| starts.map(|start| [start, ending.as_bytes()].concat()))
-        };
-        let both = |names: &'_ Self, wanted: &[u8]| -> Vec<PathBuf> {
-            let found = [names.called(&names.by_name, wanted), names.called(&names.by_stem, wanted)].concat();
-            found.into_iter().map(Path::to_owned).collect()
-        };
-        let own = ended().flat_map(|wanted| both(self, &wanted));
-        let apart = self.mask_folders.iter().flat_map(|(_, names)| {
-            let plain = starts.map(<[u8]>::to_vec).into_iter();
-            plain.chain(ended()).flat_map(|wanted| both(names, &wanted))
+    pub(crate) fn clip_masks(&self, clip: &Path) -> Option<PathBuf> {
+        let of_frames = |path: &&Path| path.is_dir() || !is_named_picture(path) && !is_text(path);
+        let usable = |path: &&Path| *path != clip && of_frames(path);
+        self.masks(clip).into_iter().find(usable).map(Path::to_owned)
+    }
+
+    /// All that is called as a mask of `media`: beside it, then in folders of masks, where it may have the same name.
+    fn masks(&self, media: &Path) -> Vec<&Path> {
+        let names = [name(media), stem(media)].map(OsStr::as_encoded_bytes);
+        let apart = self.mask_folders.iter().flat_map(|(_, own)| {
+            let plain = [names[1], names[0]].into_iter().flat_map(|wanted| {
+                [own.called(&own.by_stem, wanted), own.called(&own.by_name, wanted)].concat()
+            });
+            plain.chain(own.owned(names))
         });
-        let of_frames = |path: &PathBuf| path.is_dir() || !is_named_picture(path) && !is_text(path);
-        own.chain(apart).find(|path| path != clip && of_frames(path))
+        self.owned(names).into_iter().chain(apart).collect()
+    }
+
+    /// Those that are masks of what is called by one of `names`, the likeliest first, and of those that are as likely the one
+    /// that has the first name in it, in the same spelling.
+    fn owned(&self, names: [&[u8]; 2]) -> Vec<&Path> {
+        let spelled = |path: &Path, wanted: &[u8]| {
+            name(path).as_encoded_bytes().windows(wanted.len().max(1)).any(|part| part == wanted)
+        };
+        let of = |(at, wanted): (usize, &[u8])| {
+            let found = self.by_owner.get(&fold(wanted)).map_or(&[][..], Vec::as_slice);
+            let found = found.iter().map(move |(rank, index)| (*rank, at, self.paths[*index].as_path()));
+            found.map(|(rank, at, path)| (rank, at, !spelled(path, wanted), path)).collect::<Vec<_>>()
+        };
+        let mut found: Vec<_> = names.into_iter().enumerate().flat_map(of).collect();
+        found.sort();
+        found.into_iter().map(|(.., path)| path).collect()
     }
 
     /// Those of `index` that are called `wanted`, the same spelling first.
@@ -196,14 +188,10 @@ impl Names {
     }
 }
 
-/// What a picture is called that is a mask by its name, and whether names of ordinary pictures end so, too.
-pub(crate) fn mask_of(path: &Path) -> Option<(Vec<u8>, bool)> {
-    let stem = key(stem(path));
-    let found = MASKS.iter().find_map(|(ending, common)| {
-        let name = stem.strip_suffix(ending.as_bytes()).filter(|name| !name.is_empty())?;
-        Some((name.to_vec(), *common))
-    });
-    found.filter(|_| is_named_picture(path))
+/// What a picture is called whose mask this is by its name, and whether names of ordinary pictures are such, too; the likeliest
+/// first, none where it is not called as a mask.
+pub(crate) fn mask_of(path: &Path) -> Vec<Owner> {
+    if is_named_picture(path) { owners(&key(stem(path))) } else { Vec::new() }
 }
 
 /// Where the masks of the frames of `clip` are, if there are any: `NAME.masks/`, `NAME_masks/`, `masks/NAME/` and the like,

@@ -33,6 +33,10 @@ pub(crate) enum Hdr {
     Hlg,
 }
 
+/// What is said of a clip that was brought to the usual range.
+pub(crate) const TONE_MAPPED: &str = "its high dynamic range (HLG or PQ) is brought to that of usual screens \
+    (tone-mapped to sRGB); for another look convert it yourself";
+
 /// An RGB picture of 16 bits a colour.
 pub(crate) struct WideImage {
     pub width: usize,

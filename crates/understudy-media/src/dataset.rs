@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use crate::beside::{Names, Note, keys, mask_of};
-use crate::format::{foreign, sniff};
-use crate::kind::is_animation;
+use self::keys::{File, Keys, Line, NO_CONTROL};
+use crate::beside::{Names, Note, mask_of};
+use crate::format::sniff;
+use crate::kind::{is_animation, is_video};
 use crate::subject::{LeftOut, load};
-use crate::video::{is_mp4, read_head};
-use crate::{Error, Picture, Result, Text, shown};
+use crate::text::unwritten;
+use crate::video::read_head;
+use crate::{Error, Picture, Result, Text, beside, format, shown};
+
+mod foreign;
+mod keys;
 
 /// Width and height of a description that states none, as musubi-tuner has them.
 pub const DEFAULT_RESOLUTION: [usize; 2] = [960, 544];
@@ -20,25 +23,8 @@ pub const DEFAULT_RESOLUTION: [usize; 2] = [960, 544];
 pub enum MediaKind {
     /// PNG, JPEG, WebP, BMP or TIFF.
     Image,
-    /// MP4, GIF or animated WebP.
+    /// MP4, GIF, animated WebP, or what the system's `ffmpeg` reads.
     Video,
-}
-
-/// Which frames of a clip are taken, in musubi-tuner's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FrameExtraction {
-    /// The first frames.
-    #[default]
-    Head,
-    /// Consecutive pieces, nothing overlapping.
-    Chunk,
-    /// A window moved by `frame_stride`.
-    Slide,
-    /// `frame_sample` windows spread evenly.
-    Uniform,
-    /// The whole clip, up to `max_frames`.
-    Full,
 }
 
 /// One picture or clip to train on.
@@ -54,24 +40,10 @@ pub struct DatasetItem {
     pub mask: Option<PathBuf>,
     /// Target size `[width, height]`, as in the file.
     pub resolution: [usize; 2],
-    /// Whether sizes of other aspect but like area are used.
-    pub enable_bucket: bool,
-    /// Whether small media keep their size in buckets.
-    pub bucket_no_upscale: bool,
+    /// Whether sizes of other aspect but like area are to be used, where that is said.
+    pub enable_bucket: Option<bool>,
     /// How often it is seen in one epoch.
     pub num_repeats: usize,
-    /// Lengths of the clips cut from a video, each `4k + 1`.
-    pub target_frames: Vec<usize>,
-    /// Which frames of a video are taken.
-    pub frame_extraction: FrameExtraction,
-    /// Step of [`FrameExtraction::Slide`].
-    pub frame_stride: usize,
-    /// Number of windows of [`FrameExtraction::Uniform`].
-    pub frame_sample: usize,
-    /// Limit of [`FrameExtraction::Full`].
-    pub max_frames: usize,
-    /// The frame rate to assume, where the file's is wrong.
-    pub source_fps: Option<f64>,
 }
 
 /// A key that is understood but has no effect here.
@@ -129,8 +101,15 @@ impl Dataset {
     fn read_toml(&mut self, path: &Path) -> Result<()> {
         let text = self.read_text(path)?;
         let file: File = toml::from_str(&text).map_err(|error| {
+            if let Some((field, reason)) = foreign::table(&text) {
+                return config(path, field, reason);
+            }
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            config(path, format!("line {line}"), format!("{}; correct or remove it", error.message()))
+            let advice = match text.lines().nth(line - 1) {
+                Some(own) if own.contains('\\') => BACKSLASH,
+                _ => "correct or remove it",
+            };
+            config(path, format!("line {line}"), format!("{}; {advice}", error.message()))
         })?;
         self.note_ignored(&file.general, "general");
         if file.datasets.is_empty() {
@@ -160,7 +139,7 @@ impl Dataset {
                 "needs exactly one of image_directory, video_directory, image_jsonl_file, video_jsonl_file";
             return Err(config(path, field, one));
         };
-        let source = crate::atomic::parent(path).join(source);
+        let source = located(path, source).map_err(|reason| config(path, field, reason))?;
         if is_list {
             self.read_jsonl(&source, Some(kind), keys)
         } else {
@@ -191,7 +170,7 @@ impl Dataset {
                 continue; // a caption
             }
             let head = read_head(path)?;
-            match (media_kinds(path, &head), foreign(path, &head)) {
+            match (media_kinds(path, &head), format::foreign(path, &head)) {
                 (kinds, _) if kinds.contains(&kind) => {
                     self.read_item(path, kind, keys, (&names, extension))?
                 }
@@ -222,11 +201,12 @@ impl Dataset {
         for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let field = format!("line {number}");
             let wrong = |reason: String| config(path, &field, reason);
+            let advice = if line.contains('\\') { BACKSLASH } else { "correct this line" };
             let entry: Line =
-                serde_json::from_str(line).map_err(|e| wrong(format!("{e}; correct this line")))?;
-            if entry.control_path.is_some() {
-                self.ignored.push(Ignored { key: format!("{field}: control_path"), reason: NO_CONTROL });
-            }
+                serde_json::from_str(line).map_err(|error| wrong(format!("{error}; {advice}")))?;
+            let control = entry.control().map_err(|key| wrong(format!("unknown field `{key}`; {advice}")))?;
+            let ignored = |key: String| Ignored { key: format!("{field}: {key}"), reason: NO_CONTROL };
+            self.ignored.extend(control.into_iter().map(ignored));
             let (media, kind) = match (entry.image_path, entry.video_path) {
                 (Some(media), None) => (media, MediaKind::Image),
                 (None, Some(media)) => (media, MediaKind::Video),
@@ -237,9 +217,9 @@ impl Dataset {
             if expected.is_some_and(|expected| expected != kind) {
                 return Err(wrong(format!("a {kind:?} path in a list of the other kind").to_lowercase()));
             }
-            let media = crate::atomic::parent(path).join(media);
+            let media = located(path, &media).map_err(&wrong)?;
             let head = read_head(&media)?;
-            if let Some(found) = foreign(&media, &head) {
+            if let Some(found) = format::foreign(&media, &head) {
                 return Err(wrong(format!("{} is {}; {}", shown(&media), found.name, found.advice)));
             }
             if !media_kinds(&media, &head).contains(&kind) {
@@ -247,40 +227,64 @@ impl Dataset {
                 return Err(wrong(reason));
             }
             let caption = entry.caption.map(|text| text.trim().to_string()).filter(|text| !text.is_empty());
+            if let Some(reason) = caption.as_deref().and_then(unwritten) {
+                return Err(wrong(format!("its caption: {reason}; remove it")));
+            }
             self.items.push(keys.item(media, kind, caption));
         }
         Ok(())
     }
 
     fn note_ignored(&mut self, keys: &Keys, field: &str) {
-        let unused = [
-            (keys.cache_directory.is_some(), "cache_directory", "caches are kept by content, not by folder"),
-            (keys.control_directory.is_some(), "control_directory", NO_CONTROL),
-            (keys.batch_size.is_some(), "batch_size", "the batch size is set on the training command"),
-        ];
-        let unused = unused.into_iter().filter(|(given, _, _)| *given);
-        self.ignored.extend(unused.map(|(_, key, reason)| Ignored { key: format!("{field}.{key}"), reason }));
+        self.ignored
+            .extend(keys.unused().map(|(key, reason)| Ignored { key: format!("{field}.{key}"), reason }));
     }
 }
 
 impl DatasetItem {
-    /// Decodes a picture item. Its mask is the mask file where there is one, else its transparency.
+    /// Decodes a picture item, and gives what is to be said of it. Its mask is the mask file where there is one, else its
+    /// transparency.
     ///
     /// # Errors
     /// As [`Picture::open`]; [`Error::Unreadable`] when the mask has another size than the picture.
-    pub fn load_picture(&self) -> Result<Picture> {
-        Ok(load(&self.path, self.mask.as_deref())?.0)
+    pub fn load_picture(&self) -> Result<(Picture, Vec<Note>)> {
+        load(&self.path, self.mask.as_deref())
     }
 }
 
-const NO_CONTROL: &str = "control pictures are not trained on";
+/// What to do with a path of Windows.
+const BACKSLASH: &str = "a backslash begins an escape within double quotes: write paths with / instead";
+
+/// Where the path `given` in the description at `path` is: relative to its folder.
+///
+/// # Errors
+/// Says why it cannot be one of this machine.
+fn located(path: &Path, given: &Path) -> Result<PathBuf, String> {
+    let text = given.to_string_lossy();
+    let shown = shown(given);
+    if text.contains(char::is_control) {
+        return Err(format!("{shown}: has characters that no path has; {BACKSLASH}"));
+    }
+    let found = crate::atomic::parent(path).join(given);
+    let drive = matches!(text.as_bytes(), [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic());
+    match cfg!(windows) || found.exists() || !(drive || text.contains('\\')) {
+        true => Ok(found),
+        false if drive => Err(format!(
+            "{shown}: a path on a Windows machine, and this is none; give the place of these files here (WSL has drive C: at \
+             /mnt/c)"
+        )),
+        false => {
+            Err(format!("{shown}: there is no such file, and folders are parted by / here; write / for \\"))
+        }
+    }
+}
 
 /// What a file that begins like this can serve as; of an animation the first frame is a picture.
 fn media_kinds(path: &Path, head: &[u8]) -> &'static [MediaKind] {
     match sniff(head) {
         Some(_) if is_animation(path) => &[MediaKind::Image, MediaKind::Video],
         Some(_) => &[MediaKind::Image],
-        None if foreign(path, head).is_none() && is_mp4(head) || head.starts_with(b"GIF8") => {
+        None if head.starts_with(b"GIF8") || format::foreign(path, head).is_none() && is_video(path) => {
             &[MediaKind::Video]
         }
         None => &[],
@@ -292,151 +296,13 @@ fn masks(names: &Names) -> Result<BTreeSet<PathBuf>> {
     let mut owners = BTreeSet::new();
     for path in names.paths.iter().filter(|path| path.is_file()) {
         if sniff(&read_head(path)?).is_some() {
-            owners.extend(keys(path));
+            owners.extend(beside::keys(path));
         }
     }
-    let owned = |path: &&PathBuf| mask_of(path).is_some_and(|(owner, _)| owners.contains(&owner));
+    let owned = |path: &&PathBuf| mask_of(path).iter().any(|own| owners.contains(&own.name));
     Ok(names.paths.iter().filter(owned).cloned().collect())
 }
 
 fn config(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Error {
     Error::Config { path: path.into(), field: field.into(), reason: reason.into() }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    general: Keys,
-    #[serde(default)]
-    datasets: Vec<Keys>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    #[serde(alias = "file_name", alias = "image")]
-    image_path: Option<PathBuf>,
-    #[serde(alias = "video")]
-    video_path: Option<PathBuf>,
-    #[serde(alias = "text", alias = "prompt")]
-    caption: Option<String>,
-    control_path: Option<PathBuf>,
-}
-
-/// A side, or width and height.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum Resolution {
-    Square(usize),
-    Sides([usize; 2]),
-}
-
-/// The keys of `[general]` and `[[datasets]]`; the latter win.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Keys {
-    image_directory: Option<PathBuf>,
-    video_directory: Option<PathBuf>,
-    image_jsonl_file: Option<PathBuf>,
-    video_jsonl_file: Option<PathBuf>,
-    cache_directory: Option<PathBuf>,
-    control_directory: Option<PathBuf>,
-    caption_extension: Option<String>,
-    resolution: Option<Resolution>,
-    batch_size: Option<usize>,
-    num_repeats: Option<usize>,
-    enable_bucket: Option<bool>,
-    bucket_no_upscale: Option<bool>,
-    target_frames: Option<Vec<usize>>,
-    frame_extraction: Option<FrameExtraction>,
-    frame_stride: Option<usize>,
-    frame_sample: Option<usize>,
-    max_frames: Option<usize>,
-    source_fps: Option<f64>,
-}
-
-impl Keys {
-    /// These keys, and those of `general` where they say nothing.
-    fn or(self, general: &Self) -> Self {
-        let general = general.clone();
-        Self {
-            image_directory: self.image_directory.or(general.image_directory),
-            video_directory: self.video_directory.or(general.video_directory),
-            image_jsonl_file: self.image_jsonl_file.or(general.image_jsonl_file),
-            video_jsonl_file: self.video_jsonl_file.or(general.video_jsonl_file),
-            cache_directory: self.cache_directory.or(general.cache_directory),
-            control_directory: self.control_directory.or(general.control_directory),
-            caption_extension: self.caption_extension.or(general.caption_extension),
-            resolution: self.resolution.or(general.resolution),
-            batch_size: self.batch_size.or(general.batch_size),
-            num_repeats: self.num_repeats.or(general.num_repeats),
-            enable_bucket: self.enable_bucket.or(general.enable_bucket),
-            bucket_no_upscale: self.bucket_no_upscale.or(general.bucket_no_upscale),
-            target_frames: self.target_frames.or(general.target_frames),
-            frame_extraction: self.frame_extraction.or(general.frame_extraction),
-            frame_stride: self.frame_stride.or(general.frame_stride),
-            frame_sample: self.frame_sample.or(general.frame_sample),
-            max_frames: self.max_frames.or(general.max_frames),
-            source_fps: self.source_fps.or(general.source_fps),
-        }
-    }
-
-    fn check(&self, path: &Path, field: &str) -> Result<()> {
-        let sides = self.sides();
-        let frames = self.target_frames.as_deref().unwrap_or_default();
-        let wrong = [
-            (
-                sides.iter().any(|side| !(16..=16_384).contains(side)),
-                "resolution",
-                "a side is outside 16..=16384",
-            ),
-            (self.num_repeats == Some(0), "num_repeats", "must be at least 1"),
-            (
-                frames.iter().any(|n| n % 4 != 1),
-                "target_frames",
-                "every length must be 4k + 1, such as 1, 17, 81",
-            ),
-            (self.frame_stride == Some(0), "frame_stride", "must be at least 1"),
-            (self.frame_sample == Some(0), "frame_sample", "must be at least 1"),
-            (self.max_frames == Some(0), "max_frames", "must be at least 1"),
-            (
-                self.source_fps.is_some_and(|fps| !(0.1..=1000.0).contains(&fps)),
-                "source_fps",
-                "must be within 0.1 and 1000",
-            ),
-        ];
-        match wrong.into_iter().find(|(is_wrong, _, _)| *is_wrong) {
-            Some((_, key, reason)) => Err(config(path, format!("{field}.{key}"), reason)),
-            None => Ok(()),
-        }
-    }
-
-    /// Width and height.
-    fn sides(&self) -> [usize; 2] {
-        match self.resolution {
-            None => DEFAULT_RESOLUTION,
-            Some(Resolution::Square(side)) => [side, side],
-            Some(Resolution::Sides(sides)) => sides,
-        }
-    }
-
-    fn item(&self, path: PathBuf, kind: MediaKind, caption: Option<String>) -> DatasetItem {
-        DatasetItem {
-            path,
-            kind,
-            caption,
-            mask: None,
-            resolution: self.sides(),
-            enable_bucket: self.enable_bucket.unwrap_or(false),
-            bucket_no_upscale: self.bucket_no_upscale.unwrap_or(false),
-            num_repeats: self.num_repeats.unwrap_or(1),
-            target_frames: self.target_frames.clone().unwrap_or_else(|| vec![1]),
-            frame_extraction: self.frame_extraction.unwrap_or_default(),
-            frame_stride: self.frame_stride.unwrap_or(1),
-            frame_sample: self.frame_sample.unwrap_or(1),
-            max_frames: self.max_frames.unwrap_or(129),
-            source_fps: self.source_fps,
-        }
-    }
 }

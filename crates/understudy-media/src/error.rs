@@ -128,6 +128,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// The file or folder that it is about.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::Unreadable { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::Dimensions { path, .. }
+            | Self::NoPictures { path, .. }
+            | Self::UnreadablePictures { path, .. }
+            | Self::Config { path, .. }
+            | Self::Output { path, .. } => Some(path),
+            Self::Invalid { .. } => None,
+        }
+    }
+
     /// [`Error::Io`] on reading `path`.
     pub(crate) fn read(path: &Path, source: io::Error) -> Self {
         Self::Io {

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::color::{Hdr, WideImage};
+use crate::color::{Hdr, TONE_MAPPED, WideImage};
 use crate::picture::check_dimensions;
 use crate::video::check_memory;
 use crate::{Error, Footage, Image, Result, Timing};
@@ -51,7 +51,8 @@ fn read_with(program: &OsStr, path: &Path, reason: &str) -> Result<Footage> {
     if frames.is_empty() {
         return Err(wrong("ffmpeg finds no frames in it"));
     }
-    Footage::new(path, frames, Timing::new(times, 0.0, stream.tick))
+    let footage = Footage::new(path, frames, Timing::new(times, 0.0, stream.tick))?;
+    Ok(footage.noted(stream.hdr.is_some(), TONE_MAPPED))
 }
 
 /// The options that turn a video into pictures on the output and times in a file: without interlacing, with square pixels. The

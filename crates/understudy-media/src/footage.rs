@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::animation::Animation;
+use crate::format::stand_in;
 use crate::timing::Even;
 use crate::video::{RE_ENCODE, check_memory, is_mp4, read_head};
 use crate::{Error, Image, Result, Timing, Video, ffmpeg, mp4, picture};
@@ -16,6 +17,8 @@ pub struct Footage {
     pub frames: Vec<Image>,
     /// When they are shown.
     pub timing: Timing,
+    /// What is to be said of how they were read.
+    pub notes: Vec<&'static str>,
 }
 
 impl Footage {
@@ -28,6 +31,9 @@ impl Footage {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let head = read_head(path)?;
+        if let Some(found) = stand_in(&head) {
+            return Err(Error::unreadable(path, found.name, found.advice));
+        }
         if let Some(animation) = Animation::of(&head) {
             animation.read(path)
         } else if picture::sniff(&head).is_some() {
@@ -37,8 +43,11 @@ impl Footage {
                 Err(Error::Unsupported { reason, .. }) => ffmpeg::read(path, &reason),
                 other => other,
             }
+        } else if head.is_empty() {
+            Err(Error::unreadable(path, "the file is empty", "copy or download it again"))
         } else if is_text(&head) {
-            Err(Error::unreadable(path, NO_VIDEO, RE_ENCODE))
+            let reason = format!("a text, {NO_VIDEO}");
+            Err(Error::unreadable(path, reason, "give a video; if this was to be one, download it again"))
         } else {
             ffmpeg::read(path, NO_VIDEO)
         }
@@ -49,7 +58,13 @@ impl Footage {
             let reason = format!("it has {} frames and the times of {}", frames.len(), timing.starts().len());
             return Err(Error::unreadable(path, reason, RE_ENCODE));
         }
-        Ok(Self { frames, timing })
+        Ok(Self { frames, timing, notes: Vec::new() })
+    }
+
+    /// The same, with this to be said of it where `said`.
+    pub(crate) fn noted(mut self, said: bool, note: &'static str) -> Self {
+        self.notes.extend(said.then_some(note));
+        self
     }
 
     /// The clip at an even rate ([`Timing::even`]).
@@ -69,10 +84,16 @@ impl Footage {
     }
 }
 
-/// Whether a file begins as text, which `ffmpeg` would draw the letters of, or has nothing in it.
-fn is_text(head: &[u8]) -> bool {
+/// Whether a file begins as text, which `ffmpeg` would draw the letters of.
+pub(crate) fn is_text(head: &[u8]) -> bool {
+    // The head may end within a character.
+    let text = match std::str::from_utf8(head) {
+        Ok(_) => head,
+        Err(error) if error.error_len().is_none() => &head[..error.valid_up_to()],
+        Err(_) => return false,
+    };
     !head.starts_with(b"YUV4MPEG2")
-        && head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+        && !text.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace())
 }
 
 #[cfg(test)]
@@ -81,7 +102,8 @@ mod tests {
 
     #[test]
     fn text_is_no_video() {
-        assert!(is_text(b"") && is_text(b"a cat [jumps]\n") && is_text(b"{\"a\": 1}"));
+        assert!(is_text(b"a cat [jumps]\n") && is_text(b"{\"a\": 1}") && is_text("une b\u{ea}".as_bytes()));
+        assert!(is_text(b"\xef\xbb\xbfa,b") && is_text(&"\u{e9}t\u{e9}".as_bytes()[..4]));
         assert!(!is_text(b"\x1a\x45\xdf\xa3") && !is_text(b"OggS\0") && !is_text(b"YUV4MPEG2 W2"));
     }
 }

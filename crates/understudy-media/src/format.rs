@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ::image::ImageFormat;
 
+use crate::footage::is_text;
 use crate::kind::is_animation;
 use crate::video::{is_mp4, read_head};
 use crate::{Error, Result};
@@ -35,8 +36,8 @@ impl FileKind {
     /// What the file at `path` is.
     ///
     /// # Errors
-    /// When it cannot be read, is named as a picture and is none, or is of a kind that has to be converted first; the
-    /// message says to what.
+    /// When it cannot be read, is named as a picture and is none, is of a kind that has to be converted first, or of one that
+    /// nothing is learned from; the message says what to give instead.
     pub fn of(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let head = read_head(path)?;
@@ -54,7 +55,10 @@ impl FileKind {
                 // The reader's own error says more than that it is no video either.
                 return Err(crate::Picture::open(path).err().unwrap_or_else(|| no_picture(path, &head)));
             }
-            None => Self::Unknown,
+            None => match no_subject(path, &head) {
+                Some(found) => return Err(Error::unreadable(path, found.name, found.advice)),
+                None => Self::Unknown,
+            },
         })
     }
 }
@@ -156,15 +160,61 @@ pub(crate) fn foreign(path: &Path, head: &[u8]) -> Option<Foreign> {
     if starts(&[b"%PDF", b"PK\x03\x04"]) && is_named_picture(path) {
         return named("a document or an archive, not a picture", "export what it shows as PNG or JPEG");
     }
-    if starts(&[b"version https://git-lfs"]) {
+    stand_in(head)
+}
+
+/// What is in the place of a file that was not fetched, if it is such a thing.
+pub(crate) fn stand_in(head: &[u8]) -> Option<Foreign> {
+    let named = |name, advice| Some(Foreign { name, advice });
+    if head.starts_with(b"version https://git-lfs") {
         return named("a git-lfs pointer, not the file itself", "fetch it: git lfs pull");
     }
-    let text = head.trim_ascii_start().to_ascii_lowercase();
-    if [&b"<!doctype html"[..], b"<html"].iter().any(|known| text.starts_with(known)) {
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start().to_ascii_lowercase();
+    let page = [&b"<!doctype html"[..], b"<html", b"<head", b"<!--"];
+    if page.iter().any(|known| text.starts_with(known)) {
         return named("a web page, not the file that was to be downloaded", "download it again");
     }
     None
 }
+
+/// What a file is that no subject is read from, if its beginning tells.
+fn no_subject(path: &Path, head: &[u8]) -> Option<Foreign> {
+    let named = |name, advice| Some(Foreign { name, advice });
+    if head.is_empty() {
+        return named("the file is empty", "copy or download it again");
+    }
+    let archives =
+        [&b"PK\x03\x04"[..], b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
+    if archives.iter().any(|known| head.starts_with(known)) {
+        return named("an archive", "unpack it and give the folder of its pictures");
+    }
+    if head.starts_with(b"PAR1") {
+        return named("a Parquet table, which is not read", IN_LINES);
+    }
+    if !is_text(head) {
+        return None;
+    }
+    if has_extension(path, &["csv", "tsv"]) {
+        return named("a table, which is not read", IN_LINES);
+    }
+    if has_extension(path, &["yaml", "yml"]) {
+        return named(
+            "a configuration in YAML, which is not read",
+            "give the folder of pictures that it names (folder_path, path), as --subject",
+        );
+    }
+    if has_extension(path, &["json"]) {
+        return named("a JSON file, which is not read", IN_LINES);
+    }
+    named(
+        "a text, which nothing is learned from",
+        "give a folder of pictures, a picture, a video, or a description of a data set (.toml, .jsonl)",
+    )
+}
+
+/// What to give in place of a list of pictures in another form.
+const IN_LINES: &str = "give the folder of its pictures, each caption in NAME.txt beside its picture, or a .jsonl of lines \
+    like {\"image_path\": \"a.png\", \"caption\": \"a cat\"}";
 
 /// The picture that the brands of an `ftyp` box say a file is.
 fn brand(head: &[u8]) -> Option<Foreign> {

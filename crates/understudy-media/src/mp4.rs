@@ -10,7 +10,7 @@ pub(crate) use mux::encode;
 
 use std::path::Path;
 
-use crate::color::Hdr;
+use crate::color::{Hdr, TONE_MAPPED};
 use crate::h264::{Form, FrameDecoder};
 use crate::video::check_memory;
 use crate::yuv::ColorMatrix;
@@ -83,10 +83,11 @@ pub(crate) fn read(path: &Path) -> Result<Footage> {
         if uses[*at] == 0 { frames[*at].take() } else { frames[*at].clone() }
     };
     let shown: Vec<Image> = track.shown().frames.iter().filter_map(taken).collect();
-    let frames = match Hdr::of_code(coding.transfer) {
+    let hdr = Hdr::of_code(coding.transfer);
+    let frames = match hdr {
         Some(hdr) => hdr.tone_map_narrow(path, shown)?,
         None => shown,
     };
     let frames = frames.into_iter().map(|frame| track.display().apply(frame)).collect();
-    Footage::new(path, frames, track.shown().timing.clone())
+    Ok(Footage::new(path, frames, track.shown().timing.clone())?.noted(hdr.is_some(), TONE_MAPPED))
 }

@@ -4,13 +4,14 @@ use std::fs;
 use std::io::{BufReader, Cursor};
 use std::path::Path;
 
+use ::image::error::ImageFormatHint;
 use ::image::metadata::Orientation;
-use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbaImage};
+use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbaImage};
 
 use crate::format::{foreign, no_picture};
 use crate::profile::Stated;
 use crate::video::read_head;
-use crate::{Error, Image, Mask, Result, complete};
+use crate::{Error, Image, Mask, Result, complete, tiff};
 
 pub(crate) use crate::format::sniff;
 
@@ -21,7 +22,11 @@ pub const MAX_SIDE: u64 = 16_384;
 /// The largest area of a usable picture, pixels.
 pub const MAX_PIXELS: u64 = 100_000_000;
 
+/// The level from which on a mask shows the subject rather than not.
+const HALF: u8 = 128;
 const EXPORT: &str = "export it again as PNG, JPEG or WebP";
+const TO_RGB: &str =
+    "convert it to RGB of 8 bits: magick in.ext -colorspace sRGB -type TrueColor -depth 8 out.png";
 
 /// A picture and, where the file has transparency or a mask lies beside it, its mask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,13 +79,13 @@ impl Picture {
 }
 
 impl Mask {
-    /// Reads a mask file: grey level is membership (white is subject). Where the file is transparent, it is not subject.
+    /// Reads a mask file: grey level is membership (white is subject). Where the file is transparent, it is not subject; of one
+    /// that is transparent and in colours, or all black, as a picture is that was cut out, only the transparency counts.
     ///
     /// # Errors
     /// As [`Picture::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        // Its levels are numbers, whatever colours a profile would make of them.
-        Ok(Self::of(&flatten(decode(path.as_ref())?.0, [0; 3]).image))
+        Ok(read_mask(path.as_ref())?.0)
     }
 
     /// A picture as a mask: grey level is membership.
@@ -88,6 +93,30 @@ impl Mask {
         let alpha = image.rgb.chunks_exact(3).map(luma).collect();
         Self { width: image.width, height: image.height, alpha }
     }
+}
+
+/// A mask, and what is to be said of it where it does not look like one.
+pub(crate) fn read_mask(path: &Path) -> Result<(Mask, Option<&'static str>)> {
+    // Its levels are numbers, whatever colours a profile would make of them.
+    let pixels = decode(path)?.0;
+    let in_colors = pixels.pixels().any(|own| own[3] > 0 && (own[0] != own[1] || own[1] != own[2]));
+    let black = pixels.pixels().all(|own| own[3] == 0 || own.0[..3] == [0; 3]);
+    let over_black = flatten(pixels, [0; 3]);
+    Ok(match over_black.mask {
+        Some(alpha) if in_colors || black => (alpha, None),
+        _ => {
+            let mask = Mask::of(&over_black.image);
+            let dark = mask.alpha.iter().all(|level| *level < HALF);
+            let note = match (in_colors, dark) {
+                (true, _) => Some("this mask is in colours: its lightness counts, and white is the subject"),
+                (_, true) => {
+                    Some("this mask is dark all over, as if there were no subject: white is the subject")
+                }
+                _ => None,
+            };
+            (mask, note)
+        }
+    })
 }
 
 /// A picture laid over `background`, and what is to be said of its colours.
@@ -104,7 +133,7 @@ fn decode(path: &Path) -> Result<(RgbaImage, Stated)> {
     probe(path, format)?;
     let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
     complete::check(path, format, &bytes)?;
-    let mut decoder = decoder(Cursor::new(&bytes), format).map_err(|e| damaged(path, e))?;
+    let mut decoder = decoder(Cursor::new(&bytes), format).map_err(|e| undecoded(path, e))?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let icc = decoder.icc_profile().ok().flatten();
     let stated = match format {
@@ -112,7 +141,7 @@ fn decode(path: &Path) -> Result<(RgbaImage, Stated)> {
         ImageFormat::Tiff => Stated::of_tiff(&bytes),
         _ => icc.map_or(Stated::Srgb, Stated::Icc),
     };
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| damaged(path, e))?;
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(|e| undecoded(path, e))?;
     decoded.apply_orientation(orientation);
     Ok((decoded.into_rgba8(), stated))
 }
@@ -163,7 +192,7 @@ fn supported_format(path: &Path, head: &[u8]) -> Result<ImageFormat> {
 
 fn probe(path: &Path, format: ImageFormat) -> Result<PictureInfo> {
     let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
-    let mut decoder = decoder(BufReader::new(file), format).map_err(|e| damaged(path, e))?;
+    let mut decoder = decoder(BufReader::new(file), format).map_err(|e| undecoded(path, e))?;
     let (width, height) = decoder.dimensions();
     check_dimensions(path, (width, height))?;
     let turned = matches!(
@@ -174,14 +203,7 @@ fn probe(path: &Path, format: ImageFormat) -> Result<PictureInfo> {
             | Orientation::Rotate270FlipH
     );
     let (width, height) = if turned { (height, width) } else { (width, height) };
-    let format = match format {
-        ImageFormat::Png => "PNG",
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::Bmp => "BMP",
-        ImageFormat::Tiff => "TIFF",
-        _ => "WebP",
-    };
-    Ok(PictureInfo { width: width.into(), height: height.into(), format })
+    Ok(PictureInfo { width: width.into(), height: height.into(), format: name_of(format) })
 }
 
 /// A decoder that has read the header only.
@@ -196,6 +218,29 @@ fn decoder<'a>(
     reader.into_decoder()
 }
 
-fn damaged(path: &Path, error: ::image::ImageError) -> Error {
-    Error::unreadable(path, format!("damaged or truncated: {error}"), EXPORT)
+/// The error of a picture that its decoder refuses: because of what it is, or because it is broken.
+fn undecoded(path: &Path, error: ImageError) -> Error {
+    let ImageError::Unsupported(error) = error else {
+        return Error::unreadable(path, format!("damaged or truncated: {error}"), EXPORT);
+    };
+    let format = match error.format_hint() {
+        ImageFormatHint::Exact(format) => name_of(format),
+        _ => "picture",
+    };
+    let kind = fs::read(path).ok().filter(|_| format == "TIFF").and_then(|bytes| tiff::unread(&bytes));
+    let reason = match kind {
+        Some(kind) => format!("a {format} {kind}, which is not read here"),
+        None => format!("a {format} of a kind that is not read here: {error}"),
+    };
+    Error::unreadable(path, reason, TO_RGB)
+}
+
+fn name_of(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Tiff => "TIFF",
+        _ => "WebP",
+    }
 }

@@ -1,10 +1,15 @@
 //! Colours of pictures as sRGB, whatever space their file says they are in: an ICC profile, or PNG's own chunks.
 
+use std::iter::zip;
+use std::ops::RangeInclusive;
+
 use ::image::RgbaImage;
 use moxcms::{
     Chromaticity, CicpColorPrimaries, CicpProfile, ColorPrimaries, ColorProfile, DataColorSpace, Layout,
     MatrixCoefficients, ToneReprCurve, TransferCharacteristics, Transform8BitExecutor, TransformOptions,
 };
+
+use crate::tiff;
 
 /// What a file says of its colours.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ impl Stated {
 
     /// Of a TIFF's first directory: field 34675 is the profile.
     pub(crate) fn of_tiff(bytes: &[u8]) -> Self {
-        field(bytes, 34_675).map_or(Self::Srgb, |icc| Self::Icc(icc.to_vec()))
+        tiff::field(bytes, 34_675).map_or(Self::Srgb, |icc| Self::Icc(icc.to_vec()))
     }
 
     /// Converts `picture` to sRGB; its transparency stays. What cannot be converted stays as it is, and is said.
@@ -83,31 +88,24 @@ fn chunk<'a>(bytes: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
     }
 }
 
-/// The bytes of a field of a TIFF's first directory that are more than fit into the directory; not of a BigTIFF.
-fn field(bytes: &[u8], tag: u16) -> Option<&[u8]> {
-    const ENTRY: usize = 12;
-    let little = bytes.starts_with(b"II");
-    let number = |at: usize, length: usize| -> Option<usize> {
-        let digits = bytes.get(at..at.checked_add(length)?)?.iter().map(|byte| usize::from(*byte));
-        let more = |sum: usize, digit: usize| (sum << 8) | digit;
-        Some(if little { digits.rev().fold(0, more) } else { digits.fold(0, more) })
-    };
-    let directory = number(4, 4).filter(|_| number(2, 2) == Some(42))?;
-    let mut entries = (0..number(directory, 2)?).map(|index| directory + 2 + ENTRY * index);
-    let entry = entries.find(|at| number(*at, 2) == Some(usize::from(tag)))?;
-    let (length, start) = (number(entry + 4, 4)?, number(entry + 8, 4)?);
-    bytes.get(start..start.checked_add(length)?).filter(|_| length > 4)
-}
+/// The red, green and blue of BT.709 and sRGB: x and y of each.
+const BT709: [f32; 6] = [0.64, 0.33, 0.3, 0.6, 0.15, 0.06];
 
 /// The space of code points for primaries and transfer (ITU-T H.273).
+///
+/// The curve of cameras (1, 6, 14, 15) is not undone: what was drawn by it is shown by the curve of screens, as browsers and
+/// players do and as clips are read here, so a frame that was saved as a picture is the frame. The primaries of BT.601 (5, 6)
+/// are hardly others than those of BT.709, and clips of them are not converted either.
 fn cicp(primaries: u8, transfer: u8) -> Stated {
-    match transfer {
+    const SRGB: u8 = 13;
+    let transfer = match transfer {
         16 => return Stated::Unknown("HDR, PQ"),
         18 => return Stated::Unknown("HDR, HLG"),
-        // BT.709's own, which cameras use and screens show, and sRGB's.
-        1 | 6 | 13 if primaries == 1 => return Stated::Srgb,
-        _ => {}
-    }
+        1 | 2 | 6 | 14 | 15 if matches!(primaries, 1 | 2 | 5 | 6) => return Stated::Srgb,
+        SRGB if matches!(primaries, 1 | 2) => return Stated::Srgb,
+        1 | 2 | 6 | 14 | 15 => SRGB,
+        other => other,
+    };
     let named = (CicpColorPrimaries::try_from(primaries), TransferCharacteristics::try_from(transfer));
     let (Ok(color_primaries), Ok(transfer_characteristics)) = named else {
         return Stated::Unknown("code points");
@@ -126,8 +124,13 @@ fn cicp(primaries: u8, transfer: u8) -> Stated {
 }
 
 /// The space of a stated gamma and stated primaries; what is hardly another than sRGB is sRGB.
+///
+/// Programs write two gammas of what is to be seen as it is: 0.45455 of sRGB, and 0.51 to 0.53 of BT.709, by which cameras
+/// draw and screens do not show. ffmpeg puts 0.50994 into every frame of a BT.709 clip that it saves: undone, the frame would
+/// be paler than the clip it is of, here and in browsers. Apple's old 0.55556 and 1 are other curves and are converted.
 fn gamma(gamma: Option<&[u8]>, primaries: Option<&[u8]>) -> Stated {
-    const SRGB: f32 = 0.45455;
+    const SHOWN_AS_IT_IS: RangeInclusive<f32> = 0.432..=0.535;
+    const OF_VIDEO: RangeInclusive<f32> = 0.5..=0.535;
     let numbers = |data: Option<&[u8]>| -> Vec<f32> {
         let whole = |four: &[u8; 4]| u32::from_be_bytes(*four) as f32 / 100_000.0;
         data.map_or(Vec::new(), |data| data.as_chunks::<4>().0.iter().map(whole).collect())
@@ -138,7 +141,7 @@ fn gamma(gamma: Option<&[u8]>, primaries: Option<&[u8]>) -> Stated {
         _ => return Stated::Srgb,
     };
     let mut profile = ColorProfile::new_srgb();
-    if (exponent / SRGB - 1.0).abs() > 0.05 {
+    if !SHOWN_AS_IT_IS.contains(&exponent) {
         let curve = ToneReprCurve::Parametric(vec![1.0 / exponent]);
         profile.red_trc = Some(curve.clone());
         profile.green_trc = Some(curve.clone());
@@ -150,6 +153,11 @@ fn gamma(gamma: Option<&[u8]>, primaries: Option<&[u8]>) -> Stated {
         let triangle = (rx * (gy - by) + gx * (by - ry) + bx * (ry - gy)).abs();
         if !usable || wy < 0.01 || triangle < 0.01 {
             return Stated::Unknown("cHRM");
+        }
+        // Those of BT.601 and BT.709 are this near, and clips are read alike whichever they have.
+        let is_bt709 = zip([rx, ry, gx, gy, bx, by], BT709).all(|(own, known)| (own - known).abs() < 0.02);
+        if OF_VIDEO.contains(&exponent) && is_bt709 {
+            return Stated::Srgb;
         }
         let [red, green, blue] = [(rx, ry), (gx, gy), (bx, by)].map(|(x, y)| Chromaticity::new(x, y));
         let white = Chromaticity::new(wx, wy).to_xyyb();

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::beside::{CAPTIONS, Names, Note, keys, mask_of, name};
+use self::sorting::{Sorted, sort};
+use crate::beside::{CAPTIONS, Names, Note, name};
 use crate::error::shown;
-use crate::format::{PICTURES, foreign, is_description, is_named_picture, sniff};
-use crate::kind::is_animation;
 use crate::picture;
-use crate::video::{is_mp4, read_head};
-use crate::{Error, Mask, Picture, Result};
+use crate::{Error, Picture, Result};
+
+mod sorting;
 
 /// One usable picture of a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +93,14 @@ impl SubjectFolder {
             return Err(Error::unreadable(path, "neither a file nor a folder", advice));
         }
         let names = Names::list(path)?;
-        let Sorted { pictures, mut left_out, unreadable } = sort(&names);
+        let Sorted { pictures, mut left_out, unreadable, .. } = sort(&names);
         let read: Vec<Result<SubjectItem>> =
             pictures.par_iter().map(|(picture, note)| read_item(picture, &names, *note)).collect();
         let (mut items, mut problems) = (Vec::new(), unreadable);
         for ((picture, _), outcome) in pictures.into_iter().zip(read) {
             match outcome {
                 Ok(item) => items.push(item),
-                Err(error) => problems.push(LeftOut { reason: reason_only(&picture, &error), path: picture }),
+                Err(error) => problems.push(fault(picture, &error, options.strict)),
             }
         }
         if options.strict && !problems.is_empty() {
@@ -118,6 +118,24 @@ impl SubjectFolder {
             return Err(Error::NoPictures { path: path.into(), left_out });
         }
         Ok(Self { path: path.into(), items, left_out })
+    }
+
+    /// The clip of a folder that has one and no picture, and what else lies there that is not its caption or its masks.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn lone_clip(folder: impl AsRef<Path>) -> Result<Option<(PathBuf, Vec<LeftOut>)>> {
+        let names = Names::list(folder.as_ref())?;
+        let Sorted { pictures, left_out, unreadable, clips } = sort(&names);
+        let masks: BTreeSet<PathBuf> = clips.iter().filter_map(|clip| names.clip_masks(clip)).collect();
+        let shown: Vec<&PathBuf> = clips.iter().filter(|clip| !masks.contains(*clip)).collect();
+        let ([clip], true) = (&shown[..], pictures.is_empty() && unreadable.is_empty()) else {
+            return Ok(None);
+        };
+        let caption = names.captions(clip, &CAPTIONS).into_iter().next();
+        let used = |path: &Path| path == *clip || Some(path) == caption || masks.contains(path);
+        let left_out = left_out.into_iter().filter(|own| !used(&own.path)).collect();
+        Ok(Some(((*clip).clone(), left_out)))
     }
 }
 
@@ -142,11 +160,22 @@ impl SubjectItem {
     }
 }
 
-/// A picture with its mask, and what is to be said of it.
-pub(crate) fn load(path: &Path, mask: Option<&Path>) -> Result<(Picture, Option<String>)> {
-    let (mut picture, note) = picture::read(path, [255; 3])?;
+/// What is said of a picture that is transparent in part.
+const CUT_OUT: &str =
+    "what is transparent in it is laid over white, and the rest is its mask: where the subject is";
+/// The same of one with a mask in a file.
+const CUT_OUT_AND_MASKED: &str =
+    "what is transparent in it is laid over white; its mask is the file of that name";
+
+/// A picture with its mask, and what is to be said of them.
+pub(crate) fn load(path: &Path, mask: Option<&Path>) -> Result<(Picture, Vec<Note>)> {
+    let (mut picture, colors) = picture::read(path, [255; 3])?;
+    let transparent = if mask.is_some() { CUT_OUT_AND_MASKED } else { CUT_OUT };
+    let transparent = picture.mask.as_ref().map(|_| transparent.to_owned());
+    let said = colors.into_iter().chain(transparent);
+    let mut notes: Vec<Note> = said.map(|text| Note { path: path.into(), text }).collect();
     if let Some(mask_path) = mask {
-        let mask = Mask::open(mask_path)?;
+        let (mask, note) = picture::read_mask(mask_path)?;
         if (mask.width, mask.height) != (picture.image.width, picture.image.height) {
             let reason = format!(
                 "the mask is {}x{} but its picture {}x{}",
@@ -155,16 +184,16 @@ pub(crate) fn load(path: &Path, mask: Option<&Path>) -> Result<(Picture, Option<
             return Err(Error::unreadable(mask_path, reason, "make them the same size"));
         }
         picture.mask = Some(mask);
+        notes.extend(note.map(|text| Note { path: mask_path.into(), text: text.into() }));
     }
-    Ok((picture, note))
+    Ok((picture, notes))
 }
 
 fn read_item(path: &Path, names: &Names, note: Option<&str>) -> Result<SubjectItem> {
     let mask = names.mask(path);
-    let (picture, colors) = load(path, mask.as_deref())?;
+    let (picture, mut notes) = load(path, mask.as_deref())?;
     let caption = names.caption(path, &CAPTIONS)?;
-    let said = colors.into_iter().chain(note.map(str::to_owned));
-    let mut notes: Vec<Note> = said.map(|text| Note { path: path.into(), text }).collect();
+    notes.extend(note.map(|text| Note { path: path.into(), text: text.into() }));
     if let Some((path, text)) = caption.as_ref().and_then(|own| Some((&own.path, own.note?))) {
         notes.push(Note { path: path.clone(), text: text.into() });
     }
@@ -178,151 +207,18 @@ fn read_item(path: &Path, names: &Names, note: Option<&str>) -> Result<SubjectIt
     })
 }
 
-/// A folder's names by what they are.
-struct Sorted {
-    /// Each with what is to be said of it.
-    pictures: Vec<(PathBuf, Option<&'static str>)>,
-    left_out: Vec<LeftOut>,
-    unreadable: Vec<LeftOut>,
-}
-
-fn sort(names: &Names) -> Sorted {
-    let kinds: Vec<(&PathBuf, Kind)> = names.paths.iter().map(|path| (path, Kind::of(path))).collect();
-    let shown = kinds.iter().filter(|(_, kind)| matches!(kind, Kind::Picture | Kind::Unreadable(_)));
-    // Whose masks may be here.
-    let owners: BTreeSet<Vec<u8>> = shown.clone().flat_map(|(path, _)| keys(path)).collect();
-    let used: BTreeSet<PathBuf> = shown
-        .filter(|(path, _)| mask_kind(path, &owners) != MaskKind::Mask)
-        .filter_map(|(path, _)| names.mask(path))
-        .collect();
-    let mut sorted = Sorted { pictures: Vec::new(), left_out: Vec::new(), unreadable: Vec::new() };
-    let mut captions = Vec::new();
-    for (path, kind) in kinds {
-        if used.contains(path) {
-            continue;
-        }
-        let masks = names.mask_folders.iter().find(|(folder, _)| folder == path);
-        let out = |reason: &str| LeftOut { path: path.clone(), reason: reason.into() };
-        match (kind, mask_kind(path, &owners)) {
-            (Kind::Other(_), _) if masks.is_some() => sorted.left_out.extend(unused(masks, &used)),
-            (Kind::Picture | Kind::Unreadable(_), MaskKind::Mask) => {
-                sorted.left_out.push(out("a second mask of the same picture"));
+/// What is wrong with a picture, by the file that is at fault: it, its caption or its mask. Where that is no error but a reason
+/// to leave the picture out, by the picture.
+fn fault(picture: PathBuf, error: &Error, strict: bool) -> LeftOut {
+    match error.path().filter(|path| *path != picture) {
+        None => LeftOut { reason: reason_only(&picture, error), path: picture },
+        Some(_) if !strict => LeftOut { reason: error.to_string(), path: picture },
+        Some(own) => {
+            let owner = shown(Path::new(name(&picture)));
+            LeftOut {
+                reason: format!("{}; it belongs to {owner}", reason_only(own, error)),
+                path: own.into(),
             }
-            (Kind::Picture | Kind::Unreadable(_), MaskKind::Orphan) => {
-                sorted.left_out.push(out("named as a mask, but no picture of that name is beside it"));
-            }
-            (Kind::Picture, MaskKind::Named) => sorted.pictures.push((path.clone(), Some(NO_MASK))),
-            (Kind::Picture, MaskKind::No) => sorted.pictures.push((path.clone(), None)),
-            (Kind::Caption, _) => captions.push(path),
-            (Kind::Other(reason), _) => sorted.left_out.push(out(&reason)),
-            (Kind::Unreadable(reason), _) => sorted.unreadable.push(out(&reason)),
-        }
-    }
-    sort_captions(captions, names, &mut sorted);
-    sorted
-}
-
-/// Leaves out the captions that are not read.
-fn sort_captions(captions: Vec<&PathBuf>, names: &Names, sorted: &mut Sorted) {
-    let all: Vec<Vec<&Path>> =
-        sorted.pictures.iter().map(|(path, _)| names.captions(path, &CAPTIONS)).collect();
-    let used: BTreeSet<&Path> = all.iter().filter_map(|own| own.first().copied()).collect();
-    let second: BTreeSet<&Path> = all.iter().flatten().copied().collect();
-    for path in captions {
-        let reason = match (used.contains(path.as_path()), second.contains(path.as_path())) {
-            (true, _) => continue,
-            (_, true) => "a second caption of the same picture",
-            _ => "a caption without a picture of its name",
-        };
-        sorted.left_out.push(LeftOut { path: path.clone(), reason: reason.into() });
-    }
-}
-
-/// What is said of a picture that is called like a mask.
-const NO_MASK: &str =
-    "its name ends as that of a mask, and no picture has the name without that: it is taken as a picture";
-
-/// The files of a folder of masks that are not used.
-fn unused<'a>(
-    masks: Option<&'a (PathBuf, Names)>,
-    used: &'a BTreeSet<PathBuf>,
-) -> impl Iterator<Item = LeftOut> + 'a {
-    let paths = masks.into_iter().flat_map(|(_, names)| &names.paths);
-    paths.filter(|path| !used.contains(*path)).map(|path| LeftOut {
-        path: path.clone(),
-        reason: "in a folder of masks, but no picture of that name needs it".into(),
-    })
-}
-
-/// What a picture's name says of masks.
-#[derive(Debug, PartialEq, Eq)]
-enum MaskKind {
-    /// It is not called like one.
-    No,
-    /// It is one by its name, and its picture is there.
-    Mask,
-    /// It is called like one, as ordinary pictures are, too, and there is no picture it could belong to.
-    Named,
-    /// It is one by its name, without its picture.
-    Orphan,
-}
-
-fn mask_kind(path: &Path, owners: &BTreeSet<Vec<u8>>) -> MaskKind {
-    match mask_of(path) {
-        None => MaskKind::No,
-        Some((owner, _)) if owners.contains(&owner) => MaskKind::Mask,
-        Some((_, true)) => MaskKind::Named,
-        Some((_, false)) => MaskKind::Orphan,
-    }
-}
-
-enum Kind {
-    Picture,
-    Caption,
-    Other(String),
-    Unreadable(String),
-}
-
-impl Kind {
-    fn of(path: &Path) -> Self {
-        let other = |reason: &str| Self::Other(reason.to_owned());
-        if path.is_dir() {
-            return other("a folder; subfolders are not read");
-        }
-        if name(path).as_encoded_bytes().starts_with(b".") {
-            return other("a hidden file");
-        }
-        if path.extension().is_some_and(|own| CAPTIONS.iter().any(|known| own.eq_ignore_ascii_case(known))) {
-            return Self::Caption;
-        }
-        if !path.is_file() {
-            return other("not a regular file");
-        }
-        if is_description(path) {
-            return other("a description of a data set; give it alone as the subject to use it");
-        }
-        let named_picture = is_named_picture(path);
-        let head = match read_head(path) {
-            Ok(head) => head,
-            Err(error) if named_picture => return Self::Unreadable(reason_only(path, &error)),
-            Err(_) => return Self::Other(format!("not a {PICTURES} picture")),
-        };
-        if let Some(found) = foreign(path, &head) {
-            let reason = format!("{}; {}", found.name, found.advice);
-            return if named_picture { Self::Unreadable(reason) } else { Self::Other(reason) };
-        }
-        match sniff(&head) {
-            Some(_) if is_animation(path) => {
-                other("an animation; name it alone as the subject to learn from its frames")
-            }
-            Some(_) => Self::Picture,
-            None if is_mp4(&head) => other("a video; name it alone as the subject to learn from its frames"),
-            None if head.starts_with(b"GIF8") => {
-                other("a GIF; convert it to PNG, or name it alone as the subject to learn from its frames")
-            }
-            None if named_picture && head.is_empty() => Self::Unreadable("the file is empty".into()),
-            None if named_picture => Self::Unreadable(format!("not a {PICTURES} picture inside")),
-            None => Self::Other(format!("not a {PICTURES} picture")),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use encoding_rs::{UTF_16BE, UTF_16LE, WINDOWS_1252};
+use encoding_rs::WINDOWS_1252;
+use understudy_files::Mark;
 
 use crate::{Error, Result};
 
@@ -32,21 +33,26 @@ impl Text {
     /// what is neither is Windows-1252, if it reads as a western language in it.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Unreadable`] when it is no text, or in an encoding that cannot
-    /// be told.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Unreadable`] when it is no text, in an encoding that cannot be
+    /// told, or has characters that no writer means, which are named.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(|error| Error::read(path, error))?;
-        Self::decode(&bytes).ok_or_else(|| {
+        let Some((content, encoding)) = decode(&bytes) else {
             let reason = "it is no text in UTF-8, UTF-16 or Windows-1252";
-            Error::unreadable(path, reason, "save it as UTF-8")
-        })
+            return Err(Error::unreadable(path, reason, "save it as UTF-8"));
+        };
+        match unwritten(&content) {
+            Some(reason) => Err(Error::unreadable(path, reason, "remove it, or save the text anew as UTF-8")),
+            None => Ok(Self { content, encoding }),
+        }
     }
 
-    /// The same of bytes at hand; nothing when they are no text, or in an encoding that cannot be told.
+    /// The same of bytes at hand; nothing when they are no text, in an encoding that cannot be told, or have characters that
+    /// no writer means.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (content, encoding) = decode(bytes)?;
-        content.chars().all(is_written).then_some(Self { content, encoding })
+        unwritten(&content).is_none().then_some(Self { content, encoding })
     }
 
     /// What to tell whoever wrote it, where it was not UTF-8.
@@ -60,28 +66,21 @@ impl Text {
 }
 
 fn decode(bytes: &[u8]) -> Option<(String, Encoding)> {
-    let utf16 = |encoding: &'static encoding_rs::Encoding, bytes: &[u8]| {
-        let text = encoding.decode_without_bom_handling_and_without_replacement(bytes)?;
-        Some((text.into_owned(), Encoding::Utf16))
+    let unmarked = || match zero_half(bytes) {
+        Some(0) => (Mark::Utf16Be, bytes),
+        Some(_) => (Mark::Utf16Le, bytes),
+        None => (Mark::Utf8, bytes),
     };
-    match bytes {
-        [0xef, 0xbb, 0xbf, rest @ ..] => {
-            return String::from_utf8(rest.to_vec()).ok().map(|text| (text, Encoding::Utf8));
-        }
-        [0xff, 0xfe, rest @ ..] => return utf16(UTF_16LE, rest),
-        [0xfe, 0xff, rest @ ..] => return utf16(UTF_16BE, rest),
-        _ => {}
-    }
-    match zero_half(bytes) {
-        Some(0) => return utf16(UTF_16BE, bytes),
-        Some(_) => return utf16(UTF_16LE, bytes),
-        None => {}
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Some((text.to_owned(), Encoding::Utf8)),
-        Err(_) if is_western(bytes) => {
+    let marked = Mark::of(bytes);
+    let (mark, text) = marked.unwrap_or_else(unmarked);
+    let encoding = if mark == Mark::Utf8 { Encoding::Utf8 } else { Encoding::Utf16 };
+    match mark.decode(text) {
+        // Old editors of DOS end a text with a character of its own.
+        Ok(text) => Some((text.trim_end_matches('\u{1a}').to_owned(), encoding)),
+        Err(_) if marked.is_none() && mark == Mark::Utf8 && is_western(bytes) => {
             let text = WINDOWS_1252.decode_without_bom_handling_and_without_replacement(bytes)?;
-            Some((text.into_owned(), Encoding::Windows1252))
+            // Whatever bytes a picture has read as something in it.
+            unwritten(&text).is_none().then(|| (text.into_owned(), Encoding::Windows1252))
         }
         Err(_) => None,
     }
@@ -114,9 +113,14 @@ fn is_letter_beyond(byte: &u8) -> bool {
     *byte >= 0x80 && !SIGNS.contains(byte) && !(0x91..=0x97).contains(byte)
 }
 
-/// Whether a character belongs into a text: line ends and tabs do, other control characters do not.
-fn is_written(character: char) -> bool {
-    !character.is_control() || matches!(character, '\n' | '\r' | '\t' | '\u{c}' | '\u{1a}')
+/// What is wrong with a text that has a control character other than line ends and tabs: none is ever meant by who writes, and
+/// printed as it is it would speak to a terminal.
+pub(crate) fn unwritten(text: &str) -> Option<String> {
+    let written =
+        |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t' | '\u{c}');
+    let (at, found) = text.char_indices().find(|(_, character)| !written(*character))?;
+    let line = 1 + text[..at].matches('\n').count();
+    Some(format!("it has a control character in line {line} (U+{:04X})", u32::from(found)))
 }
 
 #[cfg(test)]
@@ -159,6 +163,8 @@ mod tests {
             b"\xff\xfe\0\xd8a\0",
             b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR",
             b"\xff\xfe\0\0a\0\0\0",
+            b"a cat\0",
+            b"a \x1b[31mcat",
         ] {
             assert_eq!(read(bytes), None, "{bytes:?}");
         }
@@ -171,6 +177,14 @@ mod tests {
         std::fs::write(&path, b"\xea\xee\xf8\xea\xe0").unwrap();
         let message = Text::read(&path).unwrap_err().to_string();
         assert!(message.contains("a.txt") && message.contains("save it as UTF-8"), "{message}");
+        for (bytes, named) in
+            [(&b"one\na cat\0"[..], "line 2 (U+0000)"), (b"a \x1b[31mcat", "line 1 (U+001B)")]
+        {
+            std::fs::write(&path, bytes).unwrap();
+            let message = Text::read(&path).unwrap_err().to_string();
+            assert!(message.contains("a.txt") && message.contains(named), "{message}");
+            assert!(!message.contains(['\0', '\x1b']) && message.contains("remove it"), "{message}");
+        }
         assert!(Text::read(folder.path().join("b.txt")).unwrap_err().to_string().contains("b.txt"));
     }
 }

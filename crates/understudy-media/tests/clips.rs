@@ -117,7 +117,10 @@ fn high_dynamic_range_is_brought_to_the_usual() {
     if let Some(read) = by_ffmpeg("hdr.mov", "H.265") {
         let error = mse(&read, &frames("plain.mp4"));
         assert!(error < 2e-3, "{error}");
+        let notes = Footage::read(path("hdr.mov")).unwrap().notes;
+        assert!(notes.len() == 1 && notes[0].contains("tone-mapped"), "{notes:?}");
     }
+    assert_eq!(Footage::read(path("plain.mp4")).unwrap().notes, [""; 0]);
 }
 
 /// Frames that cover a part of the picture, each cleared before the next.
@@ -126,4 +129,6 @@ fn an_animated_webp_of_parts_is_put_together_as_players_do() {
     let [webp, png] = ["parts.webp", "parts.apng"].map(|name| Video::read(path(name)).unwrap().frames);
     assert_eq!(webp.len(), png.len());
     assert!(webp == png);
+    let notes = Footage::read(path("parts.webp")).unwrap().notes;
+    assert!(notes[0].contains("over white"), "{notes:?}");
 }

@@ -128,7 +128,9 @@ fn other_files_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let text = |name, bytes: &[u8]| Video::read(put(folder.path(), name, bytes)).unwrap_err().to_string();
     assert!(text("a.mp4", b"hello").contains("not an MP4"));
-    assert!(text("a.mp4", b"").contains("not an MP4"));
+    assert!(text("a.mp4", b"").contains("the file is empty"));
+    assert!(text("a.mp4", b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
+    assert!(text("a.mp4", b"\xef\xbb\xbf\r\n<!DOCTYPE html><html>").contains("a web page"));
     assert!(text("a.mp4", b"\0\0\0\x10ftypisom\0\0\0\0").contains("no `moov` box"));
     assert!(Video::read(folder.path().join("missing.mp4")).unwrap_err().to_string().contains("missing.mp4"));
     let still = put(folder.path(), "a.webp", &encoded(&Image::filled(32, 32, [9; 3]), ImageFormat::WebP));
@@ -142,4 +144,49 @@ fn other_files_are_told_apart() {
         bytes
     };
     assert!(text("a.mp4", &hevc).contains("`xxxx`, not H.264"), "{}", text("a.mp4", &hevc));
+}
+
+/// A TIFF of 16x16 pixels of 8 bits whose header says that they are to be read as `photometric`.
+fn tiff(photometric: u16, samples: u16) -> Vec<u8> {
+    const PIXELS: u32 = 16 * 16;
+    let entry = |tag: u16, kind: u16, count: u32, value: u32| {
+        [&tag.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes(), &value.to_le_bytes()].concat()
+    };
+    let size = PIXELS * u32::from(samples);
+    // The bits of a sample, thrice, and the colours of a palette stand before the pixels.
+    let (bits, palette, pixels) = (200, 206, 206 + 3 * 2 * 256);
+    let all_bits = if samples == 1 { entry(258, 3, 1, 8) } else { entry(258, 3, 3, bits) };
+    let mut entries = vec![
+        entry(256, 3, 1, 16),
+        entry(257, 3, 1, 16),
+        all_bits,
+        entry(259, 3, 1, 1),
+        entry(262, 3, 1, photometric.into()),
+        entry(273, 4, 1, pixels),
+        entry(277, 3, 1, samples.into()),
+        entry(278, 3, 1, 16),
+        entry(279, 4, 1, size),
+    ];
+    if photometric == 3 {
+        entries.push(entry(320, 3, 3 * 256, palette));
+    }
+    let count = (entries.len() as u16).to_le_bytes();
+    let mut bytes = [b"II*\0\x08\0\0\0", &count[..], &entries.concat(), &[0; 4]].concat();
+    bytes.resize(bits as usize, 0);
+    bytes.extend([8, 0, 8, 0, 8, 0]);
+    bytes.resize((pixels + size) as usize, 100);
+    bytes
+}
+
+#[test]
+fn kinds_of_tiff_that_are_not_read_are_not_called_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |photometric, samples| Picture::open(put(folder.path(), "a.tif", &tiff(photometric, samples)));
+    assert_eq!(open(2, 3).unwrap().image.pixel(3, 3), [100; 3]);
+    for (photometric, samples, kind) in
+        [(3, 1, "with a palette"), (8, 3, "Lab colours"), (9, 3, "Lab colours")]
+    {
+        let error = open(photometric, samples).unwrap_err().to_string();
+        assert!(error.contains(kind) && error.contains("magick") && !error.contains("damaged"), "{error}");
+    }
 }

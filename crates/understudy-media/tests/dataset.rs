@@ -179,7 +179,7 @@ fn unreadable_pictures_are_all_named() {
     let error = SubjectFolder::open(at).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, Error::UnreadablePictures { count: 6, .. }), "{text}");
-    for name in ["cut.png", "text.jpg", "empty.webp", "tiny.png", "odd.png", "latin.png"] {
+    for name in ["cut.png", "text.jpg", "empty.webp", "tiny.png", "odd_mask.png", "latin.txt"] {
         assert!(text.contains(name), "{name} in {text}");
     }
     assert!(text.contains("truncated") && text.contains("the mask is 20x20 but its picture 48x32"), "{text}");
@@ -219,7 +219,7 @@ fn descriptions_may_begin_with_a_byte_order_mark() {
     let dataset = Dataset::open(toml).unwrap();
     let [item] = dataset.items.as_slice() else { panic!("{:?}", dataset.items) };
     assert_eq!(item.caption.as_deref(), Some("café"));
-    assert_eq!(item.load_picture().unwrap().mask.unwrap().alpha, vec![255; 48 * 32]);
+    assert_eq!(item.load_picture().unwrap().0.mask.unwrap().alpha, vec![255; 48 * 32]);
     assert!(dataset.notes[0].text.contains("Windows-1252"), "{:?}", dataset.notes);
     let line = "\u{feff}{\"image_path\": \"images/a.png\", \"caption\": \"a cat\"}";
     assert_eq!(Dataset::open(put(at, "d.jsonl", line.as_bytes())).unwrap().items.len(), 1);
@@ -269,13 +269,22 @@ fn musubi_toml_is_read() {
     let [image, video] = dataset.items.as_slice() else { panic!("{:?}", dataset.items) };
     assert_eq!((image.kind, image.num_repeats, image.resolution), (MediaKind::Image, 3, [64, 48]));
     assert_eq!(image.caption.as_deref(), Some("a cat"));
-    assert_eq!(image.load_picture().unwrap().image, sample());
-    assert_eq!((video.kind, video.resolution, video.source_fps), (MediaKind::Video, [96, 96], Some(30.0)));
-    assert_eq!((video.caption.as_deref(), video.target_frames.as_slice()), (Some("a dance"), &[1, 17][..]));
-    assert!(video.enable_bucket);
+    assert_eq!(image.load_picture().unwrap().0.image, sample());
+    assert_eq!((video.kind, video.resolution), (MediaKind::Video, [96, 96]));
+    assert_eq!((video.caption.as_deref(), video.enable_bucket), (Some("a dance"), Some(true)));
     assert_eq!(reasons(&dataset.left_out), [("x.bin".into(), "neither a picture nor a video")]);
     let ignored: Vec<_> = dataset.ignored.iter().map(|entry| entry.key.as_str()).collect();
-    assert_eq!(ignored, ["general.batch_size", "datasets[0].cache_directory"]);
+    assert_eq!(
+        ignored,
+        [
+            "general.batch_size",
+            "datasets[0].cache_directory",
+            "datasets[1].target_frames",
+            "datasets[1].frame_extraction",
+            "datasets[1].frame_sample",
+            "datasets[1].source_fps"
+        ]
+    );
 }
 
 #[test]
@@ -306,6 +315,43 @@ fn wrong_descriptions_name_the_field() {
 }
 
 #[test]
+fn paths_of_windows_are_said_to_be_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str, text: &str| {
+        let error = Dataset::open(put(folder.path(), name, text.as_bytes())).unwrap_err().to_string();
+        assert!(!error.contains(['\n', '\t']), "{error}");
+        error
+    };
+    let escape = "write paths with / instead";
+    for (path, wanted) in [
+        (r#""C:\data\cats""#, escape),
+        (r#""C:\temp\new""#, escape),
+        (r#""C:\\data\\cats""#, "a path on a Windows machine"),
+        ("'C:\\data\\cats'", "a path on a Windows machine"),
+        ("'C:/data/cats'", "a path on a Windows machine"),
+        ("'data\\cats'", "write / for"),
+    ] {
+        let error = open("d.toml", &format!("[[datasets]]\nimage_directory = {path}\n"));
+        assert!(error.contains(wanted) && error.contains("d.toml"), "{path}: {error}");
+    }
+    for (path, wanted) in [(r"C:\data\a.png", escape), (r"C:\\data\\a.png", "a path on a Windows machine")] {
+        let error = open("d.jsonl", &format!("{{\"image_path\": \"{path}\"}}"));
+        assert!(error.contains(wanted) && error.contains("line 1"), "{path}: {error}");
+    }
+}
+
+#[test]
+fn clips_of_other_containers_are_videos() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("clips")).unwrap();
+    put(&folder.path().join("clips"), "a.webm", b"\x1a\x45\xdf\xa3");
+    put(&folder.path().join("clips"), "b.avi", b"RIFF\0\0\0\0AVI LIST");
+    let toml = put(folder.path(), "d.toml", b"[[datasets]]\nvideo_directory = 'clips'\n");
+    let dataset = Dataset::open(toml).unwrap();
+    assert_eq!((dataset.items.len(), dataset.left_out), (2, vec![]));
+}
+
+#[test]
 fn jsonl_is_read() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "a.png", &encoded(&sample(), Png));
@@ -320,5 +366,7 @@ fn jsonl_is_read() {
     assert!(text("{\"video_path\": \"a.png\"}").contains("is not a video"));
     assert!(text("{\"caption\": \"x\"}").contains("exactly one"));
     assert!(text("nonsense").contains("line 1"));
+    let spoken = text("{\"image_path\": \"a.png\", \"caption\": \"a \\u001b[31mcat\"}");
+    assert!(spoken.contains("control character in line 1 (U+001B)") && !spoken.contains('\x1b'), "{spoken}");
     assert!(text("").contains("no usable picture"));
 }

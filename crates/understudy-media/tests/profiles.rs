@@ -164,6 +164,24 @@ fn a_png_names_its_space_by_numbers() {
     let p3_primaries =
         [31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000_u32].map(u32::to_be_bytes).concat();
     assert!(furthest(&read(&with_chunk(&p3, &[(b"gAMA", &gamma), (b"cHRM", &p3_primaries)])), &card()) <= 3);
+    // Video's own gamma is that of what is shown as it is, in the primaries of either norm.
+    let gamma = 50_994_u32.to_be_bytes();
+    let ntsc =
+        [31_270, 32_900, 63_000, 34_000, 31_000, 59_500, 15_500, 7_000_u32].map(u32::to_be_bytes).concat();
+    for chunks in [
+        &[(b"gAMA", &gamma[..])][..],
+        &[(b"cHRM", &srgb[..]), (b"gAMA", &gamma)],
+        &[(b"cHRM", &ntsc), (b"gAMA", &gamma)],
+        &[(b"cICP", &[6, 6, 0, 1])],
+        &[(b"cICP", &[1, 14, 0, 1])],
+        &[(b"cICP", &[2, 2, 0, 1])],
+    ] {
+        assert_eq!(read(&with_chunk(&card().rgb, chunks)), card(), "{chunks:?}");
+    }
+    assert!(furthest(&read(&with_chunk(&p3, &[(b"cHRM", &p3_primaries), (b"gAMA", &gamma)])), &card()) <= 3);
+    // Apple's old one is not.
+    let old = 55_556_u32.to_be_bytes();
+    assert!(furthest(&read(&with_chunk(&card().rgb, &[(b"gAMA", &old)])), &card()) > 10);
     // What is for HDR screens is said.
     let path = put(folder.path(), "b.png", &with_chunk(&card().rgb, &[(b"cICP", &[9, 16, 0, 1])]));
     assert!(notes(&path)[0].contains("PQ"), "{:?}", notes(&path));

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use understudy_engine::error::{WeightError, io_advice};
 use understudy_train::TrainError;
 
+use crate::names::Dialect;
+
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -34,6 +36,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// An adapter that is whole holds something that cannot be written in the names asked for.
+    #[error("{path} cannot be written in the names of {dialect}: {reason}", path = path.display())]
+    NoNames {
+        /// The adapter that was read.
+        path: PathBuf,
+        /// Whose names.
+        dialect: Dialect,
+        /// What has none and what to do.
         reason: String,
     },
     /// An adapter was made for another base.

@@ -17,6 +17,7 @@ use crate::kinds;
 use crate::metadata::FOLDED;
 use crate::names::{MAGNITUDES, Names, PRODUCTS, Part, native, split};
 use crate::scale::{PEFT_CONFIG, Statements};
+use crate::sites::PATCHES;
 use scalars::Scalars;
 
 /// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do not know,
@@ -105,8 +106,9 @@ impl AdapterFile {
             (twice, "residuals stand twice in the file"),
         ];
         let said = |(names, what): &(Vec<String>, &str)| format!("{} {what}: {}", names.len(), list(names));
+        let others = !file.parts.is_empty() || file.rows.is_some();
         let mut faults: Vec<String> = match unmatched {
-            Unmatched::Refuse => kinds::explain(&names, &file.unmatched),
+            Unmatched::Refuse => kinds::explain(&names, &file.unmatched, others),
             Unmatched::Allow => Vec::new(),
         };
         faults.extend(halves.iter().filter(|(names, _)| !names.is_empty()).map(said));
@@ -116,7 +118,7 @@ impl AdapterFile {
         file.scale().map_err(fault)?;
         file.notes.extend(kinds::newer(path, &file.metadata));
         if file.parts.is_empty() && file.rows.is_none() {
-            let strange = kinds::explain(&names, &file.unmatched).join("; ");
+            let strange = kinds::explain(&names, &file.unmatched, false).join("; ");
             let strange = if strange.is_empty() { strange } else { format!(": {strange}") };
             return Err(fault(format!("it holds no residual and no token{strange}")));
         }
@@ -144,6 +146,9 @@ impl AdapterFile {
             if part == Part::Magnitude && info.name.contains(MAGNITUDES) {
                 // peft's are of outputs, whatever dimensions they have.
                 tensor.shape = vec![tensor.shape.iter().product(), 1];
+            }
+            if matches!(part, Part::Down | Part::Up | Part::Product(_)) {
+                tensor.shape = as_map(site, tensor.shape);
             }
             if self.parts.insert(place.clone(), tensor).is_some() {
                 twice.push(format!("{} and {}", self.key_of(&place), info.name));
@@ -365,6 +370,19 @@ impl AdapterFile {
         }
         Ok(())
     }
+}
+
+/// The shape of a factor as that of the map it belongs to: some programs have linear maps as convolutions whose kernels are one
+/// number, and the patches of pictures without a dimension for frames.
+fn as_map(site: &str, mut shape: Vec<usize>) -> Vec<usize> {
+    if site == PATCHES {
+        if shape.len() == 4 {
+            shape.insert(2, 1);
+        }
+    } else if shape.len() > 2 && shape[2..].iter().all(|extent| *extent == 1) {
+        shape.truncate(2);
+    }
+    shape
 }
 
 /// The tokens' rows of text; see [`writing`].

@@ -164,15 +164,16 @@ pub(crate) fn newer(path: &Path, header: &BTreeMap<String, String>) -> Option<St
 }
 
 /// What is to be said of keys that are not understood: what they are, and an advice that leaves nothing half applied.
-pub(crate) fn explain(names: &Names, keys: &[String]) -> Vec<String> {
+/// `others` says whether there are keys that are.
+pub(crate) fn explain(names: &Names, keys: &[String], others: bool) -> Vec<String> {
     let mut groups: BTreeMap<Strange, Vec<String>> = BTreeMap::new();
     for key in keys {
         groups.entry(strange(names, key)).or_default().push(key.clone());
     }
-    groups.into_iter().map(|(kind, keys)| said(kind, &keys)).collect()
+    groups.into_iter().map(|(kind, keys)| said(kind, &keys, others)).collect()
 }
 
-fn said(kind: Strange, keys: &[String]) -> String {
+fn said(kind: Strange, keys: &[String], others: bool) -> String {
     let (count, names) = (keys.len(), list(keys));
     match kind {
         Strange::Kind(kind) => format!(
@@ -192,12 +193,20 @@ fn said(kind: Strange, keys: &[String]) -> String {
             "{count} keys are whole weights and no adapter's: {names}; a whole denoiser is given to --transformer, or extract a LoRA \
              from it"
         ),
-        Strange::Text => format!(
+        Strange::Text if others => format!(
             "{count} keys are for a text encoder, which is not adapted here (--allow-unmatched leaves them out): {names}"
         ),
-        Strange::Unknown => {
+        Strange::Text => format!(
+            "{count} keys are for a text encoder, which is not adapted here, and there are no others: {names}; use an adapter for \
+             Wan 2.1's text-to-video denoiser"
+        ),
+        Strange::Unknown if others => {
             format!("{count} keys are not understood (--allow-unmatched leaves them out): {names}")
         }
+        Strange::Unknown => format!(
+            "{count} keys are not understood, and there are no others: {names}; use an adapter for Wan 2.1's text-to-video \
+             denoiser"
+        ),
     }
 }
 
@@ -234,14 +243,16 @@ mod tests {
             ("blocks.0.self_attn.q.weight", "--transformer"),
             ("base_model.model.blocks.0.attn1.to_q.base_layer.bias", "whole weights"),
         ] {
-            let said = explain(&names, &[key.to_owned()]).join("; ");
+            let said = explain(&names, &[key.to_owned()], true).join("; ");
             assert!(
                 said.contains(part) && said.contains(key) && !said.contains("--allow-unmatched"),
                 "{said}"
             );
         }
         for key in ["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "something.else"] {
-            assert!(explain(&names, &[key.to_owned()])[0].contains("--allow-unmatched"));
+            let said = |others| explain(&names, &[key.to_owned()], others).join("; ");
+            assert!(said(true).contains("--allow-unmatched") && !said(false).contains("--allow-unmatched"));
+            assert!(said(false).contains("no others") && said(false).contains(key), "{}", said(false));
         }
     }
 }

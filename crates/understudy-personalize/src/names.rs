@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use understudy_pipeline::wrapped::{bare, is_holder};
+
 use crate::error::{Error, Result};
 use crate::sites::{BLOCK, GLOBAL};
 
@@ -288,47 +290,64 @@ impl Names {
         let mut insert = |name: String, dialect| {
             self.modules.insert(name, Module { dialect, site: site.to_owned(), linear });
         };
-        // ComfyUI's, with the prefix of its whole checkpoints, and with diffusers' module names.
-        for prefix in ["diffusion_model.", "model.diffusion_model."] {
-            for path in [native.as_str(), site] {
-                insert(format!("{prefix}{path}"), Dialect::ComfyUi);
-            }
-        }
-        // DiffSynth's own, its old one, and raw peft on the original model.
-        for prefix in ["", "pipe.dit.", "base_model.model."] {
-            insert(format!("{prefix}{native}"), Dialect::DiffSynth);
-        }
-        insert(format!("transformer.{native}"), Dialect::Diffusers);
-        // diffusers' pipelines, its models (`save_lora_adapter`), and raw peft.
-        for prefix in ["transformer.", "", "base_model.model."] {
-            insert(format!("{prefix}{site}"), Dialect::Diffusers);
-        }
-        // musubi-tuner, VideoX-Fun, OneTrainer and LyCORIS, and each with diffusers' module names.
-        for prefix in ["lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_"] {
-            for path in [native.as_str(), site] {
-                insert(format!("{prefix}{}", path.replace('.', "_")), Dialect::Kohya);
-            }
+        // DiffSynth and raw peft on the original model; diffusers' models (`save_lora_adapter`) and raw peft on those.
+        insert(native.clone(), Dialect::DiffSynth);
+        insert(site.to_owned(), Dialect::Diffusers);
+        for path in [native.as_str(), site] {
+            insert(format!("{FLAT}{}", path.replace('.', "_")), Dialect::Kohya);
         }
     }
 
     /// Whether a module goes by this name in any dialect.
     pub(crate) fn knows(&self, module: &str) -> bool {
-        self.modules.contains_key(module)
+        self.module(module).is_some()
+    }
+
+    /// The module that goes by this name, whatever programs put before it, and its dialect.
+    fn module(&self, name: &str) -> Option<(Dialect, &Module)> {
+        let module = self.modules.get(&flat(name).unwrap_or_else(|| bare(name)))?;
+        let dialect = match name.split('.').find(|word| ["diffusion_model", "transformer"].contains(word)) {
+            Some("diffusion_model") => Dialect::ComfyUi,
+            Some(_) => Dialect::Diffusers,
+            None => module.dialect,
+        };
+        Some((dialect, module))
     }
 
     /// What `key` means: its dialect, its site and which part; `None` if nothing.
     pub fn parse(&self, key: &str) -> Option<(Dialect, &str, Part)> {
         let (module, part) = split(key)?;
-        let Module { dialect, site, linear } = match part {
+        let (dialect, Module { site, linear, .. }) = match part {
             Part::Modulation => {
-                let dotted = self.modules.get(&format!("{module}.{ORIGINAL_TABLE}"));
-                dotted.or_else(|| self.modules.get(&format!("{module}_{ORIGINAL_TABLE}")))?
+                let dotted = self.module(&format!("{module}.{ORIGINAL_TABLE}"));
+                dotted.or_else(|| self.module(&format!("{module}_{ORIGINAL_TABLE}")))?
             }
-            _ => self.modules.get(module)?,
+            _ => self.module(module)?,
         };
         let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
-        (whole || *linear).then_some((*dialect, site.as_str(), part))
+        (whole || *linear).then_some((dialect, site.as_str(), part))
     }
+}
+
+/// What names in which underscores stand for dots begin with in the table.
+const FLAT: &str = "lora_";
+
+/// A name in which underscores stand for dots, as kohya's programs, OneTrainer and LyCORIS have it, without what they put
+/// before the module's own: `lora_blocks_0_ffn_0` of `lora_unet__blocks_0_ffn_0`. `None` of other names.
+fn flat(name: &str) -> Option<String> {
+    let mut rest =
+        ["lora_transformer_", "lora_", "lycoris_"].iter().find_map(|start| name.strip_prefix(start))?;
+    let holder = |rest: &str| {
+        // Elsewhere it is the beginning of another network's transformer_blocks.
+        let is_known = |word: &str| word != "transformer" && is_holder(word);
+        // Of two that begin alike, the longer.
+        let mut ends = rest.rmatch_indices('_').map(|(at, _)| at);
+        ends.find(|&at| at == 0 || is_known(&rest[..at])).map(|at| at + 1)
+    };
+    while let Some(end) = holder(rest) {
+        rest = &rest[end..];
+    }
+    Some(format!("{FLAT}{rest}"))
 }
 
 /// A depth that no block number in `keys` exceeds, for reading a file without its base.
@@ -391,6 +410,29 @@ mod tests {
             ("model.diffusion_model.blocks.2.ffn.0.lora_up.weight", "blocks.2.ffn.net.0.proj", Part::Up),
             ("lora_transformer_blocks_2_attn1_to_q.lora_down.weight", "blocks.2.attn1.to_q", Part::Down),
             ("lycoris_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
+            ("lora_unet_diffusion_model_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
+            ("lora_dit_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
+            ("lora_blocks_2_self_attn_q.alpha", "blocks.2.attn1.to_q", Part::Alpha),
+            ("model.blocks.2.self_attn.q.lora_A.weight", "blocks.2.attn1.to_q", Part::Down),
+            ("unet.blocks.2.attn1.to_q.lora_A.weight", "blocks.2.attn1.to_q", Part::Down),
+            ("dit.blocks.2.self_attn.q.lora_B.default.weight", "blocks.2.attn1.to_q", Part::Up),
+            ("net.blocks.2.self_attn.q.lora_down.weight", "blocks.2.attn1.to_q", Part::Down),
+            ("module.blocks.2.self_attn.q.lora_up.weight", "blocks.2.attn1.to_q", Part::Up),
+            (
+                "base_model.model.transformer.blocks.2.attn1.to_q.lora_A.weight",
+                "blocks.2.attn1.to_q",
+                Part::Down,
+            ),
+            (
+                "module.base_model.model._orig_mod.blocks.2.attn1.to_q.lora_A.default.weight",
+                "blocks.2.attn1.to_q",
+                Part::Down,
+            ),
+            (
+                "state_dict.model.diffusion_model.blocks.2.diff_m",
+                "blocks.2.scale_shift_table",
+                Part::Modulation,
+            ),
             ("lora_unet_blocks_2_cross_attn_k_img.alpha", "blocks.2.attn2.add_k_proj", Part::Alpha),
             ("diffusion_model.blocks.2.self_attn.q.dora_scale", "blocks.2.attn1.to_q", Part::Magnitude),
             (
@@ -426,6 +468,12 @@ mod tests {
             "blocks.1.self_attn.q",
             "blocks.40.self_attn.q.alpha",
             "blocks.1.norm3.dora_scale",
+            "transformer_2.blocks.1.self_attn.q.alpha",
+            "text_encoder.blocks.1.self_attn.q.alpha",
+            "lora_transformer_2_blocks_1_self_attn_q.alpha",
+            "lora_unet_transformer_blocks_1_attn1_to_q.alpha",
+            "transformer_blocks.1.attn1.to_q.alpha",
+            "lora_te_blocks_1_self_attn_q.alpha",
             "blocks.1.self_attn.q.lokr_w9",
             "blocks.1.norm3.lora_A.weight",
             "blocks.1.norm3.diff_m",

@@ -82,28 +82,45 @@ pub(crate) fn lost(picture: [usize; 2], shape: [usize; 2], options: &SubjectOpti
     ))
 }
 
-/// The setting with which little of such a picture is cut off.
+/// The setting with which little of such a picture is cut off: more shapes of about the area where that has one, or the
+/// smallest size that has.
 fn advice(picture: [usize; 2], options: &SubjectOptions) -> String {
     let ratio = aspect(picture).max(1.0 / aspect(picture));
-    let whole = |options: &SubjectOptions| {
-        let shares = kept(picture, shape_of(picture, options));
+    let whole = |shape: [usize; 2]| {
+        let shares = kept(picture, shape);
         shares[0].min(shares[1]) >= MUCH
     };
-    // To a tenth above, so that the shape itself is among those allowed.
-    let largest = (ratio * 10.0).ceil() as f32 / 10.0;
-    if options.buckets.is_some() {
-        let wider = SubjectOptions { buckets: Some(largest), ..*options };
-        return match whole(&wider) {
-            true => format!("--set buckets={largest} keeps more, or trim it around the subject"),
-            false => "trim it around the subject".to_owned(),
-        };
+    // With the ratio of the picture itself, or the largest of any shape that keeps so much of it.
+    let within = |largest: f64| {
+        let shape = shape_of(picture, &SubjectOptions { buckets: Some(largest as f32), ..*options });
+        whole(shape).then_some(shape)
+    };
+    let found = within((ratio * 10.0).ceil() / 10.0).or_else(|| within(ratio / MUCH));
+    if let (Some(shape), Some(_)) = (found, options.buckets) {
+        // To a tenth above, so that the shape itself is among those allowed.
+        let largest = (aspect(shape).max(1.0 / aspect(shape)) * 10.0 - 1e-6).ceil() / 10.0;
+        return format!("--set buckets={largest} keeps more, or trim it around the subject");
     }
-    let free = SubjectOptions { buckets: Some(largest), ..*options };
-    let [height, width] = shape_of(picture, &free);
-    match whole(&free) {
-        true => format!("--height {height} --width {width} keep more, or trim it around the subject"),
-        false => "trim it around the subject".to_owned(),
-    }
+    let [height, width] = found.unwrap_or_else(|| smallest(picture, options.multiple));
+    format!("--height {height} --width {width} keep more, or trim it around the subject")
+}
+
+/// The smallest height and width of whole multiples that little of a picture is cut off at.
+fn smallest(picture: [usize; 2], multiple: [usize; 2]) -> [usize; 2] {
+    let [tall, wide] = multiple.map(|multiple| multiple.max(1));
+    let fitting = |times: usize| {
+        // The nearest height of a width, or the nearest width of a height.
+        let width = times * wide;
+        let height = times * tall;
+        let nearest =
+            |side: f64, multiple: usize| ((side / multiple as f64).round() as usize).max(1) * multiple;
+        let shapes = [
+            [nearest(width as f64 / aspect(picture), tall), width],
+            [height, nearest(height as f64 * aspect(picture), wide)],
+        ];
+        shapes.into_iter().find(|shape| kept(picture, *shape).iter().all(|share| *share >= MUCH))
+    };
+    (1..).find_map(fitting).unwrap_or(picture)
 }
 
 #[cfg(test)]
@@ -155,6 +172,30 @@ mod tests {
                 assert!(height % tall == 0 && width % wide == 0, "{height}x{width}");
                 assert!(height * width <= options.size[0] * options.size[1], "{height}x{width}");
             }
+        }
+    }
+
+    #[test]
+    fn at_any_size_a_setting_is_named_that_keeps_more() {
+        for (size, buckets, setting) in [
+            ([16, 16], Some(2.0), "--set buckets=3 keeps more"),
+            ([32, 32], Some(2.0), "--set buckets=2.5 keeps more"),
+            ([8, 8], Some(2.0), "--height 24 --width 8 keep more"),
+            ([8, 8], None, "--height 24 --width 8 keep more"),
+            ([16, 16], None, "--height 24 --width 8 keep more"),
+        ] {
+            let own = SubjectOptions { buckets, ..options(size, 8) };
+            let picture = [320, 120];
+            let said = lost(picture, shape_of(picture, &own), &own).unwrap_or_default();
+            assert!(said.contains(setting), "{size:?}: {said}");
+            let with = match setting.strip_prefix("--set buckets=") {
+                Some(rest) => {
+                    let buckets = rest.split(' ').next().and_then(|text| text.parse().ok());
+                    SubjectOptions { buckets, ..own }
+                }
+                None => SubjectOptions { size: [24, 8], ..own },
+            };
+            assert_eq!(lost(picture, shape_of(picture, &with), &with), None, "{size:?}");
         }
     }
 

@@ -3,7 +3,6 @@
 //! Only those that take a text and nothing else can be run. What the others take beside it has tensors of its own, or more
 //! channels than those of the latents.
 
-use crate::original;
 use crate::shapes::Shapes;
 
 /// What a denoiser takes beside the text.
@@ -158,7 +157,6 @@ impl Kind {
 impl Extra {
     /// Whether a tensor of this `name` is one of it.
     fn has(&self, name: &str) -> bool {
-        let name = original::bare(name);
         let inner = name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).map(|(_, rest)| rest);
         let own = inner.unwrap_or(name);
         self.tensors.iter().any(|tensor| own.starts_with(tensor))
@@ -220,6 +218,7 @@ pub(crate) fn other<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{original, wrapped};
 
     /// A denoiser of so many channels, width and blocks, with further tensors, in Wan's own names behind a prefix.
     fn kind(prefix: &str, [taken, given, width, blocks]: [usize; 4], further: &[&str]) -> Kind {
@@ -232,7 +231,7 @@ mod tests {
         }
         shapes.extend(further.iter().map(|name| ((*name).to_owned(), vec![width])));
         let named = |(name, shape): (String, Vec<usize>)| {
-            let name = format!("{prefix}{name}");
+            let name = wrapped::bare(&format!("{prefix}{name}"));
             (original::denoiser(&name).unwrap_or(name), shape)
         };
         Kind::of(&shapes.into_iter().map(named).collect())

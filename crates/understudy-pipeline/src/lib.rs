@@ -44,6 +44,7 @@ mod spiece;
 mod text_to_video;
 mod tokenize;
 mod video;
+pub mod wrapped;
 
 pub use base::{Base, BaseConfig, BaseWeights, LoadOptions};
 pub use companion::{Companion, Moment};

@@ -32,9 +32,6 @@ const DENOISER: [(&str, &str); 22] = [
 /// The feed-forward's two maps.
 const FEED_FORWARD: [(&str, &str); 2] = [("ffn.0", "ffn.net.0.proj"), ("ffn.2", "ffn.net.2")];
 
-/// Prefixes that programs put before the denoiser's names, longest first.
-const PREFIXES: [&str; 3] = ["model.diffusion_model.", "diffusion_model.", "model."];
-
 /// Parts of a block of the text encoder.
 const TEXT_BLOCK: [(&str, &str); 10] = [
     ("norm1.weight", "layer.0.layer_norm.weight"),
@@ -81,19 +78,8 @@ const RESIDUAL: [(&str, &str); 5] = [
     ("shortcut.", "conv_shortcut."),
 ];
 
-/// A name of the denoiser without what programs put before it.
-pub(crate) fn bare(name: &str) -> &str {
-    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
-}
-
 /// The denoiser's tensor `name` as diffusers calls it; `None` where it stands as it is.
 pub fn denoiser(name: &str) -> Option<String> {
-    let own = bare(name);
-    let published = published_denoiser(own);
-    published.or_else(|| (own != name).then(|| own.to_owned()))
-}
-
-fn published_denoiser(name: &str) -> Option<String> {
     let (block, rest) = match name.strip_prefix("blocks.") {
         Some(inner) => {
             let (index, rest) = numbered(inner)?;
@@ -114,9 +100,7 @@ fn is_end(end: &str) -> bool {
 
 /// What a file whose tensors are `names` calls the denoiser's tensor that diffusers calls `published`.
 pub(crate) fn own_denoiser(published: &str, names: &[String]) -> String {
-    let starts = |prefix: &&&str| names.iter().any(|name| name.starts_with(**prefix));
-    let prefix = PREFIXES.iter().find(starts).copied().unwrap_or_default();
-    let is_own = names.iter().any(|name| published_denoiser(bare(name)).is_some_and(|own| own != bare(name)));
+    let is_own = names.iter().any(|name| denoiser(name).is_some_and(|own| own != *name));
     let (block, rest) = match published.strip_prefix("blocks.").and_then(numbered) {
         Some((index, rest)) => (format!("blocks.{index}."), rest),
         None => (String::new(), published),
@@ -127,9 +111,9 @@ pub(crate) fn own_denoiser(published: &str, names: &[String]) -> String {
     });
     // What diffusers calls alike is the head's outside of the blocks, and the block's within.
     let misplaced = |own: &str| own == "modulation" || own.contains(".head.");
-    let fits = |own: &String| published_denoiser(own).as_deref() == Some(published) && !misplaced(own);
+    let fits = |own: &String| denoiser(own).as_deref() == Some(published) && !misplaced(own);
     let own = candidates.find(fits).filter(|_| is_own);
-    format!("{prefix}{}", own.as_deref().unwrap_or(published))
+    own.unwrap_or_else(|| published.to_owned())
 }
 
 /// The text encoder's tensor `name` as transformers calls it.
@@ -289,13 +273,10 @@ mod tests {
             ("text_embedding.2.bias", "condition_embedder.text_embedder.linear_2.bias"),
         ] {
             assert_eq!(denoiser(own).as_deref(), Some(published));
-            assert_eq!(denoiser(&format!("model.diffusion_model.{own}")).as_deref(), Some(published));
         }
         for unknown in ["blocks.x.modulation", "blocks.0.self_attn.q.lora_A", "img_emb.proj.1.weight", ""] {
             assert_eq!(denoiser(unknown), None, "{unknown}");
         }
-        // Programs put their prefix before diffusers' names, too.
-        assert_eq!(denoiser("diffusion_model.blocks.0.attn1.to_q.bias").unwrap(), "blocks.0.attn1.to_q.bias");
     }
 
     #[test]

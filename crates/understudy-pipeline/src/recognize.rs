@@ -1,7 +1,7 @@
 //! What a file of weights is, told from its tensors: which network, whose names, which published model, and whether it
 //! is whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Device;
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::limits;
 use crate::original;
 use crate::shapes::{Shapes, TIED};
 use crate::source::{WHOLE, decoder_blocks};
+use crate::wrapped::{self, Held};
 
 /// A file of one of a base's networks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,6 +39,8 @@ pub struct Recognized {
     pub misshapen: Vec<String>,
     /// Tensors the network does not have.
     pub unknown: Vec<String>,
+    /// Which of several copies in it is used, and what is left out.
+    pub note: Option<String>,
 }
 
 impl Recognized {
@@ -76,6 +79,30 @@ impl Network {
             Self::Autoencoder => "autoencoder",
         }
     }
+
+    /// What the names of its tensors begin with, up to the first dot, in any naming.
+    pub(crate) fn first_words(self) -> &'static [&'static str] {
+        match self {
+            Self::Denoiser => &[
+                "blocks",
+                "patch_embedding",
+                "text_embedding",
+                "time_embedding",
+                "time_projection",
+                "head",
+                "condition_embedder",
+                "scale_shift_table",
+                "proj_out",
+                "img_emb",
+                "vace_blocks",
+                "vace_patch_embedding",
+            ],
+            Self::TextEncoder => {
+                &["blocks", "token_embedding", "norm", "shared", "encoder", "enc", "token_embd"]
+            }
+            Self::Autoencoder => &["encoder", "decoder", "conv1", "conv2", "quant_conv", "post_quant_conv"],
+        }
+    }
 }
 
 /// The networks that `checkpoint` holds: none, one, or all of a base.
@@ -96,11 +123,13 @@ fn is_whole(names: &[String]) -> bool {
 /// autoencoder's kernels are of videos, and UMT5 has positions in every layer, where T5 has them in the first. None is told
 /// by one tensor alone, which may be missing.
 fn network(shapes: &Shapes) -> Option<Network> {
-    let names: Vec<String> = shapes.by_name().keys().cloned().collect();
-    let blocks = decoder_blocks(&names);
-    let published = |rename: &dyn Fn(&str) -> Option<String>| -> Shapes { renamed(shapes, rename) };
-    let (denoiser, text) = (published(&original::denoiser), published(&original::text_encoder));
-    let autoencoder = published(&|name| original::autoencoder(name, blocks));
+    // Adapters have tensors of the same names.
+    if shapes.by_name().keys().any(|name| name.contains(".lora_") || name.ends_with(".alpha")) {
+        return None;
+    }
+    let named = |network| published(&held_in(network, shapes).shapes(shapes), network);
+    let (denoiser, text) = (named(Network::Denoiser), named(Network::TextEncoder));
+    let autoencoder = named(Network::Autoencoder);
     let extents = |shapes: &Shapes, name: &str| shapes.by_name().get(name).map(Vec::len);
     let any = |shapes: &Shapes, start: &str, part: &str| {
         shapes.by_name().keys().any(|name| name.starts_with(start) && name.contains(part))
@@ -121,7 +150,25 @@ fn network(shapes: &Shapes) -> Option<Network> {
     (videos && any(&autoencoder, "decoder.", "")).then_some(Network::Autoencoder)
 }
 
-/// `shapes` by their published names.
+/// Where in a file of tensors of these `shapes` those of `network` are.
+fn held_in(network: Network, shapes: &Shapes) -> Held {
+    Held::of(network, shapes.by_name().keys().map(String::as_str))
+}
+
+/// `shapes`, by the names of `network` in any naming, by its published ones.
+fn published(shapes: &Shapes, network: Network) -> Shapes {
+    match network {
+        Network::Denoiser => renamed(shapes, original::denoiser),
+        Network::TextEncoder => renamed(shapes, original::text_encoder).without(&original::TEXT_DECODER),
+        Network::Autoencoder => {
+            let names: Vec<String> = shapes.by_name().keys().cloned().collect();
+            let blocks = decoder_blocks(&names);
+            renamed(shapes, |name| original::autoencoder(name, blocks))
+        }
+    }
+}
+
+/// `shapes` by other names.
 fn renamed(shapes: &Shapes, rename: impl Fn(&str) -> Option<String>) -> Shapes {
     let own = shapes.by_name().iter();
     own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
@@ -161,9 +208,10 @@ pub fn compare(checkpoint: &Checkpoint, base: &BaseConfig) -> Option<Recognized>
 fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
     let names: Vec<String> = shapes.by_name().keys().cloned().collect();
     let network = network(shapes)?;
-    Some(match network {
+    let held = held_in(network, shapes);
+    let own = published(&held.shapes(shapes), network);
+    let recognized = match network {
         Network::Denoiser => {
-            let own = renamed(shapes, original::denoiser);
             let kind = Kind::of(&own);
             let config = base.map_or_else(|| own.transformer(None), |base| Ok(base.transformer.clone()));
             // Which tensors there must be does not depend on the number of heads, which shapes do not always tell.
@@ -180,13 +228,10 @@ fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
             }
         }
         Network::TextEncoder => {
-            let own = renamed(shapes, original::text_encoder).without(&original::TEXT_DECODER);
             let config = base.map_or_else(|| own.text_encoder(), |base| Ok(base.text_encoder.clone()));
             found(network, &names, &own, config, &TextEncoder)
         }
         Network::Autoencoder => {
-            let blocks = decoder_blocks(&names);
-            let own = renamed(shapes, |name| original::autoencoder(name, blocks));
             let config = base.map_or_else(|| own.autoencoder(), |base| Ok(base.vae.clone()));
             let newer =
                 own.by_name().get("quant_conv.weight").is_some_and(|shape| shape.first() == Some(&96));
@@ -194,16 +239,20 @@ fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
             let model = newer.then(|| "Wan 2.2's autoencoder".to_owned()).or(found.model.clone());
             Recognized { model, ..found }
         }
-    })
+    };
+    Some(Recognized { note: held.note, ..recognized })
 }
 
 /// What a file whose tensors are `names` calls the tensor of `network` that is published as `published`.
 pub(crate) fn own_name(network: Network, published: &str, names: &[String]) -> String {
-    match network {
-        Network::Denoiser => original::own_denoiser(published, names),
-        Network::TextEncoder => original::own_text_encoder(published, names),
-        Network::Autoencoder => original::own_autoencoder(published, names, decoder_blocks(names)),
-    }
+    let held = Held::of(network, names.iter().map(String::as_str));
+    let names = held.names();
+    let own = match network {
+        Network::Denoiser => original::own_denoiser(published, &names),
+        Network::TextEncoder => original::own_text_encoder(published, &names),
+        Network::Autoencoder => original::own_autoencoder(published, &names, decoder_blocks(&names)),
+    };
+    held.in_file(&own)
 }
 
 /// What is asked of a kind of network.
@@ -225,13 +274,14 @@ fn found<K: Part>(
     kind: &K,
 ) -> Recognized {
     let starts = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
-    let same = shapes.by_name().keys().eq(names.iter());
+    let bare: BTreeSet<String> = names.iter().map(|name| wrapped::bare(name)).collect();
+    let same = shapes.by_name().keys().all(|name| bare.contains(name));
     let mut recognized = Recognized {
         network: network.name(),
         names: match (starts("model.diffusion_model.") || starts("diffusion_model."), same) {
             (true, _) => COMFYUI,
             (_, true) => "diffusers",
-            _ if starts("enc.blk.") => "llama.cpp",
+            _ if bare.iter().any(|name| name.starts_with("enc.blk.")) => "llama.cpp",
             _ => "Wan",
         },
         model: None,
@@ -240,6 +290,7 @@ fn found<K: Part>(
         missing: Vec::new(),
         misshapen: Vec::new(),
         unknown: Vec::new(),
+        note: None,
     };
     let config = match config {
         Ok(config) => config,

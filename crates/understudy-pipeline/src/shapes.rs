@@ -84,16 +84,26 @@ impl Shapes {
         self.count("blocks.", &["attn1.", "attn2.", "ffn.", "norm2.", "scale_shift_table"])
     }
 
-    /// The extents of the first of those tensors that are there, in any of the things numbered after `prefix`.
-    fn extents_in<const N: usize>(
-        &self,
-        prefix: &str,
-        part: &str,
-        count: usize,
-    ) -> Result<[usize; N], String> {
-        let named = |index: usize| format!("{prefix}{index}.{part}");
-        let there = (0..count).map(named).find(|name| self.has(name));
-        self.extents(&there.unwrap_or_else(|| named(0)))
+    /// The extent that most of these `dimensions`, each of a tensor, have; of several that as many have, the first. A single
+    /// tensor of a wrong shape must not make all others wrong.
+    ///
+    /// # Errors
+    /// Names the first tensor, when none is there.
+    fn agreed<S: AsRef<str>>(&self, dimensions: &[(S, usize)]) -> Result<usize, String> {
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        for (name, dimension) in dimensions {
+            let Some(&extent) = self.0.get(name.as_ref()).and_then(|shape| shape.get(*dimension)) else {
+                continue;
+            };
+            match found.iter_mut().find(|(own, _)| *own == extent) {
+                Some((_, times)) => *times += 1,
+                None => found.push((extent, 1)),
+            }
+        }
+        // The last of the greatest is the first in the order that they were found in.
+        let most = found.iter().rev().max_by_key(|(_, times)| *times).map(|(extent, _)| *extent);
+        let first = || dimensions.first().map_or_else(String::new, |(name, _)| name.as_ref().to_owned());
+        most.ok_or_else(|| format!("tensor {} is missing", first()))
     }
 
     /// The denoiser's configuration. `heads` is how many attention heads it has, if something says.
@@ -101,13 +111,36 @@ impl Shapes {
     /// # Errors
     /// Names the tensor that is missing or has an impossible shape.
     pub fn transformer(&self, heads: Option<usize>) -> Result<WanTransformerConfig, String> {
-        let [inner, in_channels, frames, rows, columns] = self.extents("patch_embedding.weight")?;
-        let [patch_outputs, _] = self.extents("proj_out.weight")?;
+        let [_, in_channels, frames, rows, columns] = self.extents("patch_embedding.weight")?;
+        let [own_outputs, _] = self.extents("proj_out.weight")?;
         let [_, text_dim] = self.extents("condition_embedder.text_embedder.linear_1.weight")?;
         let [_, freq_dim] = self.extents("condition_embedder.time_embedder.linear_1.weight")?;
         let num_layers = self.blocks();
-        let [ffn_dim, _] = self.extents_in("blocks.", "ffn.net.0.proj.weight", num_layers.min(MOST))?;
+        let of_blocks = |parts: &[(&str, usize)]| numbered("blocks.", num_layers.min(MOST), parts);
+        let widths = [
+            ("patch_embedding.weight", 0),
+            ("patch_embedding.bias", 0),
+            ("proj_out.weight", 1),
+            ("condition_embedder.text_embedder.linear_2.weight", 0),
+        ];
+        let mut widths = widths.map(|(name, dimension)| (name.to_owned(), dimension)).to_vec();
+        widths.extend(of_blocks(&[
+            ("attn1.to_q.weight", 1),
+            ("attn1.to_k.weight", 1),
+            ("ffn.net.2.weight", 0),
+        ]));
+        let inner = self.agreed(&widths)?;
+        let ffn_dim = self.agreed(&of_blocks(&[
+            ("ffn.net.0.proj.weight", 0),
+            ("ffn.net.0.proj.bias", 0),
+            ("ffn.net.2.weight", 1),
+        ]))?;
         let patch = frames * rows * columns;
+        // A text-to-video denoiser gives as many channels as it takes.
+        let patch_outputs = match self.agreed(&[("proj_out.bias", 0)]) {
+            Ok(other) if other == in_channels * patch => other,
+            _ => own_outputs,
+        };
         if patch == 0 || !patch_outputs.is_multiple_of(patch) {
             return Err(format!(
                 "tensor proj_out.weight: {patch_outputs} outputs are not whole patches of {patch}"
@@ -172,12 +205,24 @@ impl Shapes {
         const BLOCK: &str = "encoder.block.";
         let first = "encoder.block.0.layer.0.SelfAttention";
         let num_layers = self.count(BLOCK, &["layer."]);
-        let within =
-            |part: &str| -> Result<[usize; 2], String> { self.extents_in(BLOCK, part, num_layers.min(MOST)) };
-        let [vocab_size, d_model] = self.extents("shared.weight")?;
-        let [inner, _] = within("layer.0.SelfAttention.q.weight")?;
-        let [buckets, num_heads] = within("layer.0.SelfAttention.relative_attention_bias.weight")?;
-        let [d_ff, _] = within("layer.1.DenseReluDense.wi_0.weight")?;
+        let of_blocks = |parts: &[(&str, usize)]| numbered(BLOCK, num_layers.min(MOST), parts);
+        let within = |parts: &[(&str, usize)]| self.agreed(&of_blocks(parts));
+        let [vocab_size, _] = self.extents("shared.weight")?;
+        let mut widths = vec![("shared.weight".to_owned(), 1)];
+        widths.extend(of_blocks(&[("layer.0.layer_norm.weight", 0), ("layer.0.SelfAttention.q.weight", 1)]));
+        let d_model = self.agreed(&widths)?;
+        let inner = within(&[
+            ("layer.0.SelfAttention.q.weight", 0),
+            ("layer.0.SelfAttention.k.weight", 0),
+            ("layer.0.SelfAttention.v.weight", 0),
+        ])?;
+        let positions = "layer.0.SelfAttention.relative_attention_bias.weight";
+        let (buckets, num_heads) = (within(&[(positions, 0)])?, within(&[(positions, 1)])?);
+        let d_ff = within(&[
+            ("layer.1.DenseReluDense.wi_0.weight", 0),
+            ("layer.1.DenseReluDense.wi_1.weight", 0),
+            ("layer.1.DenseReluDense.wo.weight", 1),
+        ])?;
         if num_heads == 0 || !inner.is_multiple_of(num_heads) {
             return Err(format!(
                 "tensor {first}.q.weight: {inner} outputs are not whole heads of {num_heads}"
@@ -203,9 +248,21 @@ impl Shapes {
     /// # Errors
     /// As [`Shapes::transformer`].
     pub fn autoencoder(&self) -> Result<WanVaeConfig, String> {
-        let [base_dim, ..] = self.extents::<5>("encoder.conv_in.weight")?;
-        let [twice, ..] = self.extents::<5>("quant_conv.weight")?;
-        let [decoder_out, ..] = self.extents::<5>("decoder.conv_in.weight")?;
+        for name in ["encoder.conv_in.weight", "quant_conv.weight", "decoder.conv_in.weight"] {
+            self.extents::<5>(name)?;
+        }
+        let base_dim = self.agreed(&[
+            ("encoder.conv_in.weight", 0),
+            ("encoder.conv_in.bias", 0),
+            ("encoder.down_blocks.0.norm1.gamma", 0),
+        ])?;
+        let twice =
+            self.agreed(&[("quant_conv.weight", 0), ("quant_conv.bias", 0), ("encoder.conv_out.weight", 0)])?;
+        let decoder_out = self.agreed(&[
+            ("decoder.conv_in.weight", 0),
+            ("decoder.conv_in.bias", 0),
+            ("decoder.mid_block.resnets.0.norm1.gamma", 0),
+        ])?;
         let z_dim = twice / 2;
         if z_dim != LATENTS_MEAN.len() {
             return Err(format!(
@@ -230,9 +287,8 @@ impl Shapes {
             }
             // The first block of a level says how wide it is.
             if dim_mult.len() == temperal_downsample.len() {
-                let sides = ["conv2.weight", "conv1.weight", "conv2.bias", "conv1.bias"];
-                let width = sides.iter().find_map(|side| self.0.get(&format!("{at}.{side}"))?.first());
-                let width = width.ok_or_else(|| format!("tensor {at}.conv2.weight is missing"))?;
+                let sides = ["conv2.weight", "conv1.weight", "conv2.bias", "conv1.bias", "norm2.gamma"];
+                let width = self.agreed(&sides.map(|side| (format!("{at}.{side}"), 0)))?;
                 dim_mult.push(width / base_dim);
             }
             blocks += 1;
@@ -255,6 +311,14 @@ impl Shapes {
             patch_size: None,
         })
     }
+}
+
+/// The dimensions of these `parts` of so many things that are numbered after `prefix`; at least of the first.
+fn numbered(prefix: &str, count: usize, parts: &[(&str, usize)]) -> Vec<(String, usize)> {
+    let of = |index: usize| {
+        parts.iter().map(move |(part, dimension)| (format!("{prefix}{index}.{part}"), *dimension))
+    };
+    (0..count.max(1)).flat_map(of).collect()
 }
 
 #[cfg(test)]
@@ -336,6 +400,32 @@ mod tests {
     }
 
     #[test]
+    fn one_tensor_of_a_wrong_shape_makes_no_other_wrong() {
+        let config = WanTransformerConfig { out_channels: 4, ..transformer() };
+        let whole = shapes(|weights| drop(WanTransformer::new(weights, &config)));
+        for (name, dimension) in [
+            ("patch_embedding.weight", 0),
+            ("patch_embedding.bias", 0),
+            ("blocks.0.attn1.to_q.weight", 1),
+            ("blocks.0.ffn.net.0.proj.weight", 0),
+            ("blocks.0.ffn.net.2.weight", 1),
+            ("proj_out.weight", 0),
+        ] {
+            let mut spoiled = whole.clone();
+            spoiled.0.get_mut(name).unwrap()[dimension] += 8;
+            assert_eq!(spoiled.transformer(None).unwrap(), config, "{name}");
+        }
+        let config = autoencoder(None);
+        let whole = shapes(|weights| drop(WanVae::new(weights, &config)));
+        for name in ["encoder.conv_in.weight", "decoder.conv_in.weight", "encoder.down_blocks.0.conv2.weight"]
+        {
+            let mut spoiled = whole.clone();
+            spoiled.0.get_mut(name).unwrap()[0] *= 2;
+            assert_eq!(spoiled.autoencoder().unwrap(), config, "{name}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_an_error() {
         let config = transformer();
         let whole = shapes(|weights| drop(WanTransformer::new(weights, &config)));
@@ -350,7 +440,6 @@ mod tests {
         };
         spoiled("patch_embedding.weight", None);
         spoiled("patch_embedding.weight", Some(vec![256, 4]));
-        spoiled("patch_embedding.weight", Some(vec![100, 4, 1, 2, 2]));
         spoiled("proj_out.weight", Some(vec![25, 256]));
         assert!(whole.transformer(Some(0)).is_err() && whole.transformer(Some(3)).is_err());
         assert!(whole.autoencoder().is_err() && whole.text_encoder().is_err());

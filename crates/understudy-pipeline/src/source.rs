@@ -25,6 +25,7 @@ use crate::sampler::Sampler;
 use crate::scheduler::Scheduler;
 use crate::shapes::Shapes;
 use crate::tokenize::Tokenizer;
+use crate::wrapped;
 
 /// What diffusers publishes for Wan 2.1.
 const USUAL: Scheduler = Scheduler { sampler: Sampler::UniPc, shift: 3.0 };
@@ -88,6 +89,17 @@ impl Source {
         match self {
             Self::Files(files) => BaseConfig::read(files),
             Self::Parts(parts) => parts.open(&Device::flex())?.config(parts),
+        }
+    }
+
+    /// What is to be said of its files: which of several copies of a network in one is used.
+    ///
+    /// # Errors
+    /// When a file cannot be opened.
+    pub fn notes(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Files(_) => Ok(Vec::new()),
+            Self::Parts(parts) => Ok(parts.open(&Device::flex())?.notes),
         }
     }
 
@@ -157,6 +169,8 @@ struct Opened {
     transformer: Checkpoint,
     text_encoder: Checkpoint,
     vae: Checkpoint,
+    /// What is to be said of them.
+    notes: Vec<String>,
 }
 
 impl Parts {
@@ -179,16 +193,24 @@ impl Parts {
 
     fn open(&self, device: &Device) -> Result<Opened> {
         let [denoiser, text_encoder, autoencoder] = WHOLE;
-        let open = |path: &Path, part: &str| Checkpoint::open(path, device).map(|file| file.part(part));
-        let vae = open(&self.vae, autoencoder)?;
+        let mut notes = Vec::new();
+        let mut open = |path: &Path, part: &str, network: Network| -> Result<Checkpoint> {
+            let (own, note) = wrapped::held(network, Checkpoint::open(path, device)?.part(part))?;
+            notes.extend(note.map(|note| format!("{}: {note}", path.display())));
+            Ok(own)
+        };
+        let transformer = open(&self.transformer, denoiser, Network::Denoiser)?;
+        let encoder = open(&self.text_encoder, text_encoder, Network::TextEncoder)?;
+        let vae = open(&self.vae, autoencoder, Network::Autoencoder)?;
         let blocks = decoder_blocks(&vae.names());
         Ok(Opened {
-            transformer: open(&self.transformer, denoiser)?.renamed(original::denoiser)?,
-            text_encoder: open(&self.text_encoder, text_encoder)?
+            transformer: transformer.renamed(original::denoiser)?,
+            text_encoder: encoder
                 .renamed(original::text_encoder)?
                 .without(&[CARRIED])
                 .without(&original::TEXT_DECODER),
             vae: vae.renamed(|name| original::autoencoder(name, blocks))?,
+            notes,
         })
     }
 

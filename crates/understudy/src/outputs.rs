@@ -60,7 +60,7 @@ pub fn reserve(outputs: &[(&str, impl AsRef<Path>)], inputs: &[Input]) -> Result
         }
         if let Some(input) = inputs.iter().find(|input| path.exists() && input.holds(path)) {
             let reason = format!(
-                "{flag} {}: {} {} reads it; give the result another name",
+                "{flag} {}: that file is read, as {} {}; give the result another name",
                 path.display(),
                 input.flag,
                 input.path.display()

@@ -15,10 +15,16 @@ const Q: &str = "diffusion_model.blocks.0.self_attn.q";
 
 /// Writes a LoRA of one map with this header.
 fn lora(path: &Path, header: &[(&str, String)]) {
-    let halves = [("lora_A", vec![2_usize, 32]), ("lora_B", vec![32, 2])];
+    lora_of(path, Q, &[], header);
+}
+
+/// Writes a LoRA of the map that is called `module`, each half with these further extents.
+fn lora_of(path: &Path, module: &str, extents: &[usize], header: &[(&str, String)]) {
+    let halves = [("lora_A", [2_usize, 32]), ("lora_B", [32, 2])];
     let bytes: Vec<u8> = (0..64).flat_map(|index| (0.1 + index as f32 / 640.0).to_le_bytes()).collect();
     let tensors = halves.map(|(half, shape)| {
-        (format!("{Q}.{half}.weight"), TensorView::new(Dtype::F32, shape, &bytes).unwrap())
+        let shape = [&shape[..], extents].concat();
+        (format!("{module}.{half}.weight"), TensorView::new(Dtype::F32, shape, &bytes).unwrap())
     });
     let header: HashMap<String, String> =
         header.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
@@ -118,4 +124,80 @@ fn pictures_of_a_subject_are_told_and_can_be_left_out() {
     let found: Value = serde_json::from_str(&run(&["inspect", "--json", "k.safetensors"])).unwrap();
     assert_eq!(found["pictures"], Value::Null);
     assert_eq!(tensors(&folder.path().join("k.safetensors")).len(), 3);
+}
+
+#[test]
+fn the_same_lora_does_the_same_whatever_is_before_its_names_and_behind_its_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let frames = |adapter: &[&str]| {
+        generate(folder.path(), &[adapter, &["--steps", "1", "--out", "v.safetensors"]].concat()).succeeds();
+        tensor(&path("v.safetensors"), "frames").1
+    };
+    let plain = frames(&[]);
+    lora(&path("a.safetensors"), &[]);
+    let with = frames(&["--adapter", "a.safetensors"]);
+    assert_ne!(plain, with);
+    for (module, extents) in [
+        ("model.blocks.0.self_attn.q", &[][..]),
+        ("unet.blocks.0.attn1.to_q", &[]),
+        ("base_model.model.transformer.blocks.0.attn1.to_q", &[]),
+        ("module.net.blocks.0.self_attn.q", &[1, 1]),
+        ("dit.blocks.0.self_attn.q", &[1]),
+        (Q, &[1, 1, 1]),
+    ] {
+        lora_of(&path("b.safetensors"), module, extents, &[]);
+        assert_eq!(frames(&["--adapter", "b.safetensors"]), with, "{module} {extents:?}");
+    }
+    let convert = ["convert", "b.safetensors", "--to", "diffusers", "--out", "c.safetensors"];
+    understudy(folder.path(), &convert).succeeds();
+    let written = tensors(&path("c.safetensors"));
+    assert!(written.values().all(|(shape, _)| shape.len() == 2), "{:?}", written.keys());
+    assert_eq!(frames(&["--adapter", "c.safetensors"]), with);
+}
+
+#[test]
+fn nothing_is_advised_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |adapter: &str, flags: &[&str]| {
+        generate(folder.path(), &[&["--adapter", adapter, "--out", "v.mp4"], flags].concat()).fails(1)
+    };
+    lora_of(&folder.path().join("a.safetensors"), "something.else", &[], &[]);
+    lora_of(&folder.path().join("t.safetensors"), "text_encoder.layers.0.q_proj", &[], &[]);
+    for flags in [&[][..], &["--allow-unmatched"]] {
+        for adapter in ["a.safetensors", "t.safetensors"] {
+            let said = refused(adapter, flags);
+            assert!(said.contains("no others") && !said.contains("leaves them out"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn looks_and_motion_apart_are_named_for_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let own = json!({
+        "version": 1, "method": "set-and-sequence", "rank": 2, "alpha": 2.0, "window": {"start": 0.0, "end": 1.0},
+        "sites": 1, "motion": {"token": "<m>", "basis": "input"}, "created_with": "understudy",
+    });
+    let values = |count: usize| -> Vec<u8> { (0..count).flat_map(|_| 0.1_f32.to_le_bytes()).collect() };
+    let bytes = values(64);
+    let view = |shape: [usize; 2]| TensorView::new(Dtype::F32, shape.to_vec(), &bytes).unwrap();
+    let tensors = [
+        (format!("{Q}.lora_A.weight"), view([2, 32])),
+        (format!("{Q}.lora_B.weight"), view([32, 2])),
+        ("understudy.motion.blocks.0.attn1.to_q".to_owned(), view([32, 2])),
+    ];
+    let header = HashMap::from([("understudy".to_owned(), own.to_string())]);
+    std::fs::write(&path, safetensors::serialize(tensors, Some(header)).unwrap()).unwrap();
+    let convert = ["convert", "a.safetensors", "--to", "kohya", "--out", "k.safetensors"];
+    let said = understudy(folder.path(), &convert).fails(1);
+    for part in ["looks and its motion apart", "names of kohya", "--part looks", "--part all"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("not a usable adapter"), "{said}");
+    understudy(folder.path(), &[&convert[..], &["--part", "all"]].concat()).succeeds();
+    let over = ["convert", "a.safetensors", "--to", "comfyui", "--out", "a.safetensors"];
+    let said = understudy(folder.path(), &over).fails(2);
+    assert!(said.contains("that file is read, as the adapter a.safetensors"), "{said}");
 }

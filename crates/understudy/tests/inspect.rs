@@ -5,7 +5,8 @@ mod common;
 
 use std::path::Path;
 
-use common::{BASE, copy, generate, pictures, tensors, understudy};
+use common::{BASE, copy, generate, pictures, tensor, tensors, understudy};
+use safetensors::tensor::{Dtype, TensorView};
 #[cfg(feature = "nano")]
 use serde_json::Value;
 
@@ -17,11 +18,18 @@ const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../understudy-nano/weig
 fn nano_is_inspected_with_its_judges() {
     let folder = tempfile::tempdir().unwrap();
     let text = understudy(folder.path(), &["inspect", "nano"]).succeeds();
-    for part in
-        ["base nano", "WanTransformer3DModel", "judges/identity", "judges/clip", "adapters made for it fit"]
-    {
+    for part in [
+        "base nano",
+        "WanTransformer3DModel",
+        "judges/identity",
+        "judges/clip",
+        "adapters made for it fit",
+        "dim_mult 1 2 4",
+        "latents_mean of 16 numbers",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    assert!(!text.contains(['{', '[', '"']), "{text}");
     let json = |name: &str| -> Value {
         serde_json::from_str(&understudy(folder.path(), &["inspect", name, "--json"]).succeeds()).unwrap()
     };
@@ -93,7 +101,8 @@ fn files_that_are_no_model_are_named() {
             "git lfs pull",
         ),
         ("b.gguf", b"<!doctype html><title>Hub</title>", "web page"),
-        ("c.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video"),
+        ("c.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "nothing in it says how it was made"),
+        ("p.mp4", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
         ("d.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "picture"),
         ("e.pth", b"", "empty"),
         ("f.toml", b"steps = 3\n", "text"),
@@ -115,4 +124,70 @@ fn a_text_encoder_without_a_tokenizer_takes_that_of_the_base() {
     // Each says how it was made, which differs.
     let [a, b] = ["a", "b"].map(|name| tensors(&folder.path().join(format!("{name}.safetensors"))));
     assert!(a == b);
+}
+
+/// The shape and the bytes of tensors by their names.
+type Tensors = std::collections::BTreeMap<String, (Vec<usize>, Vec<u8>)>;
+
+fn write(path: &Path, tensors: &Tensors) {
+    let views = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+fn denoiser() -> Tensors {
+    tensors(Path::new(&format!("{BASE}/transformer/diffusion_pytorch_model.safetensors")))
+}
+
+#[test]
+fn a_denoiser_is_read_wherever_it_lies_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    let frames = |flags: &[&str]| {
+        generate(folder.path(), &[flags, &["--steps", "1", "--out", "v.safetensors"]].concat()).succeeds();
+        tensor(&folder.path().join("v.safetensors"), "frames").1
+    };
+    let plain = frames(&[]);
+    let below = |prefix: &str, tensors: Tensors| -> Tensors {
+        tensors.into_iter().map(|(name, own)| (format!("{prefix}{name}"), own)).collect()
+    };
+    let zeros = || {
+        denoiser().into_iter().map(|(name, (shape, bytes))| (name, (shape, vec![0; bytes.len()]))).collect()
+    };
+    let with = ["--transformer", "d.safetensors"];
+    for prefix in ["state_dict.", "model_state_dict.module.", "generator.model._fsdp_wrapped_module.", "net."]
+    {
+        write(&path, &below(prefix, denoiser()));
+        assert_eq!(frames(&with), plain, "{prefix}");
+    }
+    let copies =
+        [below("generator.", zeros()), below("generator_ema.", denoiser()), below("critic.", zeros())];
+    write(&path, &copies.into_iter().flatten().collect());
+    assert_eq!(frames(&with), plain);
+    let text = understudy(folder.path(), &["inspect", "d.safetensors"]).succeeds();
+    for part in ["generator_ema, the average over its training", "left out: critic, generator"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_checkpoint_is_named_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |file: &str| generate(folder.path(), &["--transformer", file, "--out", "v.mp4"]).fails(1);
+    for name in ["blocks.0.ffn.net.0.proj.weight", "patch_embedding.weight", "proj_out.weight"] {
+        let mut tensors = denoiser();
+        let (shape, bytes) = tensors.get_mut(name).unwrap();
+        shape[0] += 4;
+        bytes.resize(shape.iter().product::<usize>() * 4, 0);
+        write(&folder.path().join("d.safetensors"), &tensors);
+        let said = with("d.safetensors");
+        assert!(said.contains(&format!("1 wrong (tensor {name}:")), "{said}");
+    }
+    let index = r#"{"weight_map": {"proj_out.bias": "d-00002-of-00002.safetensors"}}"#;
+    std::fs::write(folder.path().join("d.safetensors.index.json"), index).unwrap();
+    let said = with("d.safetensors.index.json");
+    for part in ["d.safetensors.index.json names a file", "d-00002-of-00002.safetensors; download it"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

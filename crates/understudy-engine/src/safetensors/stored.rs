@@ -25,7 +25,7 @@ impl StoredTensor {
     /// # Errors
     /// Says why when they are no floats, or one is not finite.
     pub fn values(&self) -> Result<Vec<f32>, String> {
-        let unsupported = || format!("type {} is not supported here", self.encoding.name());
+        let unsupported = || self.encoding.not_read();
         let values = self.encoding.to_f32(&self.bytes).ok_or_else(unsupported)?;
         match values.iter().find(|value| !value.is_finite()) {
             Some(value) => Err(format!("it holds {value}; the file is damaged or its training diverged")),

@@ -22,7 +22,7 @@ impl AdapterFile {
     pub(crate) fn write(mut self, path: &Path, dialect: Dialect) -> Result<Vec<String>> {
         // What cannot be written is the fault of what was read.
         let own = self.path.clone().unwrap_or_else(|| path.to_owned());
-        let fault = |reason: String| Error::Adapter { path: own.clone(), reason };
+        let fault = |reason: String| Error::NoNames { path: own.clone(), dialect, reason };
         self.metadata.remove(PEFT);
         if matches!(dialect, Dialect::Diffusers | Dialect::DiffSynth)
             && let Some(scalars) = Scalars::of(&self)
@@ -31,7 +31,9 @@ impl AdapterFile {
         }
         if !self.motion.is_empty() && dialect != Dialect::ComfyUi {
             return Err(fault(format!(
-                "it holds looks and motion apart, which has no keys in {dialect}; convert --part looks or --part all"
+                "it is an adapter that holds a subject's looks and its motion apart, which only {} has keys for; convert \
+                 --part looks writes the looks alone, --part all both as one",
+                Dialect::ComfyUi
             )));
         }
         self.drop_zeros(dialect);

@@ -9,22 +9,22 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use understudy_engine::safetensors::{Precision, write_atomically};
 use understudy_evaluate::{Judges, MotionJudge};
-use understudy_media::{Image, Picture, Range, Video, WriteOptions, check_writable};
+use understudy_media::{Image, Picture, Provenance, Range, Video, WriteOptions, check_writable};
 use understudy_personalize::{
     Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Samples, Subject, combine, lora,
 };
 use understudy_pipeline::{Base, Request, generate};
 
-use super::generate::values;
+use super::generate::{add, values};
 use super::{Common, Dtype};
 use crate::base::{BaseName, Usual, nano};
 use crate::interrupt;
 use crate::outputs::reserve_folder;
 use crate::progress::Progress;
-use crate::puppet::{render, write_clip};
+use crate::puppet::{render, write_clip, write_masks};
 use crate::report;
 use results::{Results, Scores, Shown};
 
@@ -81,7 +81,9 @@ impl Demo {
             picture.write_png(out.join(format!("subject/{:02}.png", index + 1)))?;
         }
         let performance = subject::performance();
-        write_clip(out, &performance, &render(&performance)?)?;
+        let clip = render(&performance)?;
+        write_clip(out, &performance, &clip)?;
+        write_masks(out, &clip)?;
         let class = subject::class();
         progress.say(&format!(
             "subject: a {class} the base was never shown, in {} pictures: {}",
@@ -161,7 +163,7 @@ impl Takes<'_> {
         let (attachments, token_embeddings) = combine(adapters, &self.base.config)?;
         let mut takes: Vec<Take> = Vec::new();
         for (prompt, seed) in (0..PROMPTS.len()).flat_map(|prompt| SEEDS.map(|seed| (prompt, seed))) {
-            let text = PROMPTS[prompt].replace("{}", phrase);
+            let [text, caption] = [phrase, self.class].map(|noun| PROMPTS[prompt].replace("{}", noun));
             let request = Request {
                 frames,
                 height,
@@ -177,7 +179,8 @@ impl Takes<'_> {
             let output = generate(self.base, &request, &mut |_| interrupt::flow())?;
             let video = Video::from_planar(&values(output.frames)?, usual.size, usual.fps, Range::Unit)?;
             let path = self.out.join(when).join(format!("{}-{}-seed{seed}.mp4", prompt + 1, self.class));
-            video.write(&path, &WriteOptions { upscale: usual.upscale, ..WriteOptions::default() })?;
+            let options = WriteOptions { upscale: usual.upscale, ..WriteOptions::default() };
+            video.write_with(&path, &options, Some(&self.made(&text, &caption, seed, adapters).to_text()))?;
             progress
                 .event(&json!({"event": "sample", "path": report::text(path), "prompt": text, "seed": seed}));
             takes.push(Take { prompt, text, seed, video });
@@ -189,6 +192,34 @@ impl Takes<'_> {
             );
         }
         Ok(takes)
+    }
+
+    /// How a video is made, as `generate` writes it into its files.
+    fn made(&self, prompt: &str, caption: &str, seed: u64, adapters: &[(Adapter, f32)]) -> Provenance {
+        let usual = Usual::NANO;
+        let [frames, height, width] = usual.size;
+        let base = BaseName::Nano.name();
+        let mut arguments = Vec::new();
+        add(&mut arguments, "--prompt", prompt);
+        add(&mut arguments, "--seed", &seed.to_string());
+        add(&mut arguments, "--base", &base);
+        let path = self.out.join(ADAPTER).display().to_string();
+        if !adapters.is_empty() {
+            add(&mut arguments, "--adapter", &path);
+        }
+        let uses: Vec<Value> =
+            adapters.iter().map(|(_, weight)| json!({"path": path, "weight": weight})).collect();
+        Provenance {
+            made_by: concat!("understudy ", env!("CARGO_PKG_VERSION")).to_owned(),
+            prompt: prompt.to_owned(),
+            caption: (caption != prompt).then(|| caption.to_owned()),
+            seed: Some(seed),
+            settings: json!({
+                "base": base, "adapters": uses, "frames": frames, "height": height, "width": width,
+                "steps": usual.steps, "guidance": usual.guidance, "fps": usual.fps,
+            }),
+            arguments,
+        }
     }
 }
 

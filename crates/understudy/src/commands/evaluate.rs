@@ -510,7 +510,11 @@ fn tell_gains(table: &Table, others: &Table, progress: &Progress) {
         progress.event(
             &json!({"event": "gain", "metric": name, "mean": mean, "low": low, "high": high, "pairs": pairs}),
         );
-        progress.say(&format!("gain of {name}: {mean:+.4} (95 %: {low:+.4} to {high:+.4}; {pairs} pairs)"));
+        let spread = match pairs {
+            1 => "1 pair".to_owned(),
+            _ => format!("95 %: {low:+.4} to {high:+.4}; {pairs} pairs"),
+        };
+        progress.say(&format!("gain of {name}: {mean:+.4} ({spread})"));
     }
 }
 
@@ -526,8 +530,11 @@ fn tell(table: &Table, progress: &Progress) {
         };
         let missing = if there < count { format!(", {} missing", count - there) } else { String::new() };
         progress.event(&json!({"event": "mean", "metric": name, "mean": mean, "low": low, "high": high, "videos": there}));
-        progress
-            .say(&format!("{name:width$}  {mean:.4} (95 %: {low:.4} to {high:.4}; {there} videos{missing})"));
+        let spread = match there {
+            1 => "1 video".to_owned(),
+            _ => format!("95 %: {low:.4} to {high:.4}; {there} videos"),
+        };
+        progress.say(&format!("{name:width$}  {mean:.4} ({spread}{missing})"));
     }
     for row in table.rows.iter().filter(|row| !row.problems.is_empty()) {
         progress.say(&format!("missing: {}: {}", row.name, row.problems.join("; ")));

@@ -141,13 +141,20 @@ impl Fit {
         if self.print_config {
             return report::print(&config.to_toml()?);
         }
-        let places = if self.plan { None } else { Some(self.places()?) };
+        // A plan goes without a place for its adapter; one that is given is looked at as for the work itself.
+        let places = self.out.as_deref().map(|out| self.places(out)).transpose()?;
         let source = self.base.source()?;
         let base_config = source.config()?;
+        source.notes()?.iter().for_each(|note| self.common.progress().note(note));
         let subjects = self.read_subjects(config.subject_options(&base_config))?;
         let device = self.common.open()?;
         config.check_base(&base_config)?;
-        let Some(places) = places else { return self.tell_plan(&source, &subjects, &config, &device) };
+        let folder = places.as_ref().map(|places| places.folder.as_path());
+        if self.plan {
+            return self.tell_plan(&source, (&subjects, folder), &config, &device);
+        }
+        // The parser sees to it that there is one where more is done than to print settings or a plan.
+        let Some(places) = places else { bail!("--out is needed") };
         let blocks_on_host = self.base.blocks_on_host;
         let base = source.load_with(LoadOptions { blocks_on_host, ..LoadOptions::default() }, &device)?;
         let adapter = self.train(&base, &subjects, &config, &places)?;
@@ -172,11 +179,15 @@ impl Fit {
     fn tell_plan(
         &self,
         source: &Source,
-        subjects: &[Subject],
+        (subjects, folder): (&[Subject], Option<&Path>),
         config: &LoraConfig,
         device: &Device,
     ) -> Result<()> {
         let Some((subject, others)) = subjects.split_first() else { bail!("--subject is needed") };
+        let begun = folder.filter(|folder| folder.exists());
+        if let Some(folder) = begun {
+            kept::check(config, subjects, folder, |note| self.common.progress().note(note))?;
+        }
         // Nothing is computed with its weights.
         let options = LoadOptions { blocks_on_host: usize::MAX, ..LoadOptions::default() };
         let mut base = source.load_with(options, device)?;
@@ -188,6 +199,12 @@ impl Fit {
         let memory = planned.memory;
         // Nothing goes on after it.
         let _ = progress.fitting(&FitEvent::Plan { event: "fit", plan: planned });
+        if let Some(folder) = begun {
+            progress.note(&format!(
+                "that is the whole of it; what {} has done is left out of it",
+                folder.display()
+            ));
+        }
         self.check_memory(memory, &progress)
     }
 
@@ -264,9 +281,7 @@ impl Fit {
     }
 
     /// The paths, found usable.
-    fn places(&self) -> Result<Places> {
-        // The parser sees to it that it is there unless the settings are only printed.
-        let Some(out) = &self.out else { bail!("--out is needed") };
+    fn places(&self, out: &Path) -> Result<Places> {
         if OutputFormat::from_path(out).ok() != Some(OutputFormat::Safetensors) {
             let reason = format!("--out {}: an adapter's name must end in .safetensors", out.display());
             return Err(WrongUsage(reason).into());
@@ -282,12 +297,14 @@ impl Fit {
                 folder.display()
             );
         }
-        if self.resume && !folder.exists() {
+        if self.resume && !self.plan && !folder.exists() {
             let note = format!("note: there is no run in {} to go on with; starting one", folder.display());
             self.common.progress().say(&note);
         }
-        understudy_files::remove_leftovers(&folder);
-        Ok(Places { out: out.clone(), folder, _reserved: reserved })
+        if !self.plan {
+            understudy_files::remove_leftovers(&folder);
+        }
+        Ok(Places { out: out.to_owned(), folder, _reserved: reserved })
     }
 
     /// What is read.

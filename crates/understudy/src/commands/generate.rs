@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 use understudy_engine::device::DeviceName;
 use understudy_engine::ops;
@@ -37,6 +37,7 @@ use crate::progress::Progress;
 use crate::report::{WrongUsage, duration, size};
 use adapters::Adapters;
 use made::Making;
+pub use made::add;
 use outputs::{Latents, Outputs};
 use sampling::Sampling;
 use warping::Warping;
@@ -46,6 +47,7 @@ const LATENTS: &str = "latents";
 
 /// Generate a video from a prompt.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("texts").required(true).multiple(true))]
 #[command(override_usage = "understudy generate --prompt <TEXT> --out <FILE> [OPTIONS]\n       \
     understudy generate --prompts <FILE> --out <FILE> [OPTIONS]")]
 pub struct Generate {
@@ -53,10 +55,10 @@ pub struct Generate {
     ///
     /// Of several the files are numbered, NAME-1.mp4, NAME-2.mp4, and each is written as soon as it is done. NAME-2 is what
     /// the second prompt alone gives with a seed 1 higher, NAME-3 what the third gives with a seed 2 higher.
-    #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "prompts_file")]
+    #[arg(long = "prompt", value_name = "TEXT", group = "texts")]
     prompts: Vec<String>,
     /// A text file with a prompt on every line; empty lines are left out.
-    #[arg(long = "prompts", value_name = "FILE", conflicts_with = "prompts")]
+    #[arg(long = "prompts", value_name = "FILE", group = "texts", conflicts_with = "prompts")]
     prompts_file: Option<PathBuf>,
     /// What guidance leads away from.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
@@ -123,7 +125,8 @@ impl Generate {
         if let Some(outputs) = &outputs {
             outputs.check_size([request.height, request.width])?;
         }
-        let notes = self.check_prompts(&config, &source, &adapters)?;
+        let mut notes = source.notes()?;
+        notes.extend(self.check_prompts(&config, &source, &adapters)?);
         let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
         (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
         let making = Making::new(&self, &request, &config, &adapters)?;

@@ -13,8 +13,9 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::Args;
 use serde::Serialize;
+use understudy_engine::error::WeightError;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_media::Provenance;
+use understudy_media::{Provenance, is_video};
 
 use adapter::AdapterSummary;
 use checkpoint::CheckpointSummary;
@@ -94,12 +95,24 @@ impl Inspect {
             );
         }
         let device = Device::flex();
-        let checkpoint = Checkpoint::open(path, &device)?;
+        let checkpoint = match Checkpoint::open(path, &device) {
+            Err(WeightError::NotWeights { what, .. }) if is_video(path) && is_moving(&what) => bail!(
+                "{}: a video or an animation, and nothing in it says how it was made; `generate` writes that into its videos, and \
+                 programs that cut or convert one leave it out",
+                path.display()
+            ),
+            opened => opened?,
+        };
         Ok(match adapter::is_adapter(&checkpoint) {
             true => Summary::Adapter(Box::new(AdapterSummary::read(path, &checkpoint, &device)?)),
             false => Summary::Checkpoint(CheckpointSummary::of(path, &checkpoint)),
         })
     }
+}
+
+/// Whether what a file was found to be instead of weights can be a video: a pointer or a page has its name, too.
+fn is_moving(what: &str) -> bool {
+    what.starts_with("a video") || what.starts_with("a picture")
 }
 
 /// `12,345,678`.

@@ -11,6 +11,8 @@ use understudy_engine::safetensors::write_atomically;
 use understudy_files::{seal, unseal};
 use understudy_personalize::{LoraConfig, Subject, numbered};
 
+/// The file of the settings.
+const SETTINGS: &str = "settings.toml";
 /// The settings of the motion stage, and its folder.
 const MOTION: &str = "motion";
 
@@ -18,13 +20,28 @@ const MOTION: &str = "motion";
 ///
 /// # Errors
 /// When they were; when the file cannot be written.
-pub fn keep(
+pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path, tell: impl FnMut(&str)) -> Result<()> {
+    let settings = check(config, subjects, folder, tell)?;
+    std::fs::create_dir_all(folder).map_err(|error| WeightError::Io {
+        action: "create",
+        path: folder.to_owned(),
+        error,
+    })?;
+    Ok(write_atomically(&folder.join(SETTINGS), seal(&settings.to_string()).as_bytes())?)
+}
+
+/// Finds out whether the settings of the run in `folder`, if there is one, were others. Returns those that a run with
+/// `config` keeps; `tell` hears of damage.
+///
+/// # Errors
+/// When they were.
+pub fn check(
     config: &LoraConfig,
     subjects: &[Subject],
     folder: &Path,
     mut tell: impl FnMut(&str),
-) -> Result<()> {
-    let path = folder.join("settings.toml");
+) -> Result<Table> {
+    let path = folder.join(SETTINGS);
     let mut own: Table = config.to_toml()?.parse()?;
     // Samples are looked at and not learned from.
     own.remove("samples");
@@ -49,12 +66,7 @@ pub fn keep(
             [&own, &first].map(|table| if begun { table.clone() } else { without_motion(table) });
         unchanged(&now, &then, folder)?;
     }
-    std::fs::create_dir_all(folder).map_err(|error| WeightError::Io {
-        action: "create",
-        path: folder.to_owned(),
-        error,
-    })?;
-    Ok(write_atomically(&path, seal(&own.to_string()).as_bytes())?)
+    Ok(own)
 }
 
 /// The same table with nothing said of the motion but that there is one.

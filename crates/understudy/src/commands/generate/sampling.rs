@@ -48,7 +48,7 @@ pub struct Sampling {
     #[arg(long, value_name = "X")]
     pub shift: Option<f64>,
     /// Decides the noise: the same seed gives the same video. Each further prompt has a seed 1 higher.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub seed: u64,
     /// Frames a second of the file [nano: 8; others: 16].
     #[arg(long, value_name = "X", value_parser = frame_rate)]

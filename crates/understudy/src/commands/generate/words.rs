@@ -19,7 +19,8 @@ pub fn notes(texts: &[&str], tokenizer: &Tokenizer, subjects: &[Subject]) -> Vec
     for word in distinct(texts.iter().flat_map(|text| placeholders(text))).iter().filter(|word| !stands(word))
     {
         notes.push(format!(
-            "{word} stands for nothing: no adapter has this word; give the subject's with --adapter, or leave it out"
+            "{word} stands for nothing: no adapter that is given has this word; give --adapter the one that was fitted with it, or \
+             leave it out (the trigger of another program's LoRA is written as it was in its captions)"
         ));
     }
     notes.extend(listed(&tokenizer.unknown_words(texts)).map(|words| {

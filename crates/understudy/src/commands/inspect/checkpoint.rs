@@ -100,6 +100,9 @@ fn write_recognized(f: &mut fmt::Formatter, recognized: &Recognized) -> fmt::Res
         let what = if config.is_null() { "not usable without its folder" } else { "not supported" };
         writeln!(f, "  {what}: {reason}")?;
     }
+    if let Some(note) = &recognized.note {
+        writeln!(f, "  {note}")?;
+    }
     let faults = tensor_faults(recognized);
     if faults.is_empty() && not_supported.is_none() {
         return writeln!(f, "  whole: every tensor it needs is there");

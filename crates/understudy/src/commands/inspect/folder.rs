@@ -155,9 +155,86 @@ impl fmt::Display for FolderSummary {
             part.faults.iter().try_for_each(|fault| writeln!(f, "    {fault}"))?;
             let fields =
                 part.config.iter().filter(|(field, value)| !field.starts_with('_') && !value.is_null());
-            let fields: Vec<String> = fields.map(|(field, value)| format!("{field} {value}")).collect();
-            writeln!(f, "    {}", fields.join(", "))?;
+            let fields: Vec<(&str, &Value)> = fields.map(|(field, value)| (field.as_str(), value)).collect();
+            write_fields(f, 4, &fields)?;
         }
         Ok(())
+    }
+}
+
+/// The fields of a configuration: those of one value together, those of several a line each, further in by level.
+fn write_fields(f: &mut fmt::Formatter, indent: usize, fields: &[(&str, &Value)]) -> fmt::Result {
+    let said: Vec<String> =
+        fields.iter().filter_map(|(field, value)| Some(format!("{field} {}", short(value)?))).collect();
+    if !said.is_empty() {
+        writeln!(f, "{:indent$}{}", "", said.join(", "))?;
+    }
+    for (field, value) in fields {
+        let inner: Vec<(String, &Value)> = match value {
+            Value::Object(own) => own.iter().map(|(field, value)| (field.clone(), value)).collect(),
+            Value::Array(own) if short(value).is_none() => {
+                own.iter().enumerate().map(|(at, value)| ((at + 1).to_string(), value)).collect()
+            }
+            _ => continue,
+        };
+        writeln!(f, "{:indent$}{field}", "")?;
+        let inner: Vec<(&str, &Value)> =
+            inner.iter().map(|(field, value)| (field.as_str(), *value)).collect();
+        write_fields(f, indent + 2, &inner)?;
+    }
+    Ok(())
+}
+
+/// A value in a few words; `None` of one that holds others with names. Of a long list only its length is said.
+fn short(value: &Value) -> Option<String> {
+    const SHOWN: usize = 8;
+    Some(match value {
+        Value::Null | Value::Object(_) => return None,
+        Value::Bool(set) => if *set { "yes" } else { "no" }.to_owned(),
+        Value::Number(number) => match number.as_f64() {
+            Some(own) if number.is_f64() => significant(own),
+            _ => number.to_string(),
+        },
+        Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "none".to_owned(),
+        Value::Array(values) if values.len() > SHOWN && values.iter().all(|own| short(own).is_some()) => {
+            let what = if values.iter().all(Value::is_number) { "numbers" } else { "values" };
+            format!("of {} {what}", values.len())
+        }
+        Value::Array(values) => values.iter().map(short).collect::<Option<Vec<_>>>()?.join(" "),
+    })
+}
+
+/// A number with four digits that count.
+fn significant(number: f64) -> String {
+    const SMALL: f64 = 1e-3;
+    let rounded = format!("{number:.3e}").parse::<f64>().unwrap_or(number);
+    if rounded != 0.0 && rounded.abs() < SMALL { format!("{rounded:e}") } else { rounded.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_of_configurations_are_words() {
+        let long = vec![0.25; 16];
+        for (value, said) in [
+            (json!(4), Some("4")),
+            (json!(9.999_999_747_378_752e-6), Some("1e-5")),
+            (json!(2.659_199_952_9), Some("2.659")),
+            (json!("gelu"), Some("gelu")),
+            (json!(false), Some("no")),
+            (json!([1, 2, 2]), Some("1 2 2")),
+            (json!(["CLIPModel"]), Some("CLIPModel")),
+            (json!([]), Some("none")),
+            (json!(long), Some("of 16 numbers")),
+            (json!({"a": 1}), None),
+            (json!([{"a": 1}]), None),
+        ] {
+            assert_eq!(short(&value).as_deref(), said, "{value}");
+        }
     }
 }
