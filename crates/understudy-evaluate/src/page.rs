@@ -1,12 +1,13 @@
 //! The page of a suite: claims, means, and the videos of all methods side by side.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+
+use maud::{Markup, html};
 
 use crate::error::Result;
 use crate::evaluation::Row;
 use crate::metrics::Metric;
-use crate::report::{About, escaped, head, image, plot};
+use crate::report::{About, image, page, plot, score};
 use crate::suite::Verdict;
 use crate::table::Table;
 use crate::videos::Clip;
@@ -39,123 +40,149 @@ pub fn suite_page(
     strips: &[Strip],
     claims: &[(String, String, Option<Verdict>)],
 ) -> Result<String> {
-    let mut page = head(about);
-    page.push_str(&claims_table(claims));
-    page.push_str(&means(strips));
-    about.notes.iter().for_each(|note| page += &format!("<p>{}</p>", escaped(note)));
-    page.push_str(&remarks(strips));
-    let mut shown = 0;
     let mut groups: BTreeMap<&str, Vec<&Strip>> = BTreeMap::new();
     strips.iter().for_each(|strip| groups.entry(strip.group).or_default().push(strip));
-    for (group, strips) in groups {
-        let _ = write!(page, "<h2>{}</h2>", escaped(group));
-        for clip in strips[0].clips {
-            if shown + strips.len() > SHOWN {
-                break;
-            }
-            shown += strips.len();
-            page.push_str(&side_by_side(clip, &strips)?);
-        }
-    }
     let all: usize = strips.iter().map(|strip| strip.clips.len()).sum();
-    if shown < all {
-        let _ = write!(page, "<p>{} of {all} videos are shown.</p>", shown);
+    let mut shown = 0;
+    let mut sections = Vec::new();
+    for (group, strips) in &groups {
+        let clips = strips[0].clips.len().min((SHOWN - shown) / strips.len());
+        shown += clips * strips.len();
+        sections.push((group, strips, &strips[0].clips[..clips]));
     }
-    Ok(page + "</main></html>\n")
+    let content = html! {
+        (claims_table(claims))
+        (means(strips))
+        @for note in &about.notes { p { (note) } }
+        (remarks(strips))
+        @for (group, strips, clips) in sections {
+            h2 { (group) }
+            @for clip in clips { (side_by_side(clip, strips)?) }
+        }
+        @if shown < all { p { (shown) " of " (all) " videos are shown." } }
+    };
+    Ok(page(about, &content))
 }
 
 /// Videos without a score, and what was noted of others.
-fn remarks(strips: &[Strip]) -> String {
-    let mut out = String::new();
-    for strip in strips {
-        for row in strip.rows {
-            for remark in row.problems.iter().chain(&row.notes) {
-                let video = format!("{}/{}/{}", strip.method, strip.group, row.name);
-                let _ = write!(out, "<li>{}: {}</li>", escaped(&video), escaped(remark));
+fn remarks(strips: &[Strip]) -> Markup {
+    let rows = strips.iter().flat_map(|strip| strip.rows.iter().map(move |row| (strip, row)));
+    let remarks = rows.flat_map(|(strip, row)| {
+        row.problems.iter().chain(&row.notes).map(move |remark| (strip, &row.name, remark))
+    });
+    let remarks: Vec<_> = remarks.collect();
+    html! {
+        @if !remarks.is_empty() {
+            h2 { "Missing, and noted" }
+            ul {
+                @for (strip, name, remark) in remarks {
+                    li { (strip.method) "/" (strip.group) "/" (name) ": " (remark) }
+                }
             }
         }
     }
-    if out.is_empty() { out } else { format!("<h2>Missing, and noted</h2><ul>{out}</ul>") }
 }
 
-fn claims_table(claims: &[(String, String, Option<Verdict>)]) -> String {
-    if claims.is_empty() {
-        return String::new();
-    }
-    let mut out = "<h2>Claims</h2><div class=\"sheet\"><table><tr><th>claim<th>metric<th>left<th>right<th>margin<th>95 %<th>standard errors<th>pairs<th></tr>".to_owned();
-    for (says, metric, verdict) in claims {
-        let _ = match verdict {
-            None => write!(
-                out,
-                "<tr><td class=\"says\">{}<td>{metric}<td colspan=7 class=\"problem\">not measured</tr>",
-                escaped(says)
-            ),
-            Some(own) => write!(
-                out,
-                "<tr><td class=\"says\">{}<td>{metric}<td>{:.4}<td>{:.4}<td>{:+.4}<td>{:+.4} to {:+.4}<td>{}<td>{}<td>{}</tr>",
-                escaped(says),
-                own.left,
-                own.right,
-                own.margin,
-                own.interval[0],
-                own.interval[1],
-                own.errors().map_or_else(|| "no spread".to_owned(), |errors| format!("{errors:.1}")),
-                own.pairs,
-                if own.holds() { "holds" } else { "<b class=\"problem\">does not hold</b>" }
-            ),
-        };
-    }
-    out + "</table></div>"
-}
-
-fn means(strips: &[Strip]) -> String {
-    let mut out =
-        "<h2>Means</h2><div class=\"sheet\"><table><tr><th>prompts<th>method<th>metric<th>mean<th>95 %<th>videos<th></tr>"
-            .to_owned();
-    for strip in strips {
-        let table = Table { metrics: strip.metrics.clone(), rows: strip.rows.to_vec() };
-        for (index, metric) in strip.metrics.iter().enumerate() {
-            let head = format!("<tr><td>{}<td>{}<td>{metric}", escaped(strip.group), escaped(strip.method));
-            let values = table.values(index);
-            let _ = match table.mean(index) {
-                Some(own) => write!(
-                    out,
-                    "{head}<td>{:.4}<td>{:.4} to {:.4}<td>{}<td>{}</tr>",
-                    own.mean,
-                    own.low,
-                    own.high,
-                    values.len(),
-                    plot(&values, own)
-                ),
-                None => write!(out, "{head}<td colspan=4 class=\"problem\">no video has it</tr>"),
-            };
+fn claims_table(claims: &[(String, String, Option<Verdict>)]) -> Markup {
+    html! {
+        @if !claims.is_empty() {
+            h2 { "Claims" }
+            div.sheet {
+                table {
+                    tr {
+                        th { "claim" } th { "metric" } th { "left" } th { "right" } th { "margin" } th { "95 %" }
+                        th { "standard errors" } th { "pairs" } th {}
+                    }
+                    @for (says, metric, verdict) in claims {
+                        tr {
+                            td.says { (says) }
+                            td { (metric) }
+                            @match verdict {
+                                None => td.problem colspan="7" { "not measured" },
+                                Some(verdict) => (measured(verdict)),
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
-    out + "</table></div>"
+}
+
+/// The cells of what was found of a claim.
+fn measured(own: &Verdict) -> Markup {
+    let signed = |value: f64| format!("{value:+.4}");
+    html! {
+        td { (score(own.left)) }
+        td { (score(own.right)) }
+        td { (signed(own.margin)) }
+        td { (signed(own.interval[0])) " to " (signed(own.interval[1])) }
+        td { @match own.errors() { Some(errors) => (format_args!("{errors:.1}")), None => "no spread" } }
+        td { (own.pairs) }
+        td { @if own.holds() { "holds" } @else { b.problem { "does not hold" } } }
+    }
+}
+
+fn means(strips: &[Strip]) -> Markup {
+    html! {
+        h2 { "Means" }
+        div.sheet {
+            table {
+                tr {
+                    th { "prompts" } th { "method" } th { "metric" } th { "mean" } th { "95 %" } th { "videos" }
+                    th {}
+                }
+                @for strip in strips {
+                    @let table = Table { metrics: strip.metrics.clone(), rows: strip.rows.to_vec() };
+                    @for (index, metric) in strip.metrics.iter().enumerate() {
+                        @let values = table.values(index);
+                        tr {
+                            td { (strip.group) }
+                            td { (strip.method) }
+                            td { (metric) }
+                            @if let Some(own) = table.mean(index) {
+                                td { (score(own.mean)) }
+                                td { (score(own.low)) " to " (score(own.high)) }
+                                td { (values.len()) }
+                                td { (plot(&values, own)) }
+                            } @else {
+                                td.problem colspan="4" { "no video has it" }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The videos called as `clip` is, of every method.
-fn side_by_side(clip: &Clip, strips: &[&Strip]) -> Result<String> {
-    let mut out = format!(
-        "<h3>{}</h3><div class=\"prompt\">{}</div><div class=\"grid\">",
-        escaped(&clip.name),
-        escaped(clip.prompt.as_deref().unwrap_or_default())
-    );
-    for strip in strips {
-        let _ = write!(out, "<div class=\"clip\"><b>{}</b><div class=\"pair\">", escaped(strip.method));
-        let own = strip.clips.iter().find(|own| own.name == clip.name);
-        if let Some(video) = own.and_then(|own| own.video().ok()) {
-            let _ = write!(out, "<figure>{}</figure>", image(&video)?);
+fn side_by_side(clip: &Clip, strips: &[&Strip]) -> Result<Markup> {
+    Ok(html! {
+        h3 { (clip.name) }
+        div.prompt { (clip.prompt.as_deref().unwrap_or_default()) }
+        div.grid {
+            @for strip in strips {
+                @let own = strip.clips.iter().find(|own| own.name == clip.name);
+                @let row = strip.rows.iter().find(|row| row.name == clip.name);
+                div.clip {
+                    b { (strip.method) }
+                    div.pair {
+                        @if let Some(video) = own.and_then(|own| own.video().ok()) {
+                            figure { (image(&video)?) }
+                        }
+                    }
+                    dl {
+                        @for (metric, value) in strip.metrics.iter().zip(row.map_or(&[][..], |row| &row.values)) {
+                            dt { (metric) }
+                            @match value {
+                                Some(value) => dd { (score(*value)) },
+                                None => dd.problem { "missing" },
+                            }
+                        }
+                    }
+                }
+            }
         }
-        out.push_str("</div><dl>");
-        let row = strip.rows.iter().find(|row| row.name == clip.name);
-        for (metric, value) in strip.metrics.iter().zip(row.map_or(&[][..], |row| &row.values)) {
-            let _ = match value {
-                Some(value) => write!(out, "<dt>{metric}<dd>{value:.4}"),
-                None => write!(out, "<dt>{metric}<dd class=\"problem\">missing"),
-            };
-        }
-        out.push_str("</dl></div>");
-    }
-    Ok(out + "</div>")
+    })
 }

@@ -1,10 +1,10 @@
 //! One page to look at: the means, every video's scores, and the videos themselves, with nothing outside the file.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use understudy_media::{Video, WriteOptions};
 
 use crate::error::Result;
@@ -82,187 +82,202 @@ pub fn html(
     about: &About,
 ) -> Result<String> {
     let table = own.table;
-    let mut page = head(about);
-    page.push_str("<h2>Scores</h2>");
-    page.push_str(&means(table, other.map(|other| other.table)));
-    page.push_str(&notes(own, other, about));
-    page.push_str(&list("Missing", " class=\"problem\"", &table.rows, |row| &row.problems));
-    page.push_str(&list("Noted", "", &table.rows, |row| &row.notes));
-    if let Some(references) = references {
-        page.push_str(&compared(table, references)?);
-    }
-    let width = if other.is_some() { " wide" } else { "" };
-    let _ = write!(page, "<h2>Videos</h2><div class=\"grid{width}\">");
-    for row in &table.rows {
-        page.push_str(&card(own, other, row)?);
-    }
-    Ok(page + "</div></main></html>\n")
+    let content = html! {
+        h2 { "Scores" }
+        (means(table, other.map(|other| other.table)))
+        (notes(own, other, about))
+        (list("Missing", Some("problem"), &table.rows, |row| &row.problems))
+        (list("Noted", None, &table.rows, |row| &row.notes))
+        @if let Some(references) = references { (compared(table, references)?) }
+        h2 { "Videos" }
+        div.grid.wide[other.is_some()] {
+            @for row in &table.rows { (card(own, other, row)?) }
+        }
+    };
+    Ok(page(about, &content))
 }
 
-/// The beginning of a page.
-pub(crate) fn head(about: &About) -> String {
+/// A page with its title, what it is about, and `content`.
+pub(crate) fn page(about: &About, content: &Markup) -> String {
     let About { title, date, program, command, .. } = about;
-    let made = [program, date].into_iter().filter(|text| !text.is_empty());
-    let made = made.map(|text| escaped(text)).collect::<Vec<_>>().join(", ");
-    let command =
-        if command.is_empty() { String::new() } else { format!("<br><code>{}</code>", escaped(command)) };
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{0}</title><style>{STYLE}</style><main><h1>{0}</h1><p class=\"about\">{made}{command}</p>",
-        escaped(title)
-    )
+    let made = [program.as_str(), date].into_iter().filter(|text| !text.is_empty());
+    let made = made.collect::<Vec<_>>().join(", ");
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    h1 { (title) }
+                    p.about { (made) @if !command.is_empty() { br; code { (command) } } }
+                    (content)
+                }
+            }
+        }
+    };
+    page.into_string() + "\n"
 }
 
 /// What is to be known of all scores.
-fn notes(own: Scored, other: Option<Scored>, about: &About) -> String {
+fn notes(own: Scored, other: Option<Scored>, about: &About) -> Markup {
     let mut notes = about.notes.clone();
     notes.extend(own.faces.map(|policy| format!("identity is by {}", policy.describe())));
     for (whose, scored) in [("", Some(own)), (" of the others", other)] {
         notes.extend(scored.and_then(|scored| scored.fvd).map(|fvd| format!("{}{whose}: {fvd}", fvd.name)));
     }
-    notes.iter().map(|note| format!("<p>{}</p>", escaped(note))).collect()
+    html! { @for note in &notes { p { (note) } } }
 }
 
 /// What is `said` of some videos, under a heading; nothing where nothing is.
-fn list(heading: &str, class: &str, rows: &[Row], said: fn(&Row) -> &[String]) -> String {
-    let item =
-        |row: &Row, said: &String| format!("<li{class}>{}: {}</li>", escaped(&row.name), escaped(said));
-    let items: String =
-        rows.iter().flat_map(|row| said(row).iter().map(|one| item(row, one)).collect::<Vec<_>>()).collect();
-    if items.is_empty() { items } else { format!("<h2>{heading}</h2><ul>{items}</ul>") }
+fn list(heading: &str, class: Option<&str>, rows: &[Row], said: fn(&Row) -> &[String]) -> Markup {
+    let items: Vec<_> = rows.iter().flat_map(|row| said(row).iter().map(move |said| (row, said))).collect();
+    html! {
+        @if !items.is_empty() {
+            h2 { (heading) }
+            ul { @for (row, said) in items { li class=[class] { (row.name) ": " (said) } } }
+        }
+    }
 }
 
 /// The pictures that videos were compared with, each subject's once.
-fn compared(table: &Table, references: &References) -> Result<String> {
+fn compared(table: &Table, references: &References) -> Result<Markup> {
     let mut places: Vec<PathBuf> = table.rows.iter().map(|row| references.of(&row.name)).collect();
     places.sort();
     places.dedup();
-    let mut out = String::new();
-    for place in places.iter().take(SUBJECTS) {
-        // What cannot be read is missing in the scores, too.
-        let Ok(pictures) = References::read(place) else { continue };
+    // What cannot be read is missing in the scores, too.
+    let subjects = places.iter().take(SUBJECTS).filter_map(|place| {
         let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy();
-        let (shown, count) = (pictures.len().min(PICTURES), pictures.len());
-        let of = if shown < count { format!(", {shown} of {count} pictures") } else { String::new() };
-        let _ = write!(out, "<div class=\"prompt\">{}{of}</div><div class=\"row\">", escaped(&name));
-        for at in 0..shown {
-            let picture = pictures[at * count / shown].clone();
-            out.push_str(&image(&Video::new(vec![picture], 1.0)?)?);
+        Some((name, References::read(place).ok()?))
+    });
+    let subjects: Vec<_> = subjects.collect();
+    Ok(html! {
+        @if !subjects.is_empty() || places.len() > SUBJECTS { h2 { "References" } }
+        @for (name, pictures) in subjects {
+            @let (shown, count) = (pictures.len().min(PICTURES), pictures.len());
+            div.prompt { (name) @if shown < count { ", " (shown) " of " (count) " pictures" } }
+            div.row {
+                @for at in 0..shown {
+                    (image(&Video::new(vec![pictures[at * count / shown].clone()], 1.0)?)?)
+                }
+            }
         }
-        out.push_str("</div>");
-    }
-    if places.len() > SUBJECTS {
-        let _ = write!(out, "<p>{SUBJECTS} of {} subjects are shown.</p>", places.len());
-    }
-    Ok(if out.is_empty() { out } else { format!("<h2>References</h2>{out}") })
+        @if places.len() > SUBJECTS { p { (SUBJECTS) " of " (places.len()) " subjects are shown." } }
+    })
 }
 
 /// A video in the page.
-pub(crate) fn image(video: &Video) -> Result<String> {
+pub(crate) fn image(video: &Video) -> Result<Markup> {
     let encoded = STANDARD.encode(thumbnail(video)?);
-    Ok(format!("<img alt=\"\" src=\"data:image/webp;base64,{encoded}\">"))
+    Ok(html! { img alt="" src={ "data:image/webp;base64," (encoded) }; })
 }
 
 /// A line a metric: its mean with the interval, every video's value, and what it gains over others.
-fn means(table: &Table, other: Option<&Table>) -> String {
-    let gained = if other.is_some() { "<th>gain over the others" } else { "" };
-    let mut out = format!(
-        "<div class=\"sheet\"><table><tr><th>metric<th>mean<th>95 %<th>videos<th>each video, the mean and its interval{gained}</tr>"
-    );
-    for (index, metric) in table.metrics.iter().enumerate() {
-        let values = table.values(index);
-        let Some(interval) = table.mean(index) else {
-            let columns = if other.is_some() { 5 } else { 4 };
-            let _ =
-                write!(out, "<tr><td>{metric}<td colspan={columns} class=\"problem\">no video has it</tr>");
-            continue;
-        };
-        let Interval { mean, low, high } = interval;
-        let gain = match other.map(|other| table.gain(other, index)) {
-            Some(Some((Interval { mean, low, high }, pairs))) => {
-                let plural = if pairs == 1 { "pair" } else { "pairs" };
-                format!("<td class=\"n gain\">{mean:+.4} ({low:+.4} to {high:+.4}; {pairs} {plural})")
+fn means(table: &Table, other: Option<&Table>) -> Markup {
+    html! {
+        div.sheet {
+            table {
+                tr {
+                    th { "metric" } th { "mean" } th { "95 %" } th { "videos" }
+                    th { "each video, the mean and its interval" }
+                    @if other.is_some() { th { "gain over the others" } }
+                }
+                @for (index, metric) in table.metrics.iter().enumerate() {
+                    @let values = table.values(index);
+                    tr {
+                        td { (metric) }
+                        @if let Some(interval) = table.mean(index) {
+                            td.n { (score(interval.mean)) }
+                            td.n { (score(interval.low)) " to " (score(interval.high)) }
+                            td.n { (values.len()) }
+                            td { (plot(&values, interval)) }
+                            @if let Some(other) = other { (gain(table.gain(other, index))) }
+                        } @else {
+                            td.problem colspan=(if other.is_some() { 5 } else { 4 }) { "no video has it" }
+                        }
+                    }
+                }
             }
-            Some(None) => "<td>no pair has it".to_owned(),
-            None => String::new(),
-        };
-        let _ = write!(
-            out,
-            "<tr><td>{metric}<td class=\"n\">{mean:.4}<td class=\"n\">{low:.4} to {high:.4}<td class=\"n\">{}<td>{}{gain}</tr>",
-            values.len(),
-            plot(&values, interval)
-        );
+        }
     }
-    out + "</table></div>"
+}
+
+fn gain(gain: Option<(Interval, usize)>) -> Markup {
+    let Some((Interval { mean, low, high }, pairs)) = gain else {
+        return html! { td { "no pair has it" } };
+    };
+    let plural = if pairs == 1 { "pair" } else { "pairs" };
+    html! { td.n.gain { (format_args!("{mean:+.4} ({low:+.4} to {high:+.4}; {pairs} {plural})")) } }
+}
+
+/// A score as pages have it.
+pub(crate) fn score(value: f64) -> String {
+    format!("{value:.4}")
 }
 
 /// Values as dots along a line, their mean as a bar and its interval as a band.
-pub(crate) fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> String {
+pub(crate) fn plot(values: &[f64], Interval { mean, low, high }: Interval) -> Markup {
     let [width, height] = PLOT;
     let least = values.iter().copied().fold(low, f64::min);
     let most = values.iter().copied().fold(high, f64::max);
     let span = (most - least).max(1e-9);
     let at = |value: f64| 40.0 + (value - least) / span * (width - 80.0);
-    let mut out = format!("<svg width=\"{width}\" height=\"{height}\" role=\"img\">");
     let middle = height / 2.0 - 4.0;
-    let _ = write!(
-        out,
-        "<rect x=\"{:.1}\" y=\"2\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#d3e2f3\"/>",
-        at(low),
-        (at(high) - at(low)).max(1.0),
-        2.0 * middle - 4.0
-    );
-    for value in values {
-        let _ = write!(
-            out,
-            "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"3\" fill=\"#2b6cb0\" opacity=\".6\"/>",
-            at(*value)
-        );
+    let pixels = |length: f64| format!("{length:.1}");
+    html! {
+        svg width=(width) height=(height) role="img" {
+            rect x=(pixels(at(low))) y="2" width=(pixels((at(high) - at(low)).max(1.0)))
+                height=(pixels(2.0 * middle - 4.0)) fill="#d3e2f3" {}
+            @for value in values {
+                circle cx=(pixels(at(*value))) cy=(middle) r="3" fill="#2b6cb0" opacity=".6" {}
+            }
+            rect x=(pixels(at(mean))) y="0" width="2" height=(pixels(2.0 * middle)) fill="#1d2430" {}
+            @for (value, anchor) in [(least, "start"), (most, "end")] {
+                text x=(pixels(at(value))) y=(height) font-size="9" text-anchor=(anchor) {
+                    (format_args!("{value:.3}"))
+                }
+            }
+        }
     }
-    let _ = write!(
-        out,
-        "<rect x=\"{:.1}\" y=\"0\" width=\"2\" height=\"{:.1}\" fill=\"#1d2430\"/>",
-        at(mean),
-        2.0 * middle
-    );
-    for (value, anchor) in [(least, "start"), (most, "end")] {
-        let _ = write!(
-            out,
-            "<text x=\"{:.1}\" y=\"{height}\" font-size=\"9\" text-anchor=\"{anchor}\">{value:.3}</text>",
-            at(value)
-        );
-    }
-    out + "</svg>"
 }
 
 /// A video with its prompt and its scores, beside that of the same name among others.
-fn card(own: Scored, other: Option<Scored>, row: &Row) -> Result<String> {
-    let mut out = "<div class=\"clip\"><div class=\"pair\">".to_owned();
-    for (whose, scored) in [("this", Some(own)), ("the other", other)] {
-        let Some(scored) = scored else { continue };
-        let clip = scored.clips.iter().find(|clip| clip.name == row.name);
-        if let Some(video) = clip.and_then(|clip| clip.video().ok()) {
-            let whose =
-                if other.is_some() { format!("<figcaption>{whose}</figcaption>") } else { String::new() };
-            let _ = write!(out, "<figure>{}{whose}</figure>", image(&video)?);
-        }
-    }
-    let _ = write!(out, "</div><b>{}</b>", escaped(&row.name));
-    let clip = own.clips.iter().find(|clip| clip.name == row.name);
-    if let Some(prompt) = clip.and_then(|clip| clip.prompt.as_deref()) {
-        let _ = write!(out, "<div class=\"prompt\">{}</div>", escaped(prompt));
-    }
-    out.push_str("<dl>");
+fn card(own: Scored, other: Option<Scored>, row: &Row) -> Result<Markup> {
+    let [this, beside] = [Some(own), other]
+        .map(|scored| scored.and_then(|scored| scored.clips.iter().find(|clip| clip.name == row.name)));
     let against = other.and_then(|other| other.table.rows.iter().find(|one| one.name == row.name));
-    for (index, (metric, value)) in own.table.metrics.iter().zip(&row.values).enumerate() {
-        let said = |value: Option<f64>| match value {
-            Some(value) => format!("{value:.4}"),
-            None => "<span class=\"problem\">missing</span>".to_owned(),
-        };
-        let beside = against.map_or_else(String::new, |one| format!(" against {}", said(one.values[index])));
-        let _ = write!(out, "<dt>{metric}<dd>{}{beside}", said(*value));
-    }
-    Ok(out + "</dl></div>")
+    let said = |value: Option<f64>| match value {
+        Some(value) => html! { (score(value)) },
+        None => html! { span.problem { "missing" } },
+    };
+    Ok(html! {
+        div.clip {
+            div.pair {
+                @for (whose, clip) in [("this", this), ("the other", beside)] {
+                    @if let Some(video) = clip.and_then(|clip| clip.video().ok()) {
+                        figure {
+                            (image(&video)?)
+                            @if other.is_some() { figcaption { (whose) } }
+                        }
+                    }
+                }
+            }
+            b { (row.name) }
+            @if let Some(prompt) = this.and_then(|clip| clip.prompt.as_deref()) {
+                div.prompt { (prompt) }
+            }
+            dl {
+                @for (index, (metric, value)) in own.table.metrics.iter().zip(&row.values).enumerate() {
+                    dt { (metric) }
+                    dd { (said(*value)) @if let Some(one) = against { " against " (said(one.values[index])) } }
+                }
+            }
+        }
+    })
 }
 
 /// The video as a small animated WebP.
@@ -282,11 +297,6 @@ pub(crate) fn thumbnail(video: &Video) -> Result<Vec<u8>> {
     let path = folder.path().join("thumbnail.webp");
     small.write(&path, &WriteOptions { webp_quality: 70.0, ..WriteOptions::default() })?;
     std::fs::read(&path).map_err(|source| crate::Error::Write { path: path.display().to_string(), source })
-}
-
-/// `text` as HTML.
-pub(crate) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
