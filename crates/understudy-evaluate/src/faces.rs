@@ -166,16 +166,24 @@ fn from_json(text: &str) -> Result<Vec<Vec<Face>>, String> {
 /// if there is one more, how sure the detector was. Frames that are not there have no face.
 fn from_csv(text: &str, frames: usize) -> Result<Vec<Vec<Face>>, String> {
     let mut found: BTreeMap<usize, Vec<Face>> = BTreeMap::new();
-    for (index, line) in text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
-        let fault = || format!("line {}: it is not a frame and ten coordinates", index + 1);
-        let cells: Vec<f64> = line
-            .split(',')
-            .map(|cell| cell.trim().parse().ok().filter(|value: &f64| value.is_finite()))
-            .collect::<Option<_>>()
-            .ok_or_else(fault)?;
+    let mut csv = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+    for record in csv.records() {
+        let record = record.map_err(|error| error.to_string())?;
+        // The position is where the record before ends: empty lines follow it.
+        let line = || {
+            let (before, rest) = text.split_at(record.position().map_or(0, |at| at.byte() as usize));
+            let empty = &rest[..rest.len() - rest.trim_start().len()];
+            1 + before.matches('\n').count() + empty.matches('\n').count()
+        };
+        if record.iter().all(str::is_empty) {
+            continue;
+        }
+        let fault = || format!("line {}: it is not a frame and ten coordinates", line());
+        let number = |cell: &str| cell.parse().ok().filter(|value: &f64| value.is_finite());
+        let cells: Vec<f64> = record.iter().map(number).collect::<Option<_>>().ok_or_else(fault)?;
         let (Some(&frame), Some(places)) = (cells.first(), cells.get(1..11)) else { return Err(fault()) };
         if frame < 0.0 || frame.fract() != 0.0 || frame > f64::from(u32::MAX) {
-            return Err(format!("line {}: {frame} is no frame", index + 1));
+            return Err(format!("line {}: {frame} is no frame", line()));
         }
         let landmarks = std::array::from_fn(|at| [places[2 * at], places[2 * at + 1]]);
         let score = cells.get(11).copied().unwrap_or_else(sure);
@@ -223,6 +231,7 @@ mod tests {
         };
         assert!(faces().unwrap_err().to_string().contains("a.faces.json"));
         assert!(message("head\n0,1,2\n").contains("line 2"));
+        assert!(message("head\r\n\r\n0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10\r\n0,1,x\r\n").contains("line 4"));
         assert!(message("head\n-1,1,2,3,4,5,6,7,8,9,10\n").contains("-1 is no frame"));
         fs::write(
             folder.path().join("a.faces.csv"),

@@ -52,24 +52,17 @@ impl Table {
     /// # Errors
     /// When it cannot be written; nothing is left behind then.
     pub fn write_csv(&self, path: &Path) -> Result<()> {
-        let columns: Vec<String> = self.metrics.iter().map(|metric| metric.column()).collect();
-        let line = |name: &str, cells: Vec<String>| {
-            format!("{}\n", [vec![name.to_owned()], cells].concat().join(","))
-        };
-        let mut text = line("name", columns);
-        for row in &self.rows {
-            let cell = |value: &Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-            text.push_str(&line(&quoted(&row.name), row.values.iter().map(cell).collect()));
-        }
-        Ok(write_file(path, |file| file.write_all(text.as_bytes()))?)
-    }
-}
-
-/// A cell of a CSV file (RFC 4180).
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
+        let cell = |value: f64| value.to_string();
+        Ok(write_file(path, |file| {
+            let mut csv = csv::Writer::from_writer(file);
+            csv.write_field("name")?;
+            csv.write_record(self.metrics.iter().map(|metric| metric.column()))?;
+            for row in &self.rows {
+                csv.write_field(&row.name)?;
+                csv.write_record(row.values.iter().map(|value| value.map_or(String::new(), cell)))?;
+            }
+            csv.flush()
+        })?)
     }
 }
 
