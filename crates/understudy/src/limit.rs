@@ -1,10 +1,9 @@
 //! What Linux lets this process take of the machine's memory: its control groups, of either version and however deep,
-//! and its own limits.
+//! and its own limits. `sysinfo`, which tells of the machine, leaves out limits of swap, `memory.high`, pages that can be given
+//! back at once, and `ulimit`, and finds none where a container sees the machine's path.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
-
-use crate::memory::in_listing;
 
 /// A limit in bytes, and what is taken of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,8 +19,13 @@ struct Limit {
 pub struct Limits(Vec<Limit>);
 
 impl Limits {
+    /// Those of this process.
+    pub fn read() -> Self {
+        Self::read_below(Path::new("/"))
+    }
+
     /// Those of this process on the system whose files are below `root`.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read_below(root: &Path) -> Self {
         let groups = read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let mut limits = Vec::new();
         for line in groups.lines() {
@@ -108,15 +112,21 @@ fn own(root: &Path) -> Vec<Limit> {
     [("Max address space", "VmSize:"), ("Max data size", "VmData:")].into_iter().filter_map(limit).collect()
 }
 
+/// The bytes of an entry in a listing as Linux has it.
+fn in_listing(listing: &str, entry: &str) -> Option<u64> {
+    let line = listing.lines().find_map(|line| line.strip_prefix(entry))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1 << 10)
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
 
-    /// A system of 16 GB, of which 8 are free, with further files.
+    /// The files of a system.
     pub fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let memory = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\nSwapTotal: 0 kB\n";
-        for (path, text) in [("proc/meminfo", memory)].iter().chain(files) {
+        for (path, text) in files {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -125,7 +135,7 @@ pub mod tests {
     }
 
     fn of(files: &[(&str, &str)]) -> (Option<u64>, Option<u64>) {
-        let limits = Limits::read(system(files).path());
+        let limits = Limits::read_below(system(files).path());
         (limits.total(200), limits.free())
     }
 
