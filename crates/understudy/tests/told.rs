@@ -313,3 +313,21 @@ fn one_number_under_two_names_is_said_to_be_one() {
     );
     assert!(page.contains(concat!("understudy ", env!("CARGO_PKG_VERSION"))) && !page.contains("References"));
 }
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let run = understudy(folder.path(), &["completions", shell]);
+        run.succeeds();
+        assert!(run.stdout.contains("set-and-sequence") && run.stdout.contains("initial-noise"), "{shell}");
+    }
+    assert_eq!(understudy(folder.path(), &["completions", "dos"]).code, Some(2));
+    understudy(folder.path(), &["man", "man/man1"]).succeeds();
+    let page = |name: &str| fs::read_to_string(folder.path().join("man/man1").join(name)).unwrap();
+    assert!(page("understudy.1").contains("understudy\\-fit(1)"));
+    assert!(page("understudy-fit.1").contains("set\\-and\\-sequence"));
+    fs::write(folder.path().join("file"), "").unwrap();
+    let run = understudy(folder.path(), &["man", "file"]);
+    assert!(run.code == Some(1) && run.stderr.contains("file: cannot write manual pages"), "{}", run.stderr);
+}

@@ -10,6 +10,7 @@ mod inspect;
 mod judges;
 mod pretrain;
 mod pull;
+mod shell;
 
 use anyhow::{Result, bail};
 use burn::tensor::{Device, FloatDType};
@@ -23,6 +24,8 @@ use crate::progress::Progress;
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print what a shell needs to complete the program's arguments.
+    Completions(shell::Completions),
     /// Rewrite an adapter in the key names of another program.
     Convert(convert::Convert),
     /// Fit a bundled subject on the embedded base, generate it before and after, and score both.
@@ -35,6 +38,8 @@ pub enum Command {
     Generate(Box<generate::Generate>),
     /// Print what an adapter, a checkpoint or a base folder holds, or how a video was made.
     Inspect(inspect::Inspect),
+    /// Write manual pages, one a command.
+    Man(shell::Man),
     /// Fetch a repository of weights into the Hugging Face cache.
     Pull(pull::Pull),
     /// Train the embedded base or one of its judges on the puppet world.
@@ -46,12 +51,14 @@ impl Command {
     pub fn run(self) -> Result<()> {
         interrupt::listen();
         match self {
+            Self::Completions(command) => command.run(),
             Self::Convert(command) => command.run(),
             Self::Demo(command) => command.run(),
             Self::Evaluate(command) => command.run(),
             Self::Fit(command) => command.run(),
             Self::Generate(command) => command.run(),
             Self::Inspect(command) => command.run(),
+            Self::Man(command) => command.run(),
             Self::Pretrain(command) => command.run(),
             Self::Pull(command) => command.run(),
         }
