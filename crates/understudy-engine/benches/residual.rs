@@ -1,12 +1,12 @@
-//! Times a frozen map with a low-rank residual, and a step through it: `cargo bench -p understudy-engine`. Elements are
-//! floating-point operations.
+//! Times a frozen map with a low-rank residual, and a step through it: `cargo bench -p understudy-engine`.
+//! Elements are floating-point operations.
 #![allow(missing_docs)]
 
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use understudy_engine::ops::{Weight, set_bf16_products};
+use understudy_engine::ops::{Products, Weight};
 use understudy_engine::random::Random;
 
 const RANK: usize = 16;
@@ -16,7 +16,7 @@ fn residuals(criterion: &mut Criterion) {
     let normal = |shape: [usize; 2], seed| Random::new(seed, 0).normal_tensor::<2>(shape, &device);
     for [rows, inputs, outputs] in [[5120, 256, 1024], [1280, 1536, 1536]] {
         for (bf16, name) in [(false, "f32"), (true, "bf16")] {
-            set_bf16_products(bf16);
+            let _products = Products::rounded(bf16).scope();
             let [x, down, up] = [([rows, inputs], 1), ([RANK, inputs], 2), ([outputs, RANK], 3)]
                 .map(|(shape, seed)| normal(shape, seed));
             // As the weights of published files are: bf16 holds them.

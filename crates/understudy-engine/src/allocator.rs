@@ -8,8 +8,9 @@ use mimalloc::MiMalloc;
 /// More than any machine has: whoever asks for so much reads a damaged file and can do without.
 const ABSURD: usize = 1 << 44;
 
-/// mimalloc, and one line on stderr and exit code 1 where there is no memory left. Tensors are large and short-lived;
-/// the system's allocator gives each back to the kernel and pays for fresh pages at every operation.
+/// mimalloc, and one line on stderr and exit code 1 where there is no memory left. Tensors are large and
+/// short-lived; the system's allocator gives each back to the kernel and pays for fresh pages at every
+/// operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Allocator;
 

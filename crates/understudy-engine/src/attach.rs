@@ -1,8 +1,8 @@
 //! Attachments: what every personalization method does to a frozen network.
 //!
 //! A network's linear maps, attentions and block outputs are *sites*, named by their published path. An
-//! [`Attachments`] holds, for any of them, low-rank residuals, attention hooks and extra modules, each active
-//! in a [`Window`] of the denoising steps. Networks ask it at every site and know no method.
+//! [`Attachments`] holds, for any of them, low-rank residuals and hooks of attentions and hidden states, each
+//! active in a [`Window`] of the denoising steps. Networks ask it at every site and know no method.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -68,10 +68,30 @@ pub trait AttentionHook: Debug + Send + Sync {
     fn attend(&self, site: &str, progress: f32, inputs: AttentionInputs) -> AttentionInputs;
 }
 
-/// A module after a site; its output is added to the site's.
-pub trait ExtraModule: Debug + Send + Sync {
-    /// The addition to `hidden (batch, tokens, channels)`.
-    fn forward(&self, site: &str, progress: f32, hidden: Tensor<3>) -> Tensor<3>;
+/// One call of a [`StateHook`].
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Behind which module.
+    pub site: &'a str,
+    /// How far denoising is.
+    pub progress: f32,
+    /// The tensors of [`StateHook::shared`], in their order.
+    pub shared: &'a [Tensor<3>],
+}
+
+/// Sees, and may change, the hidden state behind a module.
+pub trait StateHook: Debug + Send + Sync {
+    /// The hidden state `(batch, tokens, channels)` to go on with; returning it as it is observes.
+    fn pass(&self, call: Call, hidden: Tensor<3>) -> Tensor<3>;
+
+    /// Tensors that are the same wherever it is called, and may be trained: asked for once, when it is
+    /// attached. Under [replay](crate::replay) gradients reach them through [`Call::shared`].
+    fn shared(&self) -> Vec<Tensor<3>> {
+        Vec::new()
+    }
+
+    /// The same with the values of what it trains alone, for sweeps outside any graph.
+    fn detached(self: Arc<Self>) -> Arc<dyn StateHook>;
 }
 
 #[derive(Clone, Debug)]
@@ -80,12 +100,21 @@ struct Windowed<T> {
     item: T,
 }
 
+/// A hook of hidden states and the tensors it shares between its calls.
+#[derive(Clone, Debug)]
+struct Shared {
+    hook: Arc<dyn StateHook>,
+    tensors: Vec<Tensor<3>>,
+}
+
 /// All attachments of one run, by site, and the progress of the current step.
 #[derive(Clone, Debug, Default)]
 pub struct Attachments {
     low_rank: BTreeMap<String, Vec<LowRank>>,
     attention: BTreeMap<String, Vec<Windowed<Arc<dyn AttentionHook>>>>,
-    extra: BTreeMap<String, Vec<Windowed<Arc<dyn ExtraModule>>>>,
+    /// Which of the hooks of states are called behind a module.
+    states: BTreeMap<String, Vec<usize>>,
+    hooks: Vec<Windowed<Shared>>,
     progress: f32,
 }
 
@@ -105,12 +134,36 @@ impl Attachments {
         self.attention.entry(site.into()).or_default().push(Windowed { window, item: hook });
     }
 
-    /// Adds a module after `site`.
-    pub fn add_extra(&mut self, site: impl Into<String>, window: Window, module: Arc<dyn ExtraModule>) {
-        self.extra.entry(site.into()).or_default().push(Windowed { window, item: module });
+    /// Adds a hook of the hidden states behind `sites`.
+    pub fn add_state<S: Into<String>>(
+        &mut self,
+        sites: impl IntoIterator<Item = S>,
+        window: Window,
+        hook: Arc<dyn StateHook>,
+    ) {
+        for site in sites {
+            self.states.entry(site.into()).or_default().push(self.hooks.len());
+        }
+        let tensors = hook.shared();
+        self.hooks.push(Windowed { window, item: Shared { hook, tensors } });
     }
 
-    /// The same with the values of low-rank residuals alone, outside any graph.
+    /// What all hooks of states share between their calls, one after the other.
+    pub fn shared(&self) -> Vec<Tensor<3>> {
+        self.hooks.iter().flat_map(|own| own.item.tensors.clone()).collect()
+    }
+
+    /// The same with `shared` in place of what [`Attachments::shared`] gives, as many and in that order.
+    pub fn with_shared(&self, shared: &[Tensor<3>]) -> Self {
+        let mut replaced = self.clone();
+        let mut rest = shared.iter();
+        for own in &mut replaced.hooks {
+            own.item.tensors.iter_mut().zip(&mut rest).for_each(|(tensor, new)| tensor.clone_from(new));
+        }
+        replaced
+    }
+
+    /// The same with the values of what is trained alone, outside any graph.
     pub fn without_autodiff(&self) -> Self {
         let value = |residual: &LowRank| LowRank {
             down: residual.down.clone().without_autodiff(),
@@ -118,7 +171,16 @@ impl Attachments {
             ..*residual
         };
         let values = |(site, all): (&String, &Vec<LowRank>)| (site.clone(), all.iter().map(value).collect());
-        Self { low_rank: self.low_rank.iter().map(values).collect(), ..self.clone() }
+        let detached = |own: &Windowed<Shared>| {
+            let Shared { hook, tensors } = own.item.clone();
+            let tensors = tensors.into_iter().map(Tensor::without_autodiff).collect();
+            Windowed { window: own.window, item: Shared { hook: hook.detached(), tensors } }
+        };
+        Self {
+            low_rank: self.low_rank.iter().map(values).collect(),
+            hooks: self.hooks.iter().map(detached).collect(),
+            ..self.clone()
+        }
     }
 
     /// Takes in everything attached by `other`.
@@ -129,9 +191,11 @@ impl Attachments {
         for (site, items) in other.attention {
             self.attention.entry(site).or_default().extend(items);
         }
-        for (site, items) in other.extra {
-            self.extra.entry(site).or_default().extend(items);
+        let before = self.hooks.len();
+        for (site, hooks) in other.states {
+            self.states.entry(site).or_default().extend(hooks.into_iter().map(|hook| before + hook));
         }
+        self.hooks.extend(other.hooks);
     }
 
     /// The same attachments at another progress of denoising, in `[0, 1]`.
@@ -143,15 +207,16 @@ impl Attachments {
     pub fn is_steady(&self, site: &str) -> bool {
         let always = |own: &LowRank| own.window == Window::ALWAYS;
         let residuals = self.low_rank.get(site).is_none_or(|residuals| residuals.iter().all(always));
-        residuals && !self.attention.contains_key(site) && !self.extra.contains_key(site)
+        residuals && !self.attention.contains_key(site) && !self.states.contains_key(site)
     }
 
     /// Every site something is attached to.
     pub fn sites(&self) -> impl Iterator<Item = &str> {
-        self.low_rank.keys().chain(self.attention.keys()).chain(self.extra.keys()).map(String::as_str)
+        self.low_rank.keys().chain(self.attention.keys()).chain(self.states.keys()).map(String::as_str)
     }
 
-    /// What the linear map at `site` with this weight and bias makes of `x (..., inputs)`, plus its active residuals.
+    /// What the linear map at `site` with this weight and bias makes of `x (..., inputs)`, plus its active
+    /// residuals.
     pub fn linear<const D: usize>(
         &self,
         site: &str,
@@ -200,15 +265,56 @@ impl Attachments {
             .fold(inputs, |inputs, hook| hook.item.attend(site, self.progress, inputs))
     }
 
-    /// `hidden` after `site`, plus the active extra modules.
+    /// What the active hooks of states make of `hidden (batch, tokens, channels)` behind `site`.
     pub fn after(&self, site: &str, hidden: Tensor<3>) -> Tensor<3> {
-        let Some(modules) = self.extra.get(site) else { return hidden };
-        modules.iter().filter(|module| module.window.contains(self.progress)).fold(
-            hidden,
-            |hidden, module| {
-                let addition = module.item.forward(site, self.progress, hidden.clone());
-                hidden + addition
-            },
-        )
+        let Some(hooks) = self.states.get(site) else { return hidden };
+        let active = hooks.iter().map(|&hook| &self.hooks[hook]);
+        active.filter(|own| own.window.contains(self.progress)).fold(hidden, |hidden, own| {
+            let call = Call { site, progress: self.progress, shared: &own.item.tensors };
+            own.item.hook.pass(call, hidden)
+        })
+    }
+}
+
+/// Attachments by network, as its folder is called: `transformer`, `transformer_2`, `unet`, `text_encoder`.
+#[derive(Clone, Debug, Default)]
+pub struct Attached {
+    networks: BTreeMap<String, Attachments>,
+    none: Attachments,
+}
+
+impl Attached {
+    /// Nothing attached to any network.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// `attachments` to `network` alone.
+    pub fn one(network: &str, attachments: Attachments) -> Self {
+        let mut attached = Self::none();
+        attached.add(network, attachments);
+        attached
+    }
+
+    /// Adds what is to be attached to `network`.
+    pub fn add(&mut self, network: &str, attachments: Attachments) {
+        self.networks.entry(network.to_owned()).or_default().extend(attachments);
+    }
+
+    /// What is attached to `network`.
+    pub fn to(&self, network: &str) -> &Attachments {
+        self.networks.get(network).unwrap_or(&self.none)
+    }
+
+    /// What is attached to `network`, to be changed.
+    pub fn to_mut(&mut self, network: &str) -> &mut Attachments {
+        self.networks.entry(network.to_owned()).or_default()
+    }
+
+    /// Takes in everything attached by `other`.
+    pub fn extend(&mut self, other: Self) {
+        for (network, attachments) in other.networks {
+            self.networks.entry(network).or_default().extend(attachments);
+        }
     }
 }

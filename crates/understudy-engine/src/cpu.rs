@@ -44,8 +44,8 @@ impl Array {
         }
     }
 
-    /// `tensor` if it is an f32 tensor of the CPU engine that belongs to no graph and lies there as it is: no number of it is
-    /// seen in two places.
+    /// `tensor` if it is an f32 tensor of the CPU engine that belongs to no graph and lies there as it is: no
+    /// number of it is seen in two places.
     pub(crate) fn frozen<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
         match Primitive::of(tensor)? {
             Primitive::Plain(tensor) => {
@@ -69,8 +69,8 @@ impl Array {
     }
 }
 
-/// A `(batch, heads, tokens, dim)` view of a `(batch, tokens, heads, dim)` array, the commonest view there is,
-/// copied in runs of `dim` on all threads.
+/// A `(batch, heads, tokens, dim)` view of a `(batch, tokens, heads, dim)` array, the commonest view there
+/// is, copied in runs of `dim` on all threads.
 fn swapped_heads(tensor: &FlexTensor) -> Option<Array> {
     let shape = tensor.layout().shape().to_vec();
     let &[batch, heads, tokens, dim] = shape.as_slice() else { return None };
@@ -201,9 +201,10 @@ pub(crate) fn apply_with_extra<const N: usize, O: CpuOp<N>>(
         let autodiff = inputs.iter().any(|input| matches!(input, Primitive::Tracked(_)));
         let arrays = inputs.map(|input| Array::from_primitive(input.into_plain()));
         let (output, extra) = op.infer(arrays.each_ref());
-        let output = match autodiff {
-            true => Primitive::Tracked(Box::new(Tracked::new(output.tensor))),
-            false => Primitive::Plain(output.tensor),
+        let output = if autodiff {
+            Primitive::Tracked(Box::new(Tracked::new(output.tensor)))
+        } else {
+            Primitive::Plain(output.tensor)
         };
         return (output, extra);
     }

@@ -73,7 +73,8 @@ impl DeviceName {
     /// The device itself.
     ///
     /// # Errors
-    /// When the program was built without it, or a first small computation on it fails: its driver or a library is missing.
+    /// When the program was built without it, or a first small computation on it fails: its driver or a
+    /// library is missing.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::flex()),
@@ -105,8 +106,8 @@ impl DeviceName {
     }
 }
 
-/// The device that `open` gives, after a first small computation on it. Backends find out what is missing only then, and
-/// panic.
+/// The device that `open` gives, after a first small computation on it. Backends find out what is missing
+/// only then, and panic.
 #[cfg_attr(not(feature = "gpu"), allow(dead_code))]
 fn tried(name: &str, open: impl FnOnce() -> Device, advice: &'static str) -> Result<Device, DeviceError> {
     let hook = std::panic::take_hook();

@@ -1,4 +1,5 @@
-//! What a file is that holds no weights: what a download leaves when it fails, archives, and files of other kinds.
+//! What a file is that holds no weights: what a download leaves when it fails, archives, and files of other
+//! kinds.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
@@ -67,13 +68,14 @@ pub fn not_weights(path: &Path, bytes: &[u8]) -> Option<WeightError> {
     described(path, instead(begin, bytes.len(), || Some(Cursor::new(bytes))))
 }
 
-/// The same of a file of `length` bytes of which only the beginning was read: [`BEGIN`] bytes, or all there are.
+/// The same of a file of `length` bytes of which only the beginning was read: [`BEGIN`] bytes, or all there
+/// are.
 pub(crate) fn in_file(path: &Path, begin: &[u8], length: usize) -> Option<WeightError> {
     described(path, instead(begin, length, || File::open(path).ok().map(BufReader::new)))
 }
 
-/// What the file at `path`, which holds `bytes` and should be a configuration or a vocabulary, is instead; `None` where it
-/// may be one.
+/// What the file at `path`, which holds `bytes` and should be a configuration or a vocabulary, is instead;
+/// `None` where it may be one.
 pub fn not_configuration(path: &Path, bytes: &[u8]) -> Option<WeightError> {
     if bytes.is_empty() {
         return described(path, Some(("empty".to_owned(), AGAIN)));
@@ -102,7 +104,8 @@ fn header_length(bytes: &[u8]) -> Option<u64> {
     (rest.first() == Some(&b'{') && length <= LARGEST_HEADER as u64).then_some(length)
 }
 
-/// Whether a file begins as safetensors does: any eight bytes, which are its header's length, and then the header.
+/// Whether a file begins as safetensors does: any eight bytes, which are its header's length, and then the
+/// header.
 pub(crate) fn is_safetensors(bytes: &[u8]) -> bool {
     header_length(bytes).is_some()
 }
@@ -257,9 +260,10 @@ fn message(text: &str) -> Option<Found> {
 }
 
 fn plain(text: &str) -> Found {
-    match text.is_empty() {
-        true => ("empty but for white space".to_owned(), AGAIN),
-        false => (format!("text ({}) and no weights", quoted(text)), MAYBE),
+    if text.is_empty() {
+        ("empty but for white space".to_owned(), AGAIN)
+    } else {
+        (format!("text ({}) and no weights", quoted(text)), MAYBE)
     }
 }
 

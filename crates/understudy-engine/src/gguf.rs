@@ -13,8 +13,8 @@ use crate::safetensors::Storage;
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
 const ALIGNMENT: usize = 32;
-/// Most dimensions of a tensor. The format's own programs stop at four; converters of video models write the kernel
-/// of the patch embedding with five.
+/// Most dimensions of a tensor. The format's own programs stop at four; converters of video models write the
+/// kernel of the patch embedding with five.
 const DIMENSIONS: usize = 5;
 /// Metadata under this prefix and a tensor's name is the shape it had before it was flattened.
 const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
@@ -135,7 +135,8 @@ pub(crate) fn read(stream: impl Read, length: usize) -> Result<Header, Fault> {
     Ok(Header { tensors, metadata })
 }
 
-/// The encoding of ggml's type `kind`, how many numbers a block of it holds and the bytes it takes; `None` if it is not read.
+/// The encoding of ggml's type `kind`, how many numbers a block of it holds and the bytes it takes; `None` if
+/// it is not read.
 fn block(kind: u32) -> Option<(Encoding, usize, usize)> {
     use Quantization::{Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let quantization = match kind {
@@ -224,8 +225,12 @@ impl Vocabulary {
     /// # Errors
     /// When the file cannot be read or its header is not consistent.
     pub fn open(path: &Path) -> Result<Option<Self>, WeightError> {
+        Self::of(&Storage::open(path)?, path)
+    }
+
+    /// The same of one that is open.
+    pub(crate) fn of(storage: &Storage, path: &Path) -> Result<Option<Self>, WeightError> {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
-        let storage = Storage::open(path)?;
         let start = storage.bytes(0..storage.length().min(MAGIC.len())).map_err(malformed)?;
         if *start != *MAGIC {
             return Ok(None);

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::weights::{Lost, Origin, Weights};
 
-/// A part that is built when it is first asked for, where its store stays open, and at once where it does not. Copies share
-/// it.
+/// A part that is built when it is first asked for, where its store stays open, and at once where it does
+/// not. Copies share it.
 pub struct Late<P> {
     inner: Arc<Inner<P>>,
 }
@@ -19,7 +19,8 @@ struct Inner<P> {
 type Build<P> = dyn Fn(&Weights) -> P + Send + Sync;
 
 impl<P> Late<P> {
-    /// The part that `build` makes of `weights`. That everything it needs is there and has the right shape is found out now.
+    /// The part that `build` makes of `weights`. That everything it needs is there and has the right shape is
+    /// found out now.
     pub fn new(weights: &Weights, build: impl Fn(&Weights) -> P + Send + Sync + 'static) -> Self {
         let inner = match weights.origin() {
             Some(origin) => {
@@ -42,7 +43,7 @@ impl<P> Late<P> {
     /// Never: a part is built at once or has what it is built from.
     pub fn get(&self) -> &P {
         self.inner.built.get_or_init(|| match &self.inner.later {
-            Some((origin, build)) => build(&origin.weights()),
+            Some((origin, build)) => origin.build(build),
             None => unreachable!("it was built at once"),
         })
     }

@@ -1,11 +1,10 @@
 //! The ground: everything that touches burn's internals.
 //!
-//! Operations with handwritten gradients, attachments to named sites, block checkpointing, weights in and
+//! Operations with handwritten gradients, attachments to named sites, replay of blocks, weights in and
 //! out, devices and random numbers.
 
 pub mod allocator;
 pub mod attach;
-pub mod checkpoint;
 mod cpu;
 pub mod device;
 pub mod encoding;
@@ -22,7 +21,9 @@ pub mod parameters;
 pub mod patch;
 mod pickle;
 pub mod random;
+pub mod replay;
 pub mod safetensors;
+pub mod sites;
 pub mod stack;
 pub mod text;
 mod torchscript;

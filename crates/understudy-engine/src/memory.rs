@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 use understudy_kernels::Floats;
 
-/// Gives freed memory that waits to be used again back to the system. It pays between phases that need memory of other sizes.
+/// Gives freed memory that waits to be used again back to the system. It pays between phases that need memory
+/// of other sizes.
 pub use understudy_kernels::release_memory as release;
 
 /// The bytes of `floats`, whose memory goes back to the pool with the last tensor that uses it.

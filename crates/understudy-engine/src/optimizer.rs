@@ -26,9 +26,10 @@ pub struct AdamWConfig {
     pub muon: Option<MuonConfig>,
 }
 
-/// Muon for matrices (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024): they move by
-/// their momentum, orthogonalized, and scaled so that the learning rate of AdamW fits (Liu et al., "Muon is scalable
-/// for LLM training", 2025). Kernels are matrices with a row for each output; vectors stay with AdamW.
+/// Muon for matrices (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024): they
+/// move by their momentum, orthogonalized, and scaled so that the learning rate of AdamW fits (Liu et al.,
+/// "Muon is scalable for LLM training", 2025). Kernels are matrices with a row for each output; vectors stay
+/// with AdamW.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MuonConfig {
@@ -102,13 +103,12 @@ impl AdamW {
         gradients: NamedGradients,
         rate: impl Fn(&str) -> f32,
     ) -> f32 {
-        match gradients.values().all(|gradient| Primitive::of(gradient).is_some()) {
-            true => {
-                let on_host = |(name, gradient): (String, Tensor<1>)| (name, gradient.into_data());
-                let gradients = gradients.into_iter().map(on_host).collect();
-                self.run(parameters, gradients, rate, on_host::length, on_host::moved)
-            }
-            false => self.run(parameters, gradients, rate, on_device::length, on_device::moved),
+        if gradients.values().all(|gradient| Primitive::of(gradient).is_some()) {
+            let on_host = |(name, gradient): (String, Tensor<1>)| (name, gradient.into_data());
+            let gradients = gradients.into_iter().map(on_host).collect();
+            self.run(parameters, gradients, rate, on_host::length, on_host::moved)
+        } else {
+            self.run(parameters, gradients, rate, on_device::length, on_device::moved)
         }
     }
 
@@ -196,9 +196,10 @@ pub fn ema_step(ema: &mut Parameters, parameters: &Parameters, decay: f32) {
         let Some(parameter) = parameters.get(name) else { continue };
         let none = Tensor::zeros([1], &average.value.device());
         let value = std::mem::replace(&mut average.value, none);
-        average.value = match Primitive::of(&value).is_some() {
-            true => on_host::blend(value, parameter.value.clone(), decay),
-            false => on_device::blend(value, parameter.value.clone(), decay),
+        average.value = if Primitive::of(&value).is_some() {
+            on_host::blend(value, parameter.value.clone(), decay)
+        } else {
+            on_device::blend(value, parameter.value.clone(), decay)
         };
     }
 }

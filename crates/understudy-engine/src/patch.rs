@@ -43,8 +43,8 @@ pub enum Delta {
     LowRank(Factors),
     /// Two such products, multiplied element by element (LoHa; Hyeon-Woo, Ye-Bin and Oh, "FedPara", 2022).
     Hadamard([Factors; 2]),
-    /// The Kronecker product of two matrices (LoKr; Yeh et al., "Navigating Text-To-Image Customization", 2024). Of a
-    /// convolution the right one has the kernel within its inputs.
+    /// The Kronecker product of two matrices (LoKr; Yeh et al., "Navigating Text-To-Image Customization",
+    /// 2024). Of a convolution the right one has the kernel within its inputs.
     Kronecker([Tensor<2>; 2]),
 }
 

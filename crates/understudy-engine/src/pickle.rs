@@ -39,8 +39,8 @@ const PICKLES: usize = 5;
 /// The most bytes of a pickle that are looked at.
 const LIMIT: u64 = 256 << 20;
 
-/// That the pickle of the PyTorch file at `path` imports nothing but what tensors are made of. Nothing in a file is
-/// run here, but whoever shares one that would run something elsewhere does not share a checkpoint.
+/// That the pickle of the PyTorch file at `path` imports nothing but what tensors are made of. Nothing in a
+/// file is run here, but whoever shares one that would run something elsewhere does not share a checkpoint.
 ///
 /// # Errors
 /// Names what it imports.
@@ -85,8 +85,9 @@ fn member(mut archive: zip::ZipArchive<BufReader<File>>) -> Result<Vec<u8>, Stri
 const TORCHSCRIPT: &[u8] = b"c__torch__";
 const DICTIONARY: &[u8] = b"ccollections\nOrderedDict\n";
 
-/// The pickle of a TorchScript archive with an ordered dictionary in place of every module, so that its tensors have
-/// the names of a state dict. What cannot be understood is left as it is, for the reader to refuse.
+/// The pickle of a TorchScript archive with an ordered dictionary in place of every module, so that its
+/// tensors have the names of a state dict. What cannot be understood is left as it is, for the reader to
+/// refuse.
 pub(crate) fn modules_as_dictionaries(bytes: &[u8]) -> Vec<u8> {
     let mut walk = Walk::new(bytes);
     let mut out = Vec::with_capacity(bytes.len());
@@ -104,8 +105,8 @@ pub(crate) fn modules_as_dictionaries(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Every `(module, name)` that the pickles at the beginning of `bytes` import. It ends where they do, or where an
-/// operation is not known.
+/// Every `(module, name)` that the pickles at the beginning of `bytes` import. It ends where they do, or
+/// where an operation is not known.
 fn imports(bytes: &[u8]) -> Vec<(String, String)> {
     let mut walk = Walk::new(bytes);
     while walk.operation().is_some() {}

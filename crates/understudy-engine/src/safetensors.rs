@@ -1,5 +1,5 @@
-//! Checkpoints: safetensors files, whole or in shards, and GGUF files, of which only what is asked for is read, and
-//! PyTorch's `.pth`; and writing safetensors.
+//! Checkpoints: safetensors files, whole or in shards, and GGUF files, of which only what is asked for is
+//! read, and PyTorch's `.pth`; and writing safetensors.
 
 mod header;
 mod scales;
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use pytorch_reader::PytorchReader;
@@ -37,6 +38,7 @@ use crate::torchscript;
 use crate::weights::{Init, WeightSource};
 
 /// Where a tensor's bytes are.
+#[derive(Clone)]
 enum Place {
     /// A part of a file.
     Part { file: usize, range: Range<usize> },
@@ -44,6 +46,7 @@ enum Place {
     Pytorch(pytorch_reader::Tensor),
 }
 
+#[derive(Clone)]
 struct Entry {
     place: Place,
     encoding: Encoding,
@@ -74,9 +77,10 @@ impl Entry {
 /// What PyTorch's files begin with: an archive, or a pickle.
 const PYTORCH: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02"];
 
-/// One or more files seen as one store of named tensors.
+/// One or more files seen as one store of named tensors. Copies share the open files.
+#[derive(Clone)]
 pub struct Checkpoint {
-    files: Vec<Storage>,
+    files: Vec<Arc<Storage>>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
     name: String,
@@ -103,8 +107,8 @@ impl Checkpoint {
     /// (`*.index.json`) whose shards lie beside it.
     ///
     /// 8-bit floats and integers with scales beside them (`NAME.scale_weight`, `NAME.weight_scale`,
-    /// `NAME.weight_scale_inv` or `NAME.weight._scale`) are read as what they stand for; the scales and other notes of that
-    /// kind are no tensors of their own.
+    /// `NAME.weight_scale_inv` or `NAME.weight._scale`) are read as what they stand for; the scales and other
+    /// notes of that kind are no tensors of their own.
     ///
     /// # Errors
     /// When a file cannot be read, is truncated, or its header is not consistent.
@@ -161,7 +165,7 @@ impl Checkpoint {
                 self.insert(name, Entry::new(place, encoding, shape)).map_err(malformed)?;
             }
             self.metadata.extend(header.metadata);
-            self.files.push(storage);
+            self.files.push(Arc::new(storage));
             return Ok(());
         }
         if let Some(error) = foreign::in_file(path, &start, storage.length()) {
@@ -176,12 +180,12 @@ impl Checkpoint {
             self.insert(name, Entry::new(place, encoding, shape)).map_err(malformed)?;
         }
         self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
-        self.files.push(storage);
+        self.files.push(Arc::new(storage));
         Ok(())
     }
 
-    /// Adds the tensors of a file that `torch.save` or `torch.jit.save` wrote. Only tensors are read of it, and of
-    /// TorchScript the numbers its classes declare final, as metadata: nothing in it is run.
+    /// Adds the tensors of a file that `torch.save` or `torch.jit.save` wrote. Only tensors are read of it,
+    /// and of TorchScript the numbers its classes declare final, as metadata: nothing in it is run.
     fn add_pytorch(&mut self, path: &Path) -> Result<(), WeightError> {
         let malformed = |reason: String| WeightError::Malformed { path: path.to_owned(), reason };
         let torchscript = torchscript::rewritten(path).map_err(malformed)?;
@@ -204,8 +208,8 @@ impl Checkpoint {
         }
     }
 
-    /// The same tensors under their published names: `rename` gives the one for a file's name, or `None` where
-    /// the file's name stands.
+    /// The same tensors under their published names: `rename` gives the one for a file's name, or `None`
+    /// where the file's name stands.
     ///
     /// # Errors
     /// When two tensors get one name.
@@ -267,6 +271,14 @@ impl Checkpoint {
             },
         };
         self.entries.iter().map(info).collect()
+    }
+
+    /// The vocabulary of a GGUF file; `None` if it has none or is another kind of file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or its header is not consistent.
+    pub fn vocabulary(&self) -> Result<Option<gguf::Vocabulary>, WeightError> {
+        self.files.first().map_or(Ok(None), |file| gguf::Vocabulary::of(file, Path::new(&self.name)))
     }
 
     /// Bytes of the largest tensor that can only be read whole, even for some rows of it: PyTorch's.

@@ -1,5 +1,5 @@
-//! A stack of blocks of which some are not held but read from the store whenever they are needed, so that a network
-//! runs that is larger than the memory it runs in.
+//! A stack of blocks of which some are not held but read from the store whenever they are needed, so that a
+//! network runs that is larger than the memory it runs in.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,8 +31,8 @@ struct Ahead<B> {
 }
 
 impl<B: Clone + Send + Sync + 'static> Stack<B> {
-    /// `count` blocks from `weights`, block `i` at `i` below. As many as [`Weights::on_host`] says, spread evenly,
-    /// are only looked for and not held.
+    /// `count` blocks from `weights`, block `i` at `i` below. As many as [`Weights::on_host`] says, spread
+    /// evenly, are only looked for and not held.
     pub fn new(
         weights: &Weights,
         count: usize,
@@ -106,16 +106,13 @@ impl<B: Clone + Send + Sync + 'static> Stack<B> {
 
 impl<B> Inner<B> {
     fn read(&self, index: usize) -> B {
-        (self.build)(&self.origins[index].weights())
+        self.origins[index].build(&self.build)
     }
 
     /// The block after `index` that is not held, on the way up or down.
     fn next(&self, index: usize, backward: bool) -> Option<usize> {
         let streamed = |at: &usize| self.held[*at].is_none();
-        match backward {
-            false => (index + 1..self.held.len()).find(streamed),
-            true => (0..index).rev().find(streamed),
-        }
+        if backward { (0..index).rev().find(streamed) } else { (index + 1..self.held.len()).find(streamed) }
     }
 }
 

@@ -1,5 +1,5 @@
-//! TorchScript archives, as `torch.jit.save` writes them: the tensors of their modules, and the numbers their code was
-//! compiled with. None of that code is run.
+//! TorchScript archives, as `torch.jit.save` writes them: the tensors of their modules, and the numbers their
+//! code was compiled with. None of that code is run.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use burn::tensor::{Device, Tensor};
 
 use crate::error::WeightError;
+use crate::ops::Products;
+use crate::sites::{Role, Site, Sites, StateSite};
 
 /// How a tensor starts when a network is trained from scratch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,13 +36,14 @@ pub trait WeightSource {
     /// `init` how it would start from scratch.
     fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Option<Tensor<1>>, WeightError>;
 
-    /// Whether there is a tensor `name`, which must be of `shape`. Where that can be told without reading it, it is
-    /// not read.
+    /// Whether there is a tensor `name`, which must be of `shape`. Where that can be told without reading it,
+    /// it is not read.
     fn holds(&self, name: &str, shape: &[usize]) -> Result<bool, WeightError> {
         Ok(self.get(name, shape, Init::Zeros)?.is_some())
     }
 
-    /// Those `rows` of the matrix `name` of `shape`, one after the other, or `None` if there is no such matrix.
+    /// Those `rows` of the matrix `name` of `shape`, one after the other, or `None` if there is no such
+    /// matrix.
     fn rows(&self, name: &str, shape: [usize; 2], rows: &[usize]) -> Result<Option<Tensor<1>>, WeightError> {
         let Some(all) = self.get(name, &shape, Init::Zeros)? else { return Ok(None) };
         let all = all.reshape(shape);
@@ -95,9 +98,25 @@ pub struct Probe {
 impl Probe {
     /// The shapes of all tensors that `build` asks for, by name.
     pub fn shapes<N>(device: &Device, build: impl FnOnce(&Weights) -> N) -> BTreeMap<String, Vec<usize>> {
+        Self::look(device, build).0
+    }
+
+    /// The sites of what `build` builds.
+    pub fn sites<N>(device: &Device, build: impl FnOnce(&Weights) -> N) -> Sites {
+        Self::look(device, build).1
+    }
+
+    /// The shapes of all tensors that `build` asks for, by name, and the sites of what it builds.
+    pub fn look<N>(
+        device: &Device,
+        build: impl FnOnce(&Weights) -> N,
+    ) -> (BTreeMap<String, Vec<usize>>, Sites) {
         let probe = Self::default();
-        build(&Weights::new(&probe, device));
-        probe.asked.into_inner()
+        let weights = Weights::new(&probe, device);
+        build(&weights);
+        let sites = weights.ledger().sites.clone();
+        drop(weights);
+        (probe.asked.into_inner(), sites)
     }
 }
 
@@ -121,10 +140,11 @@ struct Ledger {
     used: BTreeSet<String>,
     missing: Vec<String>,
     wrong: Vec<String>,
+    sites: Sites,
 }
 
-/// Why a part of a network that was there when it was built could not be read again, if that happened: nobody can be told
-/// in the middle of a network. Copies share it.
+/// Why a part of a network that was there when it was built could not be read again, if that happened: nobody
+/// can be told in the middle of a network. Copies share it.
 #[derive(Clone, Debug, Default)]
 pub struct Lost(Arc<OnceLock<String>>);
 
@@ -167,6 +187,7 @@ pub struct Weights<'a> {
     on_host: usize,
     reading: Reading,
     lost: Lost,
+    role: Role,
 }
 
 /// Where a part of a network is read from whenever it is needed.
@@ -176,12 +197,19 @@ pub struct Origin {
     prefix: String,
     device: Device,
     lost: Lost,
+    /// How matrices are held.
+    products: Products,
 }
 
 impl Origin {
-    /// The view to build the part from. What cannot be read any more becomes NaN, which no result survives, and the reason
-    /// is kept for [`Origin::lost`].
-    pub fn weights(&self) -> Weights<'static> {
+    /// The part, its matrices held as they would have been when the network was built. What cannot be read
+    /// any more becomes NaN, which no result survives, and the reason is kept for [`Origin::lost`].
+    pub fn build<P>(&self, build: impl FnOnce(&Weights) -> P) -> P {
+        let _products = self.products.scope();
+        build(&self.weights())
+    }
+
+    fn weights(&self) -> Weights<'static> {
         Weights {
             store: Store::Shared(self.source.clone()),
             ledger: Arc::default(),
@@ -190,6 +218,7 @@ impl Origin {
             on_host: 0,
             reading: Reading::Again,
             lost: self.lost.clone(),
+            role: Role::default(),
         }
     }
 
@@ -225,7 +254,8 @@ impl<'a> Weights<'a> {
 
     fn of(store: Store<'a>, device: &Device, on_host: usize) -> Self {
         let (ledger, prefix, lost) = (Arc::default(), String::new(), Lost::default());
-        Self { store, ledger, prefix, device: device.clone(), on_host, reading: Reading::Values, lost }
+        let (reading, role) = (Reading::Values, Role::default());
+        Self { store, ledger, prefix, device: device.clone(), on_host, reading, lost, role }
     }
 
     fn source(&self) -> &dyn WeightSource {
@@ -248,7 +278,8 @@ impl<'a> Weights<'a> {
     pub fn origin(&self) -> Option<Origin> {
         let Store::Shared(source) = &self.store else { return None };
         let (source, prefix) = (source.clone(), self.prefix.clone());
-        Some(Origin { source, prefix, device: self.device.clone(), lost: self.lost.clone() })
+        let (device, lost) = (self.device.clone(), self.lost.clone());
+        Some(Origin { source, prefix, device, lost, products: Products::current() })
     }
 
     /// What cannot be read any more of the parts that are read when they are needed.
@@ -264,6 +295,30 @@ impl<'a> Weights<'a> {
     /// The view one module deeper.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
         Self { prefix: self.path(&name.to_string()), ..self.clone() }
+    }
+
+    /// This view for what serves as `role`: so are the sites below it noted.
+    pub fn serving(&self, role: Role) -> Self {
+        Self { role, ..self.clone() }
+    }
+
+    /// Notes that this path is a site: a linear map of `shape`, `[outputs, inputs]`, which is published as a
+    /// convolution where it has a `kernel` of frames, rows and columns.
+    pub fn site(&self, shape: [usize; 2], kernel: Option<[usize; 3]>) {
+        let site = Site { shape, role: self.role, kernel };
+        self.ledger().sites.maps.insert(self.prefix.clone(), site);
+    }
+
+    /// Notes that this path is an attention that can be hooked.
+    pub fn attention_site(&self) {
+        let site = (self.prefix.clone(), self.role);
+        self.ledger().sites.attentions.push(site);
+    }
+
+    /// Notes that a hidden state of so many channels can be hooked behind this path.
+    pub fn state_site(&self, channels: usize) {
+        let site = StateSite { path: self.prefix.clone(), role: self.role, channels };
+        self.ledger().sites.states.push(site);
     }
 
     /// The full published path of `name` below this view.
@@ -359,8 +414,8 @@ impl<'a> Weights<'a> {
 }
 
 impl Weights<'static> {
-    /// The whole of `source`, which stays open: of a stack of blocks, so many stay `on_host`, in the store, and are
-    /// read whenever they are needed.
+    /// The whole of `source`, which stays open: of a stack of blocks, so many stay `on_host`, in the store,
+    /// and are read whenever they are needed.
     pub fn streamed(source: SharedSource, device: &Device, on_host: usize) -> Self {
         Self::of(Store::Shared(source), device, on_host)
     }

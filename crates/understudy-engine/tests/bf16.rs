@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Tensor};
 use understudy_engine::host::values;
-use understudy_engine::ops::{self, Activation, Conv3dOptions, Weight};
+use understudy_engine::ops::{self, Activation, Conv3dOptions, Products, Weight};
 use understudy_engine::random::Random;
 
 /// bf16 has 8 bits: a product of rounded operands is off by some 2^-9, and sums of such products by no more.
@@ -28,7 +28,7 @@ fn results<const D: usize>(
 
 fn check<const D: usize>(what: &str, inputs: &[Tensor<D>], function: impl Fn(&[Tensor<D>]) -> Tensor<D>) {
     let [whole, rounded] = [false, true].map(|on| {
-        ops::set_bf16_products(on);
+        let _products = Products::rounded(on).scope();
         results(inputs, &function)
     });
     for (index, (a, b)) in whole.iter().zip(&rounded).enumerate() {
@@ -56,5 +56,4 @@ fn values_and_gradients_stay_near_those_of_f32() {
         let options = Conv3dOptions { stride: [1; 3], padding: [(2, 0), (1, 1), (1, 1)] };
         ops::conv3d(t[0].clone(), t[1].clone(), None, options)
     });
-    ops::set_bf16_products(false);
 }

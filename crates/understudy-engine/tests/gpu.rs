@@ -1,4 +1,5 @@
-//! What only an NVIDIA GPU can show: `cargo test --release -p understudy-engine --features cuda -- --ignored`.
+//! What only an NVIDIA GPU can show: `cargo test --release -p understudy-engine --features cuda --
+//! --ignored`.
 
 #![cfg(feature = "cuda")]
 #![allow(missing_docs)]
@@ -9,11 +10,12 @@ use burn_cubecl::kernel::attention::flash_attention;
 use burn_cubecl::{CubeBackend, CubeDevice};
 use cubek::attention::forward::launch::{BlueprintStrategy, Strategy};
 use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAcceleratedStrategy;
-use understudy_engine::ops;
+use understudy_engine::ops::{self, Products};
 use understudy_engine::random::Random;
 
-/// Heads of a batch, their width, queries of a slice and keys: Wan 2.1 1.3B at 480x832 with 81 frames, alone and with guidance, and
-/// its text; `nano`; and Stable Diffusion 1.5 at 512x512 where its heads are whole tiles.
+/// Heads of a batch, their width, queries of a slice and keys: Wan 2.1 1.3B at 480x832 with 81 frames, alone
+/// and with guidance, and its text; `nano`; and Stable Diffusion 1.5 at 512x512 where its heads are whole
+/// tiles.
 const SHAPES: [[usize; 4]; 6] = [
     [12, 128, 2688, 32_760],
     [24, 128, 1280, 32_760],
@@ -96,11 +98,10 @@ fn attention_of_large_numbers_is_finite() {
 #[ignore = "needs an NVIDIA GPU"]
 fn products_and_attention_agree_with_the_cpu() {
     for bf16 in [false, true] {
-        ops::set_bf16_products(bf16);
+        let _products = Products::rounded(bf16).scope();
         assert_near(&[[1, 300, 256], [1, 70, 256], [1, 70, 256]], |t| {
             ops::multi_head_attention(t[0].clone(), t[1].clone(), t[2].clone(), 2, 1)
         });
         assert_near(&[[300, 256], [512, 256]], |t| ops::linear(t[0].clone(), t[1].clone(), None));
     }
-    ops::set_bf16_products(false);
 }

@@ -1,5 +1,5 @@
-//! The annotations of MSRVTT-Personalization (Chen et al., "Multi-subject Open-set Personalization in Video Generation",
-//! 2025), as its scripts lay them out in files.
+//! The annotations of MSRVTT-Personalization (Chen et al., "Multi-subject Open-set Personalization in Video
+//! Generation", 2025), as its scripts lay them out in files.
 
 use std::path::{Path, PathBuf};
 
@@ -64,12 +64,13 @@ impl Annotations {
     /// # Errors
     /// When there is no such folder.
     pub fn open(folder: &Path, mode: Mode) -> Result<Self> {
-        match folder.is_dir() {
-            true => Ok(Self { folder: folder.to_owned(), mode }),
-            false => Err(Error::Videos {
+        if folder.is_dir() {
+            Ok(Self { folder: folder.to_owned(), mode })
+        } else {
+            Err(Error::Videos {
                 path: folder.display().to_string(),
                 reason: "there is no such folder of annotations".to_owned(),
-            }),
+            })
         }
     }
 
@@ -139,9 +140,10 @@ impl Sample {
         let files = FRAMES.map(|at| self.folder.join(format!("{name}.frame{at}.png")));
         let there = files.iter().filter(|file| file.is_file());
         let pictures: Vec<Image> = there.map(|file| Ok(Picture::open(file)?.image)).collect::<Result<_>>()?;
-        match pictures.is_empty() {
-            false => Ok(pictures),
-            true => Err(self.fault(format!("there is no {name}.frame1.png, nor of frame 2 or 3"))),
+        if pictures.is_empty() {
+            Err(self.fault(format!("there is no {name}.frame1.png, nor of frame 2 or 3")))
+        } else {
+            Ok(pictures)
         }
     }
 
@@ -176,9 +178,8 @@ pub fn cut(
     [left, top, right, bottom]: [usize; 4],
     shown: impl Fn(usize, usize) -> bool,
 ) -> Image {
-    Image::from_fn(right - left, bottom - top, |x, y| match shown(left + x, top + y) {
-        true => picture.pixel(left + x, top + y),
-        false => WHITE,
+    Image::from_fn(right - left, bottom - top, |x, y| {
+        if shown(left + x, top + y) { picture.pixel(left + x, top + y) } else { WHITE }
     })
 }
 

@@ -72,8 +72,8 @@ pub(crate) struct Found {
     pub(crate) score: f32,
 }
 
-/// Which of `found` stay, the surest first, when what covers another by more than `overlap` of both goes. `pixel` is added
-/// to sides: 1 where bounds are the last pixels within.
+/// Which of `found` stay, the surest first, when what covers another by more than `overlap` of both goes.
+/// `pixel` is added to sides: 1 where bounds are the last pixels within.
 pub(crate) fn keep_apart(found: &[Found], overlap: f32, pixel: f32) -> Vec<usize> {
     let mut order: Vec<usize> = (0..found.len()).collect();
     order.sort_by(|a, b| found[*b].score.total_cmp(&found[*a].score));
@@ -98,9 +98,10 @@ pub(crate) fn keep_apart(found: &[Found], overlap: f32, pixel: f32) -> Vec<usize
 /// When the picture is inconsistent.
 pub(crate) fn cornered(picture: &Image, side: usize) -> Result<(Image, f64)> {
     let aspect = picture.height as f64 / picture.width as f64;
-    let [height, width] = match aspect > 1.0 {
-        true => [side, (side as f64 / aspect) as usize],
-        false => [(side as f64 * aspect) as usize, side],
+    let [height, width] = if aspect > 1.0 {
+        [side, (side as f64 / aspect) as usize]
+    } else {
+        [(side as f64 * aspect) as usize, side]
     };
     let resized = OpenCv::Linear.resize(picture, [height.max(1), width.max(1)])?;
     let mut square = Image::filled(side, side, [0; 3]);

@@ -100,16 +100,10 @@ pub enum Error {
 
 /// [`Error::TooFew`] unless there are `needed`.
 pub(crate) fn at_least(needed: usize, found: usize, what: &'static str) -> Result<()> {
-    match found >= needed {
-        true => Ok(()),
-        false => Err(Error::TooFew { what, found, needed }),
-    }
+    if found >= needed { Ok(()) } else { Err(Error::TooFew { what, found, needed }) }
 }
 
 /// [`Error::Mismatch`] unless both are equal.
 pub(crate) fn equal(left: usize, right: usize, what: &'static str) -> Result<()> {
-    match left == right {
-        true => Ok(()),
-        false => Err(Error::Mismatch { what, left, right }),
-    }
+    if left == right { Ok(()) } else { Err(Error::Mismatch { what, left, right }) }
 }

@@ -60,7 +60,8 @@ pub struct Row {
     /// What is to be known beside the scores, e.g. which frames no face was found in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What the clip looks like as a whole; nothing where no set is compared with another, or the clip is too short.
+    /// What the clip looks like as a whole; nothing where no set is compared with another, or the clip is too
+    /// short.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<f32>,
 }
@@ -193,13 +194,14 @@ impl Evaluation {
 
     fn look(&self, frames: &[Image], row: &mut Row) -> Result<()> {
         let Some(network) = &self.networks.video else { return Ok(()) };
-        match frames.len() < network.frames() {
-            true => row.problems.push(format!(
+        if frames.len() < network.frames() {
+            row.problems.push(format!(
                 "{FVD}: it has {} frames and {} are needed",
                 frames.len(),
                 network.frames()
-            )),
-            false => row.features = network.features(frames)?,
+            ))
+        } else {
+            row.features = network.features(frames)?
         }
         Ok(())
     }
@@ -401,7 +403,8 @@ fn of_the_video(error: Error) -> Result<String> {
     }
 }
 
-/// What identifies the files at `path` well enough to keep a score of them: names, lengths, and when they changed.
+/// What identifies the files at `path` well enough to keep a score of them: names, lengths, and when they
+/// changed.
 pub(crate) fn stamp(path: &Path) -> String {
     let one = |path: &Path| {
         let about = path.metadata().ok();

@@ -21,7 +21,8 @@ const MARGIN: f64 = 8.0;
 /// A face: insightface's `Face`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Face {
-    /// Left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them: columns and rows, pixels.
+    /// Left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them: columns and
+    /// rows, pixels.
     #[serde(rename = "kps", default)]
     pub landmarks: Option<[[f64; 2]; 5]>,
     /// Left, top, right and bottom, pixels.
@@ -48,8 +49,8 @@ impl Face {
         (right - left).max(0.0) * (bottom - top).max(0.0)
     }
 
-    /// The face turned upright and cut out of `picture` with its landmarks where ArcFace's networks want them, in a square
-    /// of `side`: insightface's `norm_crop`.
+    /// The face turned upright and cut out of `picture` with its landmarks where ArcFace's networks want
+    /// them, in a square of `side`: insightface's `norm_crop`.
     ///
     /// # Errors
     /// When it has no landmarks, all are one point, or the picture is inconsistent.
@@ -66,8 +67,8 @@ impl Face {
     }
 }
 
-/// The rotation, scale and shift that takes `from` nearest to `to` by least squares, as rows of `(x, y, 1)` (Umeyama
-/// 1991, which in the plane needs no decomposition); `None` if all points of `from` are one.
+/// The rotation, scale and shift that takes `from` nearest to `to` by least squares, as rows of `(x, y, 1)`
+/// (Umeyama 1991, which in the plane needs no decomposition); `None` if all points of `from` are one.
 pub fn similarity(from: &[[f64; 2]; 5], to: &[[f64; 2]; 5]) -> Option<[[f64; 3]; 2]> {
     let mean = |points: &[[f64; 2]; 5], axis: usize| points.iter().map(|at| at[axis]).sum::<f64>() / 5.0;
     let [center, target] = [from, to].map(|points| [mean(points, 0), mean(points, 1)]);
@@ -107,7 +108,8 @@ pub enum FaceFinder {
 }
 
 impl FaceFinder {
-    /// The faces in each of `pictures`, which are the first frames of the video at `path`, or the picture there.
+    /// The faces in each of `pictures`, which are the first frames of the video at `path`, or the picture
+    /// there.
     ///
     /// # Errors
     /// When there is no file of them, it is malformed or of fewer frames, or the network fails.
@@ -121,16 +123,15 @@ impl FaceFinder {
                 let csv = file.extension().is_some_and(|extension| extension == "csv");
                 let faces = if csv { from_csv(&text, pictures.len()) } else { from_json(&text) };
                 let mut faces = faces.map_err(fault)?;
-                match faces.len() >= pictures.len() {
-                    true => {
-                        faces.truncate(pictures.len());
-                        Ok(faces)
-                    }
-                    false => Err(fault(format!(
+                if faces.len() >= pictures.len() {
+                    faces.truncate(pictures.len());
+                    Ok(faces)
+                } else {
+                    Err(fault(format!(
                         "it has faces of {} frames, and there are {}",
                         faces.len(),
                         pictures.len()
-                    ))),
+                    )))
                 }
             }
         }
@@ -151,19 +152,20 @@ fn beside(path: &Path) -> Result<PathBuf> {
 /// A list of frames, each a list of faces.
 fn from_json(text: &str) -> Result<Vec<Vec<Face>>, String> {
     let faces: Vec<Vec<Face>> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    match faces
+    if faces
         .iter()
         .flatten()
         .flat_map(|face| face.landmarks.iter().flatten().flatten())
         .all(|at| at.is_finite())
     {
-        true => Ok(faces),
-        false => Err("a landmark is not a number".to_owned()),
+        Ok(faces)
+    } else {
+        Err("a landmark is not a number".to_owned())
     }
 }
 
-/// A line a face after a heading: the frame's number from 0 on, the columns and rows of the five landmarks in turn, and,
-/// if there is one more, how sure the detector was. Frames that are not there have no face.
+/// A line a face after a heading: the frame's number from 0 on, the columns and rows of the five landmarks in
+/// turn, and, if there is one more, how sure the detector was. Frames that are not there have no face.
 fn from_csv(text: &str, frames: usize) -> Result<Vec<Vec<Face>>, String> {
     let mut found: BTreeMap<usize, Vec<Face>> = BTreeMap::new();
     let mut csv = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());

@@ -54,8 +54,8 @@ pub struct I3dJudge {
 }
 
 impl I3dJudge {
-    /// Opens StyleGAN-V's `i3d_torchscript.pt` or VideoGPT's `i3d_pretrained_400.pt`, told apart by the names of their
-    /// tensors, to look at the first `frames` frames of a clip.
+    /// Opens StyleGAN-V's `i3d_torchscript.pt` or VideoGPT's `i3d_pretrained_400.pt`, told apart by the names
+    /// of their tensors, to look at the first `frames` frames of a clip.
     ///
     /// # Errors
     /// When the file cannot be read or is no I3D, or it cannot look at so few frames.
@@ -66,13 +66,12 @@ impl I3dJudge {
         }
         let checkpoint = Checkpoint::open(path, device)?;
         let kinetics = checkpoint.infos().iter().any(|info| info.name.starts_with("conv3d_1a_7x7."));
-        let (port, eps, windows) = match kinetics {
-            true => {
-                let declared = checkpoint.metadata().get("BatchNorm3d.eps");
-                let eps = declared.and_then(|eps| eps.parse().ok()).unwrap_or(KINETICS_EPS);
-                (Port::StyleganV, eps, Windows::Over)
-            }
-            false => (Port::VideoGpt, VIDEOGPT_EPS, Windows::Same),
+        let (port, eps, windows) = if kinetics {
+            let declared = checkpoint.metadata().get("BatchNorm3d.eps");
+            let eps = declared.and_then(|eps| eps.parse().ok()).unwrap_or(KINETICS_EPS);
+            (Port::StyleganV, eps, Windows::Over)
+        } else {
+            (Port::VideoGpt, VIDEOGPT_EPS, Windows::Same)
         };
         let checkpoint = checkpoint.renamed(published_name)?;
         let config = config_of(path, &checkpoint, |shape| I3dConfig::of_shapes(shape, eps, windows))?;
@@ -165,8 +164,9 @@ impl VideoEmbedder for ClipJudge {
 }
 
 fn finite(values: Vec<f32>) -> Result<Vec<f32>> {
-    match values.iter().all(|value| value.is_finite()) {
-        true => Ok(values),
-        false => Err(Error::NotFinite { what: "features of a clip" }),
+    if values.iter().all(|value| value.is_finite()) {
+        Ok(values)
+    } else {
+        Err(Error::NotFinite { what: "features of a clip" })
     }
 }

@@ -37,8 +37,8 @@ impl FlowJudge {
         Ok(Self { network, device: device.clone() })
     }
 
-    /// The flow from one frame to another of the same size, columns and then rows, in pixels: planes and their height
-    /// and width, which are those of the frames with their edges repeated up to multiples of 8.
+    /// The flow from one frame to another of the same size, columns and then rows, in pixels: planes and
+    /// their height and width, which are those of the frames with their edges repeated up to multiples of 8.
     ///
     /// # Errors
     /// When the frames differ in size or are smaller than the network takes.
@@ -74,7 +74,8 @@ impl FlowJudge {
         Ok(fastest.iter().sum::<f64>() / fastest.len().max(1) as f64)
     }
 
-    /// VBench's dynamic degree of a video: whether enough of its frames move. About eight frames a second are looked at.
+    /// VBench's dynamic degree of a video: whether enough of its frames move. About eight frames a second are
+    /// looked at.
     ///
     /// # Errors
     /// As [`FlowJudge::flow`].
@@ -101,7 +102,8 @@ impl FlowJudge {
     }
 }
 
-/// VBench's vote: a quarter of `frames` frames must be faster than 6 pixels of a picture whose shorter side is 256.
+/// VBench's vote: a quarter of `frames` frames must be faster than 6 pixels of a picture whose shorter side
+/// is 256.
 pub fn moves(speeds: &[f64], frames: usize, side: usize) -> bool {
     let threshold = 6.0 * side as f64 / 256.0;
     let needed = (4.0 * (frames as f64 / 16.0)).round_ties_even() as usize;
@@ -109,7 +111,8 @@ pub fn moves(speeds: &[f64], frames: usize, side: usize) -> bool {
     !speeds.is_empty() && speeds.iter().filter(|speed| **speed > threshold).count() >= needed
 }
 
-/// Planes of size `from` in the middle of larger ones, their edges repeated; where it is uneven there is more after.
+/// Planes of size `from` in the middle of larger ones, their edges repeated; where it is uneven there is more
+/// after.
 pub(crate) fn repeated_edges(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     let source = |at: usize, axis: usize| {
         let before = (to[axis] - from[axis]) / 2;

@@ -17,9 +17,9 @@ pub enum Covariance {
 /// `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)`, with unbiased covariances (Dowson and Landau 1982;
 /// as FID and FVD use it).
 ///
-/// The trace is that of `(C1 C2)^1/2`, but both roots here are of symmetric positive matrices, so they are exact
-/// and exist when a covariance is singular, as it is with fewer vectors than dimensions: eigenvalues that
-/// rounding made negative count as zero, and nothing has to be added to the diagonals.
+/// The trace is that of `(C1 C2)^1/2`, but both roots here are of symmetric positive matrices, so they are
+/// exact and exist when a covariance is singular, as it is with fewer vectors than dimensions: eigenvalues
+/// that rounding made negative count as zero, and nothing has to be added to the diagonals.
 ///
 /// # Errors
 /// When a set has fewer than two vectors, their lengths differ, or a value is not finite.

@@ -54,9 +54,10 @@ impl Fvd {
 impl fmt::Display for Fvd {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:.4} ({} videos, {} references", self.distance, self.videos, self.references)?;
-        match self.is_comparable() {
-            true => f.write_str(")"),
-            false => write!(f, "; not comparable with other figures: {COMPARABLE} of each are needed)"),
+        if self.is_comparable() {
+            f.write_str(")")
+        } else {
+            write!(f, "; not comparable with other figures: {COMPARABLE} of each are needed)")
         }
     }
 }

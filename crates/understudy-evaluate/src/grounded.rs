@@ -1,9 +1,9 @@
-//! Subjects found by what they are called: GroundingDINO for their boxes, SAM for their masks, put together as
-//! MSRVTT-Personalization does.
+//! Subjects found by what they are called: GroundingDINO for their boxes, SAM for their masks, put together
+//! as MSRVTT-Personalization does.
 //!
-//! Layouts of the ONNX files are those of Hugging Face's export of GroundingDINO (`pixel_values`, `pixel_mask`,
-//! `input_ids`, `token_type_ids`, `attention_mask`; `logits`, `pred_boxes`), and for SAM an encoder from a picture to its
-//! embedding and the decoder of the original release, exported with all masks.
+//! Layouts of the ONNX files are those of Hugging Face's export of GroundingDINO (`pixel_values`,
+//! `pixel_mask`, `input_ids`, `token_type_ids`, `attention_mask`; `logits`, `pred_boxes`), and for SAM an
+//! encoder from a picture to its embedding and the decoder of the original release, exported with all masks.
 
 use understudy_media::resample::Pillow;
 use understudy_media::{Image, Mask};
@@ -202,9 +202,10 @@ fn detector_inputs(picture: &Image, ids: &[u32]) -> Result<Vec<Array>> {
 /// The height and width GroundingDINO looks at.
 fn detector_size(picture: &Image) -> [usize; 2] {
     let [short, long] = [picture.width.min(picture.height) as f64, picture.width.max(picture.height) as f64];
-    let side = match long / short * SHORT as f64 > LONG as f64 {
-        true => (LONG as f64 * short / long).round_ties_even() as usize,
-        false => SHORT,
+    let side = if long / short * SHORT as f64 > LONG as f64 {
+        (LONG as f64 * short / long).round_ties_even() as usize
+    } else {
+        SHORT
     };
     let other = (side as f64 * long / short) as usize;
     if picture.height <= picture.width { [side, other] } else { [other, side] }

@@ -89,7 +89,8 @@ impl Faces {
         self.seen(frames, &self.finder.faces(path, frames)?, network)
     }
 
-    /// The largest face of each of the `pictures` that [`References::read`] found at `path`; nothing where there is none.
+    /// The largest face of each of the `pictures` that [`References::read`] found at `path`; nothing where
+    /// there is none.
     ///
     /// # Errors
     /// When they cannot be found or cut out.

@@ -26,7 +26,8 @@ pub(crate) enum Input {
     VBench(VBench),
 }
 
-/// VBench's preparation: the shorter side resized in floats without antialiasing, and the centre cut out or not.
+/// VBench's preparation: the shorter side resized in floats without antialiasing, and the centre cut out or
+/// not.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct VBench {
     pub(crate) side: usize,
@@ -40,10 +41,8 @@ impl VBench {
     fn planes(&self, picture: &Image) -> Planes {
         let [rows, columns] = [picture.height, picture.width];
         let long = |long: usize, short: usize| self.side * long / short;
-        let size = match rows <= columns {
-            true => [self.side, long(columns, rows)],
-            false => [long(rows, columns), self.side],
-        };
+        let size =
+            if rows <= columns { [self.side, long(columns, rows)] } else { [long(rows, columns), self.side] };
         let bytes: Vec<f32> =
             (0..3).flat_map(|c| picture.rgb.iter().skip(c).step_by(3).map(|&byte| f32::from(byte))).collect();
         let resized = self.mode.resize(&bytes, [rows, columns], size);
@@ -77,8 +76,8 @@ impl Input {
         })
     }
 
-    /// What `network` makes of `pictures`: rows of length one. `network` takes `(batch, 3, height, width)` and gives
-    /// `(batch, dim)`.
+    /// What `network` makes of `pictures`: rows of length one. `network` takes `(batch, 3, height, width)`
+    /// and gives `(batch, dim)`.
     ///
     /// # Errors
     /// When there is no picture, one cannot be resized, or a value is not finite.

@@ -1,20 +1,22 @@
 //! The judge: how well generated clips follow their prompts and keep their subject.
 //!
-//! [`Judges`] embeds frames and prompts; the scores are plain functions of embeddings. Frames are judged as they
-//! are shown: as 8-bit pictures, cropped and resized to the side a judge was trained on.
+//! [`Judges`] embeds frames and prompts; the scores are plain functions of embeddings. Frames are judged as
+//! they are shown: as 8-bit pictures, cropped and resized to the side a judge was trained on.
 //!
-//! - text score: cosine of a clip's and its prompt's CLIP embedding (CLIPScore, Hessel et al. 2021, unscaled);
+//! - text score: cosine of a clip's and its prompt's CLIP embedding (CLIPScore, Hessel et al. 2021,
+//!   unscaled);
 //! - identity similarity: mean cosine of identity embeddings over all pairs of frame and reference;
 //! - [`retrieval_accuracy`]: how often a clip finds its own prompt among all of them (R-precision);
-//! - [`frechet_distance`]: between the features of two sets of clips (Heusel et al. 2017), which is FVD with those of
-//!   [`I3dJudge`];
+//! - [`frechet_distance`]: between the features of two sets of clips (Heusel et al. 2017), which is FVD with
+//!   those of [`I3dJudge`];
 //! - [`FacePolicy`]: how the faces of a video, found and turned upright, become one similarity;
 //! - [`Benchmark`]: MSRVTT-Personalization's scores;
 //! - [`bootstrap`]: the interval a mean lies in.
 //!
-//! [`Evaluation`] scores folders of videos by [`Metric`]s, with published networks or the embedded ones, and [`Table`]
-//! holds what comes of it. Who finds faces and subjects is behind [`FaceDetector`] and [`Segmenter`]: files beside the
-//! videos, or any [`Network`], of which ONNX files are one where the feature `onnx` is on.
+//! [`Evaluation`] scores folders of videos by [`Metric`]s, with published networks or the embedded ones, and
+//! [`Table`] holds what comes of it. Who finds faces and subjects is behind [`FaceDetector`] and
+//! [`Segmenter`]: files beside the videos, or any [`Network`], of which ONNX files are one where the feature
+//! `onnx` is on.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

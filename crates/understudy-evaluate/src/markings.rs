@@ -1,4 +1,5 @@
-//! How much of what is painted on a character comes back: the pattern and the emblem that a judge reads from the frames.
+//! How much of what is painted on a character comes back: the pattern and the emblem that a judge reads from
+//! the frames.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -66,8 +67,8 @@ impl MarkingsJudge {
         Ok(Self { input: Input::Square(model.size), network, markings, device: device.clone() })
     }
 
-    /// The probability that is given to what is true, averaged over the markings and the frames; `None` where a marking or
-    /// its value is not known, or without frames.
+    /// The probability that is given to what is true, averaged over the markings and the frames; `None` where
+    /// a marking or its value is not known, or without frames.
     ///
     /// # Errors
     /// When a frame cannot be resized, or what is read is not finite.

@@ -34,22 +34,25 @@ pub enum Metric {
     DynamicDegree,
     /// VBench's motion smoothness, by AMT: how near frames are to what is expected between their neighbours.
     MotionSmoothness,
-    /// How far the postures of the character are from those of its true motion, in parts of standing still: of puppets.
+    /// How far the postures of the character are from those of its true motion, in parts of standing still:
+    /// of puppets.
     MotionError,
     /// How much the character moves, by the change of its posture from frame to frame: of puppets.
     MotionAmount,
     /// The probability that a judge gives to the true pattern and emblem of the character: of puppets.
     Markings,
-    /// Mean squared difference of the frames and those of the reference video, pixels in [0, 1]: Set-and-Sequence's
-    /// measure of how much of a clip comes back.
+    /// Mean squared difference of the frames and those of the reference video, pixels in [0, 1]:
+    /// Set-and-Sequence's measure of how much of a clip comes back.
     Mse,
     /// MSRVTT-Personalization's Text-S: CLIP's cosine of the middle of each frame and the annotated caption.
     TextS,
     /// Its Vid-S: the same of frames and those of the real clip, over all pairs.
     VidS,
-    /// Its Subj-S: DINO's cosine of the subjects found in frames and those annotated; 0 where one is not found.
+    /// Its Subj-S: DINO's cosine of the subjects found in frames and those annotated; 0 where one is not
+    /// found.
     SubjS,
-    /// Its Face-S: the identity encoder's cosine of the faces found in frames and that annotated; 0 where none is found.
+    /// Its Face-S: the identity encoder's cosine of the faces found in frames and that annotated; 0 where
+    /// none is found.
     FaceS,
     /// Its Dync-D: dynamic degree.
     DyncD,
@@ -223,8 +226,8 @@ pub fn consecutive_cosine(frames: &[Vec<f32>]) -> Option<f64> {
     Some(frames.windows(2).map(|pair| cosine(&pair[0], &pair[1])).sum::<f64>() / pairs as f64)
 }
 
-/// VBench's consistency: the mean over all frames but the first of half the cosine with the frame before and half that
-/// with the first, negative ones counting as zero; `None` for fewer than two.
+/// VBench's consistency: the mean over all frames but the first of half the cosine with the frame before and
+/// half that with the first, negative ones counting as zero; `None` for fewer than two.
 pub fn consistency(frames: &[Vec<f32>]) -> Option<f64> {
     let first = frames.first().filter(|_| frames.len() > 1)?;
     let positive = |a: &[f32], b: &[f32]| cosine(a, b).max(0.0);
@@ -232,8 +235,8 @@ pub fn consistency(frames: &[Vec<f32>]) -> Option<f64> {
     Some(frames.windows(2).map(of).sum::<f64>() / (frames.len() - 1) as f64)
 }
 
-/// VBench's temporal flickering: `(255 - d) / 255` for the mean absolute difference `d` of consecutive frames, 8-bit;
-/// `None` for fewer than two frames.
+/// VBench's temporal flickering: `(255 - d) / 255` for the mean absolute difference `d` of consecutive
+/// frames, 8-bit; `None` for fewer than two frames.
 pub fn temporal_flickering(frames: &[Image]) -> Option<f64> {
     let pairs = frames.len().checked_sub(1).filter(|pairs| *pairs > 0)?;
     let difference = |pair: &[Image]| pair[0].difference(&pair[1]);
@@ -241,8 +244,8 @@ pub fn temporal_flickering(frames: &[Image]) -> Option<f64> {
     Some((255.0 - total / pairs as f64) / 255.0)
 }
 
-/// The mean squared difference of frames and those of the same number of a reference, of any size: pixels in [0, 1];
-/// `None` if the reference has fewer.
+/// The mean squared difference of frames and those of the same number of a reference, of any size: pixels in
+/// [0, 1]; `None` if the reference has fewer.
 ///
 /// # Errors
 /// When a frame of the reference cannot be resized.
@@ -252,11 +255,9 @@ pub fn mean_squared_error(frames: &[Image], reference: &[Image]) -> Result<Optio
     };
     let one = |(frame, reference): (&Image, &Image)| -> Result<f64, Error> {
         let size = [frame.height, frame.width];
-        let reference = match [reference.height, reference.width] == size {
-            true => reference.clone(),
-            // As the frames of a clip are cut for a base to learn them.
-            false => reference.cover_crop(size)?,
-        };
+        // As the frames of a clip are cut for a base to learn them.
+        let is_cut = [reference.height, reference.width] == size;
+        let reference = if is_cut { reference.clone() } else { reference.cover_crop(size)? };
         let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
         let total: f64 = frame.rgb.iter().zip(&reference.rgb).map(square).sum();
         Ok(total / (255.0 * 255.0) / frame.rgb.len().max(1) as f64)

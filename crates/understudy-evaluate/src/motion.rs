@@ -1,4 +1,5 @@
-//! How well a video shows a motion: the postures a judge reads from its frames against those of the motion itself.
+//! How well a video shows a motion: the postures a judge reads from its frames against those of the motion
+//! itself.
 
 use std::path::Path;
 
@@ -37,15 +38,17 @@ impl TrueMotion {
         let motion: Self = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
         let length = motion.rest.len();
         let whole = |phase: &Vec<Vec<f32>>| !phase.is_empty() && phase.iter().all(|own| own.len() == length);
-        match length > 0 && !motion.phases.is_empty() && motion.phases.iter().all(whole) {
-            true => Ok(motion),
-            false => Err(fault("its phases are not lists of postures as long as its rest".to_owned())),
+        if length > 0 && !motion.phases.is_empty() && motion.phases.iter().all(whole) {
+            Ok(motion)
+        } else {
+            Err(fault("its phases are not lists of postures as long as its rest".to_owned()))
         }
     }
 
-    /// How far `postures`, one a frame, are from this motion: the mean squared distance to it, in parts of that of standing
-    /// still, at the phase where it is least. 0 is the motion itself. Each number counts as much as `weights` say; where
-    /// across the frame the motion is shown does not count. `None` without frames.
+    /// How far `postures`, one a frame, are from this motion: the mean squared distance to it, in parts of
+    /// that of standing still, at the phase where it is least. 0 is the motion itself. Each number counts as
+    /// much as `weights` say; where across the frame the motion is shown does not count. `None` without
+    /// frames.
     pub fn error(&self, postures: &[Vec<f32>], weights: &[f32]) -> Option<f64> {
         let found = centred(postures)?;
         let still = centred(std::slice::from_ref(&self.rest))?;
@@ -112,8 +115,8 @@ impl MotionJudge {
         Ok(motion.error(&smoothed(&self.postures(frames)?), &self.reliability))
     }
 
-    /// How much the character of `frames` moves: the root of the mean square by which its posture changes from one frame
-    /// to the next, each number by how well it is read. `None` for fewer than two frames.
+    /// How much the character of `frames` moves: the root of the mean square by which its posture changes
+    /// from one frame to the next, each number by how well it is read. `None` for fewer than two frames.
     ///
     /// # Errors
     /// As [`MotionJudge::postures`].
@@ -141,7 +144,8 @@ fn amount(postures: &[Vec<f32>], weights: &[f32]) -> Option<f64> {
     Some((postures.windows(2).map(change).sum::<f64>() / pairs as f64).sqrt())
 }
 
-/// Postures averaged with those of the frames before and after, half as much: what is read from one frame is noisy.
+/// Postures averaged with those of the frames before and after, half as much: what is read from one frame is
+/// noisy.
 fn smoothed(postures: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let at = |index: usize| &postures[index.min(postures.len() - 1)];
     let mean = |index: usize| {
@@ -163,9 +167,10 @@ struct Described {
 pub(crate) fn rows(matrix: Tensor<2>) -> Result<Vec<Vec<f32>>> {
     let [_, columns] = matrix.dims();
     let values = host::values(matrix);
-    match values.iter().all(|value| value.is_finite()) {
-        true => Ok(values.chunks(columns.max(1)).map(<[f32]>::to_vec).collect()),
-        false => Err(Error::NotFinite { what: "what a judge reads" }),
+    if values.iter().all(|value| value.is_finite()) {
+        Ok(values.chunks(columns.max(1)).map(<[f32]>::to_vec).collect())
+    } else {
+        Err(Error::NotFinite { what: "what a judge reads" })
     }
 }
 

@@ -82,8 +82,8 @@ impl Benchmark {
         }
     }
 
-    /// The mean over all frames and words, of which those that are not found count as 0, of how much a subject is alike
-    /// to its pictures.
+    /// The mean over all frames and words, of which those that are not found count as 0, of how much a
+    /// subject is alike to its pictures.
     fn subjects(
         &self,
         clip: &Generated,
@@ -112,8 +112,8 @@ impl Benchmark {
         Ok(Ok(sum / (clip.frames.len() * sample.words.len()) as f64))
     }
 
-    /// The mean over frames, of which those without a face count as 0, of how much the surest face is alike to those
-    /// annotated. Boxes are enlarged and not turned upright.
+    /// The mean over frames, of which those without a face count as 0, of how much the surest face is alike
+    /// to those annotated. Boxes are enlarged and not turned upright.
     fn face(
         &self,
         clip: &Generated,
@@ -153,8 +153,8 @@ fn squares(pictures: &[Image], network: &dyn Embedder) -> Result<Vec<Vec<f32>>> 
     network.embed_squares(&pictures.iter().map(middle_square).collect::<Vec<_>>())
 }
 
-/// A face's box in whole pixels within a picture of `[width, height]`, higher above and a little below; `None` if nothing
-/// of it is inside.
+/// A face's box in whole pixels within a picture of `[width, height]`, higher above and a little below;
+/// `None` if nothing of it is inside.
 fn enlarged(bounds: [f64; 4], [width, height]: [usize; 2]) -> Option<[usize; 4]> {
     let within = |value: f64, side: usize| value.clamp(0.0, side as f64).round_ties_even();
     let [left, right] = [bounds[0], bounds[2]].map(|value| within(value, width));

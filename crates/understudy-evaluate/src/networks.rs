@@ -39,8 +39,8 @@ pub trait Embedder: Send + Sync {
         self.embed(pictures)
     }
 
-    /// The same of square pictures, which are only resized and normalized, as MSRVTT-Personalization does it for
-    /// published networks.
+    /// The same of square pictures, which are only resized and normalized, as MSRVTT-Personalization does it
+    /// for published networks.
     ///
     /// # Errors
     /// As [`Embedder::embed`].
@@ -59,8 +59,9 @@ pub struct ClipJudge {
 }
 
 impl ClipJudge {
-    /// Loads the `CLIPModel` in `folder` of `files`: its configuration, weights, tokenizer and image processor. Without
-    /// a `preprocessor_config.json` pictures are cropped to squares in [-1, 1], as `nano`'s are.
+    /// Loads the `CLIPModel` in `folder` of `files`: its configuration, weights, tokenizer and image
+    /// processor. Without a `preprocessor_config.json` pictures are cropped to squares in [-1, 1], as
+    /// `nano`'s are.
     ///
     /// # Errors
     /// When one of them is missing or malformed, or the weights do not fit.
@@ -97,8 +98,8 @@ impl ClipJudge {
         Ok(embeddings)
     }
 
-    /// The embedding of a clip, of length one: the mean of the embeddings of three of its frames, each from the
-    /// middle of a third of the clip.
+    /// The embedding of a clip, of length one: the mean of the embeddings of three of its frames, each from
+    /// the middle of a third of the clip.
     ///
     /// # Errors
     /// When there is no frame.
@@ -145,14 +146,15 @@ impl ClipJudge {
         let side = self.network.config().vision_config.image_size;
         input.embed(pictures, &self.device, |pixels| {
             let [_, _, height, width] = pixels.dims();
-            match [height, width] == [side; 2] {
-                true => Ok(self.network.image(pixels)),
-                false => Err(Error::Config {
+            if [height, width] == [side; 2] {
+                Ok(self.network.image(pixels))
+            } else {
+                Err(Error::Config {
                     file: PREPROCESSOR.to_owned(),
                     reason: format!(
                         "it makes pictures of {width}x{height}, and the network takes {side}x{side}"
                     ),
-                }),
+                })
             }
         })
     }
@@ -170,7 +172,8 @@ impl DinoJudge {
     /// Loads the `ViTModel` or `Dinov2Model` in `folder` of `files`.
     ///
     /// # Errors
-    /// When its configuration, weights or `preprocessor_config.json` is missing or malformed, or they do not fit.
+    /// When its configuration, weights or `preprocessor_config.json` is missing or malformed, or they do not
+    /// fit.
     pub fn load(files: &Files, folder: &str, device: &Device) -> Result<Self> {
         let config: VitConfig = config(files, folder)?;
         if let Some(reason) = config.unsupported() {
@@ -215,12 +218,13 @@ impl DinoJudge {
         let patch = self.network.config().patch_size;
         input.embed(pictures, &self.device, |pixels: Tensor<4>| {
             let [_, _, height, width] = pixels.dims();
-            match height.min(width) >= patch {
-                true => Ok(self.network.states_with(pixels, excess).narrow(1, 0, 1).squeeze_dim(1)),
-                false => Err(Error::Config {
+            if height.min(width) >= patch {
+                Ok(self.network.states_with(pixels, excess).narrow(1, 0, 1).squeeze_dim(1))
+            } else {
+                Err(Error::Config {
                     file: PREPROCESSOR.to_owned(),
                     reason: format!("it makes pictures of {width}x{height}, smaller than a patch of {patch}"),
-                }),
+                })
             }
         })
     }
@@ -245,8 +249,8 @@ impl IdentityJudge {
         Ok(Self { input: Input::Square(config.size), network, device: device.clone() })
     }
 
-    /// Opens an identity encoder: a folder as `pretrain` writes it, or an ArcFace IResNet in a file (insightface's
-    /// `backbone.pth`, or the same in safetensors), whose crops are stretched to its size.
+    /// Opens an identity encoder: a folder as `pretrain` writes it, or an ArcFace IResNet in a file
+    /// (insightface's `backbone.pth`, or the same in safetensors), whose crops are stretched to its size.
     ///
     /// # Errors
     /// When it cannot be read or is no IResNet.
@@ -273,8 +277,8 @@ pub(crate) fn config<C: DeserializeOwned>(files: &Files, folder: &str) -> Result
         .map_err(|error| Error::Config { file: files.name(&path), reason: error.to_string() })
 }
 
-/// The configuration of the network in `checkpoint`, which was read from `path`, where the shapes of its tensors alone say
-/// what it is: `of_shapes` gets the extents of a tensor, if there is one.
+/// The configuration of the network in `checkpoint`, which was read from `path`, where the shapes of its
+/// tensors alone say what it is: `of_shapes` gets the extents of a tensor, if there is one.
 pub(crate) fn config_of<C>(
     path: &Path,
     checkpoint: &Checkpoint,

@@ -128,7 +128,8 @@ impl Preprocess {
         })
     }
 
-    /// Pictures resized to squares of `side` whatever their aspect, bicubic, and normalized by mean and deviation.
+    /// Pictures resized to squares of `side` whatever their aspect, bicubic, and normalized by mean and
+    /// deviation.
     pub(crate) fn squares(side: usize, normalize: [[f64; 3]; 2]) -> Self {
         Self {
             resize: Some((Resize::To([side; 2]), Pillow::Bicubic)),
@@ -180,10 +181,12 @@ impl Resize {
 
 /// Where in `picture` the pixel of its centre `[height, width]` is; none beyond its edges.
 fn centered(picture: &Image, [height, width]: [usize; 2], [row, column]: [usize; 2]) -> Option<usize> {
-    let inside = |at: usize, whole: usize, kept: usize| match whole >= kept {
-        true => Some(at + (whole - kept) / 2),
+    let inside = |at: usize, whole: usize, kept: usize| {
+        if whole >= kept {
+            return Some(at + (whole - kept) / 2);
+        }
         // What is missing is zeros, the odd one at the front.
-        false => at.checked_sub((kept - whole).div_ceil(2)).filter(|at| *at < whole),
+        at.checked_sub((kept - whole).div_ceil(2)).filter(|at| *at < whole)
     };
     let row = inside(row, picture.height, height)?;
     let column = inside(column, picture.width, width)?;

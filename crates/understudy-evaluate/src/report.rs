@@ -1,4 +1,5 @@
-//! One page to look at: the means, every video's scores, and the videos themselves, with nothing outside the file.
+//! One page to look at: the means, every video's scores, and the videos themselves, with nothing outside the
+//! file.
 
 use std::path::PathBuf;
 
@@ -70,8 +71,8 @@ pub struct Scored<'a> {
     pub faces: Option<FacePolicy>,
 }
 
-/// The page of `own` scores and the pictures they were compared with; with others beside them, the videos of one name side
-/// by side.
+/// The page of `own` scores and the pictures they were compared with; with others beside them, the videos of
+/// one name side by side.
 ///
 /// # Errors
 /// When a thumbnail cannot be made; a video that cannot be read has none.
@@ -284,13 +285,12 @@ fn card(own: Scored, other: Option<Scored>, row: &Row) -> Result<Markup> {
 pub(crate) fn thumbnail(video: &Video) -> Result<Vec<u8>> {
     let [width, height] = [video.width(), video.height()];
     let longer = width.max(height);
-    let small = match longer > SIDE {
-        true => {
-            let size = [height, width].map(|side| (side * SIDE / longer).max(2));
-            let frames = video.frames.iter().map(|frame| Ok(frame.resize(size)?)).collect::<Result<_>>()?;
-            Video::new(frames, video.fps)?
-        }
-        false => video.clone(),
+    let small = if longer > SIDE {
+        let size = [height, width].map(|side| (side * SIDE / longer).max(2));
+        let frames = video.frames.iter().map(|frame| Ok(frame.resize(size)?)).collect::<Result<_>>()?;
+        Video::new(frames, video.fps)?
+    } else {
+        video.clone()
     };
     let folder = tempfile::tempdir()
         .map_err(|source| crate::Error::Write { path: std::env::temp_dir().display().to_string(), source })?;

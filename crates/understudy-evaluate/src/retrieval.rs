@@ -10,9 +10,9 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }
 
-/// The share of clips whose own text is nearer to them than every other text (R-precision, as in AttnGAN, Xu et
-/// al. 2018). Row `i` of `clips` belongs to row `i` of `texts`; a tie counts as not found, so every text should
-/// be there once.
+/// The share of clips whose own text is nearer to them than every other text (R-precision, as in AttnGAN, Xu
+/// et al. 2018). Row `i` of `clips` belongs to row `i` of `texts`; a tie counts as not found, so every text
+/// should be there once.
 ///
 /// # Errors
 /// When there are fewer than two, or not as many clips as texts.

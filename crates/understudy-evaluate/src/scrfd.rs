@@ -1,5 +1,6 @@
-//! SCRFD, insightface's face detector (Guo et al., "Sample and Computation Redistribution for Efficient Face Detection",
-//! 2021), as its packs ship it in ONNX: scores, boxes and landmarks of three strides, in this order.
+//! SCRFD, insightface's face detector (Guo et al., "Sample and Computation Redistribution for Efficient Face
+//! Detection", 2021), as its packs ship it in ONNX: scores, boxes and landmarks of three strides, in this
+//! order.
 
 use understudy_media::Image;
 
@@ -32,11 +33,12 @@ impl<N: Network> Scrfd<N> {
     /// # Errors
     /// When it is not a multiple of 32.
     pub fn with_side(self, side: usize) -> Result<Self> {
-        match side > 0 && side.is_multiple_of(STRIDES[2]) {
-            true => Ok(Self { side, ..self }),
-            false => Err(Error::Network {
+        if side > 0 && side.is_multiple_of(STRIDES[2]) {
+            Ok(Self { side, ..self })
+        } else {
+            Err(Error::Network {
                 reason: format!("a face detector cannot look at {side} pixels; give a multiple of 32"),
-            }),
+            })
         }
     }
 

@@ -68,8 +68,8 @@ impl SmoothnessJudge {
         Ok(Image { height, width, rgb })
     }
 
-    /// VBench's motion smoothness: `(255 - d) / 255` for the mean absolute difference `d` of every second frame and what
-    /// is expected between its neighbours, 8-bit; `None` for fewer than three frames.
+    /// VBench's motion smoothness: `(255 - d) / 255` for the mean absolute difference `d` of every second
+    /// frame and what is expected between its neighbours, 8-bit; `None` for fewer than three frames.
     ///
     /// # Errors
     /// As [`SmoothnessJudge::expected`].

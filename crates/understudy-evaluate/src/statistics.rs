@@ -19,8 +19,8 @@ pub struct Interval {
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 2000;
 
-/// The mean of `values` and its bootstrap percentile interval (Efron 1979) that holds `confidence`, e.g. 0.95,
-/// of the means of samples drawn from them with replacement. The same seed gives the same interval.
+/// The mean of `values` and its bootstrap percentile interval (Efron 1979) that holds `confidence`, e.g.
+/// 0.95, of the means of samples drawn from them with replacement. The same seed gives the same interval.
 ///
 /// # Errors
 /// When there is no value.

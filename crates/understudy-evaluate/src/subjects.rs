@@ -60,7 +60,8 @@ impl SubjectFinder {
     /// Where each of `words` is in each of `frames` of the video at `path`.
     ///
     /// # Errors
-    /// When there is no folder of masks, one is damaged or of another size than its frame, or a network fails.
+    /// When there is no folder of masks, one is damaged or of another size than its frame, or a network
+    /// fails.
     pub fn segments(
         &self,
         path: &Path,
@@ -84,12 +85,13 @@ fn masks_of(path: &Path) -> Result<PathBuf> {
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     let name = stem.unwrap_or_default().to_string_lossy();
     let folder = path.with_file_name(format!("{name}{MASKS}"));
-    match fs::metadata(&folder).is_ok_and(|about| about.is_dir()) {
-        true => Ok(folder),
-        false => Err(Error::Videos {
+    if fs::metadata(&folder).is_ok_and(|about| about.is_dir()) {
+        Ok(folder)
+    } else {
+        Err(Error::Videos {
             path: path.display().to_string(),
             reason: format!("there is no folder {name}{MASKS} beside it; find its subjects"),
-        }),
+        })
     }
 }
 
@@ -99,15 +101,16 @@ fn read(folder: &Path, word: &str, at: usize, frame: &Image) -> Result<Option<Se
         return Ok(None);
     }
     let mask = Mask::open(&file)?;
-    match [mask.width, mask.height] == [frame.width, frame.height] {
-        true => Ok(Segment::of_mask(mask)),
-        false => Err(Error::Videos {
+    if [mask.width, mask.height] == [frame.width, frame.height] {
+        Ok(Segment::of_mask(mask))
+    } else {
+        Err(Error::Videos {
             path: file.display().to_string(),
             reason: format!(
                 "it is {}x{} and its frame {}x{}; make them the same size",
                 mask.width, mask.height, frame.width, frame.height
             ),
-        }),
+        })
     }
 }
 

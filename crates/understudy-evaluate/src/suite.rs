@@ -39,8 +39,8 @@ pub struct Suite {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum Subjects {
-    /// A folder of folders, each a subject with `class.txt`, `pictures/` or `clip.mp4` or both, and what its prompts say of
-    /// it in `words.toml`.
+    /// A folder of folders, each a subject with `class.txt`, `pictures/` or `clip.mp4` or both, and what its
+    /// prompts say of it in `words.toml`.
     Folder(String),
     /// Held-out characters of the puppet world with motions of their own.
     Puppets {
@@ -166,7 +166,8 @@ impl Suite {
     /// Reads a suite from TOML.
     ///
     /// # Errors
-    /// What is wrong with it, in one line: an unknown entry, a name that nothing has, two of one name, or nothing to do.
+    /// What is wrong with it, in one line: an unknown entry, a name that nothing has, two of one name, or
+    /// nothing to do.
     pub fn parse(text: &str) -> Result<Self, String> {
         let suite: Self = toml::from_str(text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
@@ -260,16 +261,14 @@ fn distinct(what: &str, names: &[&str]) -> Result<(), String> {
             return Err(format!("{what}: {name:?} stands twice"));
         }
     }
-    match names.is_empty() {
-        true => Err(format!("{what}: there are none")),
-        false => Ok(()),
-    }
+    if names.is_empty() { Err(format!("{what}: there are none")) } else { Ok(()) }
 }
 
 fn known(what: &str, name: &str, names: &[&str]) -> Result<(), String> {
-    match names.contains(&name) {
-        true => Ok(()),
-        false => Err(format!("{what}: {name:?} is not known; there are {}", names.join(", "))),
+    if names.contains(&name) {
+        Ok(())
+    } else {
+        Err(format!("{what}: {name:?} is not known; there are {}", names.join(", ")))
     }
 }
 
@@ -322,9 +321,9 @@ impl Verdict {
 }
 
 impl Claim {
-    /// What the scores of the same videos by both methods say of it; the first entry of each is whose subject it is. The
-    /// spread is that of a bootstrap which draws subjects, and of each as many of its videos: videos of one subject are
-    /// alike. `None` without pairs.
+    /// What the scores of the same videos by both methods say of it; the first entry of each is whose subject
+    /// it is. The spread is that of a bootstrap which draws subjects, and of each as many of its videos:
+    /// videos of one subject are alike. `None` without pairs.
     pub fn verdict(&self, pairs: &[(usize, f64, f64)]) -> Option<Verdict> {
         let sign = if self.sign == Sign::Above { 1.0 } else { -1.0 };
         let mut subjects: BTreeMap<usize, Vec<f64>> = BTreeMap::new();

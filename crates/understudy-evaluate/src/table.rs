@@ -38,8 +38,9 @@ impl Table {
         bootstrap(&self.values(index), CONFIDENCE, SEED).ok()
     }
 
-    /// By how much videos of this table score higher in column `index` than those of the same names in `other`, by the
-    /// same metrics: the mean of the differences with its 95 % bootstrap interval, and how many pairs there are.
+    /// By how much videos of this table score higher in column `index` than those of the same names in
+    /// `other`, by the same metrics: the mean of the differences with its 95 % bootstrap interval, and how
+    /// many pairs there are.
     pub fn gain(&self, other: &Self, index: usize) -> Option<(Interval, usize)> {
         let of = |name: &str| other.rows.iter().find(|row| row.name == name)?.values[index];
         let differences: Vec<f64> =
@@ -66,8 +67,8 @@ impl Table {
     }
 }
 
-/// The rows of an evaluation that is under way, in a file beside its result: an evaluation that was stopped goes on
-/// from there.
+/// The rows of an evaluation that is under way, in a file beside its result: an evaluation that was stopped
+/// goes on from there.
 #[derive(Debug)]
 pub struct Unfinished {
     path: PathBuf,
@@ -84,7 +85,8 @@ struct Stamped {
 }
 
 impl Unfinished {
-    /// The one of the result at `out`, made with `settings`; rows of other settings are forgotten, and so are damaged ones.
+    /// The one of the result at `out`, made with `settings`; rows of other settings are forgotten, and so are
+    /// damaged ones.
     ///
     /// # Errors
     /// When its file cannot be read or written.
@@ -120,7 +122,8 @@ impl Unfinished {
         &self.path
     }
 
-    /// The row of `clip`, if it is known and neither the video nor its prompt and references have changed since.
+    /// The row of `clip`, if it is known and neither the video nor its prompt and references have changed
+    /// since.
     pub fn row(&self, clip: &Clip, references: Option<&Path>) -> Option<Row> {
         let own = stamped(clip, references)?;
         self.known
@@ -152,7 +155,8 @@ impl Unfinished {
     }
 }
 
-/// What a row of `clip` depends on: its files, what was found in its frames, its prompt, and the references in a folder.
+/// What a row of `clip` depends on: its files, what was found in its frames, its prompt, and the references
+/// in a folder.
 fn stamped(clip: &Clip, references: Option<&Path>) -> Option<String> {
     let path = clip.path.as_deref()?;
     let found = ["faces.json", "faces.csv", "masks"].map(|kind| format!("{}.{kind}", clip.name));
@@ -162,8 +166,8 @@ fn stamped(clip: &Clip, references: Option<&Path>) -> Option<String> {
     Some(format!("{}|{:?}|{}", files.join("|"), clip.prompt, clip.fps))
 }
 
-/// The rows in `text` if they were made with `settings`, and how many lines are damaged; a last line that was cut off is
-/// none.
+/// The rows in `text` if they were made with `settings`, and how many lines are damaged; a last line that was
+/// cut off is none.
 fn read(text: &[u8], settings: &str) -> (Vec<Stamped>, usize) {
     let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let Some(first) = lines.next() else { return (Vec::new(), 0) };

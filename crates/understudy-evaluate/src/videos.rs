@@ -29,9 +29,10 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// The videos in `folder`, in order of name: `NAME.mp4` (or any kind that is read, told by content), or a folder `NAME` of
-    /// pictures, with the prompt in `NAME.txt` (or as [`Caption::beside`] finds it); videos that this program made say theirs
-    /// themselves. A prompt without a video is a video that is missing. Folders are taken to have `fps` frames a second.
+    /// The videos in `folder`, in order of name: `NAME.mp4` (or any kind that is read, told by content), or a
+    /// folder `NAME` of pictures, with the prompt in `NAME.txt` (or as [`Caption::beside`] finds it); videos
+    /// that this program made say theirs themselves. A prompt without a video is a video that is missing.
+    /// Folders are taken to have `fps` frames a second.
     ///
     /// # Errors
     /// When the folder or a prompt cannot be read, two videos have one name, or there is none.
@@ -155,18 +156,19 @@ pub struct References {
 }
 
 impl References {
-    /// Those at `path`: in a folder `NAME/` or `NAME.mp4` (or another kind) for the video `NAME`, `SUBJECT/` or
-    /// `SUBJECT.mp4` for all `SUBJECT-...`, or pictures for all; or one video or picture for all.
+    /// Those at `path`: in a folder `NAME/` or `NAME.mp4` (or another kind) for the video `NAME`, `SUBJECT/`
+    /// or `SUBJECT.mp4` for all `SUBJECT-...`, or pictures for all; or one video or picture for all.
     ///
     /// # Errors
     /// When there is nothing there.
     pub fn open(path: &Path) -> Result<Self> {
-        match path.exists() {
-            true => Ok(Self { path: path.to_owned() }),
-            false => Err(Error::Videos {
+        if path.exists() {
+            Ok(Self { path: path.to_owned() })
+        } else {
+            Err(Error::Videos {
                 path: path.display().to_string(),
                 reason: "there is no such folder or file of references".to_owned(),
-            }),
+            })
         }
     }
 
@@ -177,8 +179,8 @@ impl References {
         own.unwrap_or_else(|| self.path.clone())
     }
 
-    /// Where the video is that the video `name` is compared with frame by frame: where a subject has pictures and a video,
-    /// the video.
+    /// Where the video is that the video `name` is compared with frame by frame: where a subject has pictures
+    /// and a video, the video.
     pub fn video_of(&self, name: &str) -> PathBuf {
         let found = self.of(name);
         let beside = found.file_name().and_then(|name| self.video(&name.to_string_lossy()));
@@ -215,9 +217,10 @@ impl References {
     /// # Errors
     /// When there is none, or one cannot be read.
     pub fn files(path: &Path) -> Result<Option<Vec<PathBuf>>> {
-        match is_video(path) {
-            true => Ok(None),
-            false => Ok(Some(SubjectFolder::open(path)?.items.into_iter().map(|item| item.path).collect())),
+        if is_video(path) {
+            Ok(None)
+        } else {
+            Ok(Some(SubjectFolder::open(path)?.items.into_iter().map(|item| item.path).collect()))
         }
     }
 }

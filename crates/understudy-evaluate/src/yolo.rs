@@ -1,5 +1,5 @@
-//! YOLO detectors of faces (v8, v9 and the like), as they are exported to ONNX: boxes and scores of classes for every
-//! place in columns, `(1, 4 + classes, places)`, of which the first class is a face.
+//! YOLO detectors of faces (v8, v9 and the like), as they are exported to ONNX: boxes and scores of classes
+//! for every place in columns, `(1, 4 + classes, places)`, of which the first class is a face.
 
 use understudy_media::Image;
 use understudy_media::resample::OpenCv;
@@ -40,8 +40,8 @@ impl<N: Network> Yolo<N> {
         Self { side, blue_first, ..self }
     }
 
-    /// The picture within the smallest rectangle whose sides are multiples of the stride and whose longer side is the
-    /// network's.
+    /// The picture within the smallest rectangle whose sides are multiples of the stride and whose longer
+    /// side is the network's.
     fn letter(&self, picture: &Image) -> Result<Letter> {
         let [height, width] = [picture.height as f64, picture.width as f64];
         let scale = (self.side as f64 / height).min(self.side as f64 / width);

@@ -1,5 +1,5 @@
-//! Face detectors laid out as published, against Python (`oracle/detectors.py`): what is made of their outputs, and, with
-//! ONNX Runtime, the whole.
+//! Face detectors laid out as published, against Python (`oracle/detectors.py`): what is made of their
+//! outputs, and, with ONNX Runtime, the whole.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -98,7 +98,8 @@ const WORDS: &str = r#"{"version": "1.0", "pre_tokenizer": {"type": "Whitespace"
     "model": {"type": "WordLevel", "unk_token": "[UNK]",
         "vocab": {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, ".": 3, "cat": 4, "red": 5, "ball": 6, "[UNK]": 7}}}"#;
 
-/// The parts of a GroundingDINO and a SAM that find a cat on the left, and are not sure of the ball on the right.
+/// The parts of a GroundingDINO and a SAM that find a cat on the left, and are not sure of the ball on the
+/// right.
 enum Part {
     Detector,
     Encoder,

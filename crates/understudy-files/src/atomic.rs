@@ -1,7 +1,8 @@
 //! Writing that either happens whole or not at all.
 //!
-//! A file is written under a temporary name in its own folder, synced, and renamed, and the folder is synced; a folder
-//! likewise. On any failure the temporary is removed, and what was under the final name before is still there.
+//! A file is written under a temporary name in its own folder, synced, and renamed, and the folder is synced;
+//! a folder likewise. On any failure the temporary is removed, and what was under the final name before is
+//! still there.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -27,7 +28,8 @@ pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<(
     commit(temporary_file(path)?, path, fill)
 }
 
-/// Creates the folder `path` with what `fill` puts into the folder it is given. An empty folder may exist already.
+/// Creates the folder `path` with what `fill` puts into the folder it is given. An empty folder may exist
+/// already.
 ///
 /// # Errors
 /// What `fill` fails with, or what `fault` makes of an error of the disk; nothing half-written is left.
@@ -76,13 +78,15 @@ pub fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// What names of temporaries of `path` begin with: the same for every process, whatever the name holds, and short.
+/// What names of temporaries of `path` begin with: the same for every process, whatever the name holds, and
+/// short.
 pub(crate) fn prefix(path: &Path) -> String {
     let name = path.file_name().unwrap_or(OsStr::new(""));
     format!("{PREFIX}{:08x}", checksum(name.as_encoded_bytes()))
 }
 
-/// A temporary file beside `path`, with the permissions an ordinary new file gets, locked as long as it is written.
+/// A temporary file beside `path`, with the permissions an ordinary new file gets, locked as long as it is
+/// written.
 fn temporary_file(path: &Path) -> io::Result<NamedTempFile> {
     temporary(path, 0o666, |builder, folder| {
         let file = builder.tempfile_in(folder)?;
@@ -102,8 +106,8 @@ fn temporary_directory(path: &Path) -> io::Result<(TempDir, Option<File>)> {
     })
 }
 
-/// What `create` makes in the folder it is given, beside `path`; it is asked again for as long as what it made is not ours.
-/// `mode` are the permissions on unix, less the umask.
+/// What `create` makes in the folder it is given, beside `path`; it is asked again for as long as what it
+/// made is not ours. `mode` are the permissions on unix, less the umask.
 fn temporary<T>(
     path: &Path,
     mode: u32,
@@ -133,8 +137,8 @@ fn is_ours(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes temporaries and locks in `folder` whose names begin with `prefix` and whose process is gone. They harm nobody, so
-/// what cannot be removed stays.
+/// Removes temporaries and locks in `folder` whose names begin with `prefix` and whose process is gone. They
+/// harm nobody, so what cannot be removed stays.
 fn remove_abandoned(folder: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

@@ -1,9 +1,10 @@
 //! Files as the rest of the program writes them.
 //!
-//! They appear whole or not at all ([`write_file`], [`write_directory`]), they tell when they are damaged ([`seal`],
-//! [`Sealing`]), and one process writes them at a time ([`Lock`]). What a process that was killed leaves behind is removed by
-//! the next that writes the same file, and never while somebody is writing it: the system takes the lock of a temporary
-//! away with its process. Text that others write is read whatever byte order mark it begins with ([`decoded`]).
+//! They appear whole or not at all ([`write_file`], [`write_directory`]), they tell when they are damaged
+//! ([`seal`], [`Sealing`]), and one process writes them at a time ([`Lock`]). What a process that was killed
+//! leaves behind is removed by the next that writes the same file, and never while somebody is writing it:
+//! the system takes the lock of a temporary away with its process. Text that others write is read whatever
+//! byte order mark it begins with ([`decoded`]).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

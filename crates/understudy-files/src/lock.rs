@@ -45,7 +45,8 @@ impl Lock {
     /// The lock of what is going to be written at `path`: in a hidden file beside it.
     ///
     /// # Errors
-    /// When another process has it, or its file cannot be made. Where the disk knows no locks, everybody gets it.
+    /// When another process has it, or its file cannot be made. Where the disk knows no locks, everybody gets
+    /// it.
     pub fn beside(path: &Path) -> Result<Self, LockError> {
         Self::at(path.with_file_name(format!("{}{LOCK}", prefix(path))))
     }
@@ -103,7 +104,8 @@ pub fn is_same(a: &Path, b: &Path) -> bool {
     matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if is_one(&a, &b))
 }
 
-/// Whether both are there and one file or folder, whatever way they are named; hard links are not seen through here.
+/// Whether both are there and one file or folder, whatever way they are named; hard links are not seen
+/// through here.
 #[cfg(not(unix))]
 pub fn is_same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)

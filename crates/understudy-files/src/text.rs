@@ -1,4 +1,5 @@
-//! Text as programs write it: editors and shells of Windows put a mark before it, or write two bytes a character.
+//! Text as programs write it: editors and shells of Windows put a mark before it, or write two bytes a
+//! character.
 
 use std::borrow::Cow;
 
@@ -50,7 +51,8 @@ impl Mark {
     }
 }
 
-/// The text of `bytes`: UTF-8, with a byte order mark or without, or UTF-16 with one. The mark is no part of it.
+/// The text of `bytes`: UTF-8, with a byte order mark or without, or UTF-16 with one. The mark is no part of
+/// it.
 ///
 /// # Errors
 /// Says where it is neither.

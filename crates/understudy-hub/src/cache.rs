@@ -45,7 +45,8 @@ impl Cache {
         self.folder.join(repository.folder())
     }
 
-    /// The files of `repository` at `revision` (a branch or a commit) as they were fetched; `None` if they were not.
+    /// The files of `repository` at `revision` (a branch or a commit) as they were fetched; `None` if they
+    /// were not.
     pub fn snapshot(&self, repository: &Repository, revision: &str) -> Option<PathBuf> {
         let root = self.repository(repository);
         let named = fs::read_to_string(root.join("refs").join(revision)).ok();
@@ -69,7 +70,8 @@ impl Cache {
         }
         // A link that leads nowhere.
         let _ = fs::remove_file(&path);
-        // Up from the file's folder to the repository's, and down to the blob, so that the cache can be moved.
+        // Up from the file's folder to the repository's, and down to the blob, so that the cache can be
+        // moved.
         let depth = Path::new(name).components().count() + 1;
         let up: PathBuf = std::iter::repeat_n("..", depth).collect();
         let target = up.join("blobs").join(blob.file_name().unwrap_or_default());

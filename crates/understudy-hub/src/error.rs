@@ -1,4 +1,5 @@
-//! What can go wrong between a repository and the cache. Every message is one line: what, where, and what to do.
+//! What can go wrong between a repository and the cache. Every message is one line: what, where, and what to
+//! do.
 
 use std::path::PathBuf;
 

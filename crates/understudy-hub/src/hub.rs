@@ -50,8 +50,8 @@ const NOTHING_THERE: u16 = 416;
 type Report<'a> = &'a mut dyn FnMut(Fetch) -> ControlFlow<()>;
 
 impl Hub {
-    /// The server at `endpoint`, or else at `HF_ENDPOINT`, or else Hugging Face's own; with the user's token, if
-    /// `HF_TOKEN` or a file has one.
+    /// The server at `endpoint`, or else at `HF_ENDPOINT`, or else Hugging Face's own; with the user's token,
+    /// if `HF_TOKEN` or a file has one.
     pub fn new(endpoint: Option<&str>, cache: Cache) -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let endpoint = endpoint.map(str::to_owned).or_else(|| set("HF_ENDPOINT"));
@@ -75,12 +75,12 @@ impl Hub {
         }
     }
 
-    /// Fetches what of `repository` at `revision` matches one of `patterns` (everything, if there are none), and
-    /// gives the folder it is in. Files that are there are not fetched again.
+    /// Fetches what of `repository` at `revision` matches one of `patterns` (everything, if there are none),
+    /// and gives the folder it is in. Files that are there are not fetched again.
     ///
     /// # Errors
-    /// When the server does not answer or says no, a file does not have its checksum, the cache cannot be written, or
-    /// `report` asks to stop.
+    /// When the server does not answer or says no, a file does not have its checksum, the cache cannot be
+    /// written, or `report` asks to stop.
     pub fn pull(
         &self,
         repository: &Repository,
@@ -251,8 +251,8 @@ impl Hub {
     }
 }
 
-/// What `reader` gives, read on a thread of its own so that whoever waits can stop waiting. An empty chunk, or an
-/// error, is the last.
+/// What `reader` gives, read on a thread of its own so that whoever waits can stop waiting. An empty chunk,
+/// or an error, is the last.
 fn chunks(mut reader: impl Read + Send + 'static) -> Receiver<std::io::Result<Vec<u8>>> {
     let (sender, receiver) = sync_channel(1);
     std::thread::spawn(move || {

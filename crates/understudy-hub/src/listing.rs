@@ -73,9 +73,10 @@ impl Entry {
             (None, Some(size), Some(id)) => (size, Checksum::Git(id)),
             _ => return Err(format!("the listing: {name} has no size or no hash")),
         };
-        match checksum.is_plain() {
-            true => Ok(Self { name, size, checksum }),
-            false => Err(format!("the listing: {name}: {:?} is no hash", checksum.hex())),
+        if checksum.is_plain() {
+            Ok(Self { name, size, checksum })
+        } else {
+            Err(format!("the listing: {name}: {:?} is no hash", checksum.hex()))
         }
     }
 }

@@ -39,9 +39,10 @@ impl FromStr for Repository {
                 && !part.contains("--")
                 && !part.contains("..")
         };
-        match plain(organization) && plain(name) {
-            true => Ok(Self { organization: organization.to_owned(), name: name.to_owned() }),
-            false => Err(fault("names have letters, digits, '.', '_' and '-'")),
+        if plain(organization) && plain(name) {
+            Ok(Self { organization: organization.to_owned(), name: name.to_owned() })
+        } else {
+            Err(fault("names have letters, digits, '.', '_' and '-'"))
         }
     }
 }

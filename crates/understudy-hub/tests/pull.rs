@@ -50,9 +50,10 @@ fn listing() -> String {
     let sibling = |(name, content, large): &(&str, Vec<u8>, bool)| {
         let size = content.len();
         let git = hex(Sha1::new_with_prefix(format!("blob {size}\0")).chain_update(content).finalize());
-        let lfs = match large {
-            true => format!(r#", "lfs": {{"sha256": "{}", "size": {size}}}"#, hex(Sha256::digest(content))),
-            false => String::new(),
+        let lfs = if *large {
+            format!(r#", "lfs": {{"sha256": "{}", "size": {size}}}"#, hex(Sha256::digest(content)))
+        } else {
+            String::new()
         };
         format!(r#"{{"rfilename": "{name}", "size": {size}, "blobId": "{git}"{lfs}}}"#)
     };

@@ -1,5 +1,5 @@
-//! Times the kernels on the shapes that training uses: `cargo bench -p understudy-kernels [-- NAME]` for those whose name
-//! contains NAME. Of products, elements are floating-point operations.
+//! Times the kernels on the shapes that training uses: `cargo bench -p understudy-kernels [-- NAME]` for
+//! those whose name contains NAME. Of products, elements are floating-point operations.
 #![allow(missing_docs)]
 
 use std::time::Duration;
@@ -152,7 +152,8 @@ fn convolutions(criterion: &mut Criterion) {
     }
 }
 
-/// Convolutions and normalization of pictures whose channels lie together, as Stable Diffusion's UNet has them.
+/// Convolutions and normalization of pictures whose channels lie together, as Stable Diffusion's UNet has
+/// them.
 fn pictures(criterion: &mut Criterion) {
     for (c, side) in [(320, 64), (640, 32), (1280, 8)] {
         let shape = Conv2dShape {

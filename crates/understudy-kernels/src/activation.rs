@@ -218,7 +218,8 @@ multiversion! {
     }
 }
 
-/// The gated unit of diffusers: of `x` (rows, 2 width) the first half times the exact GELU of the second; `out` (rows, width).
+/// The gated unit of diffusers: of `x` (rows, 2 width) the first half times the exact GELU of the second;
+/// `out` (rows, width).
 ///
 /// # Panics
 ///

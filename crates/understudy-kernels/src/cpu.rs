@@ -18,7 +18,8 @@ fn permitted(path: &str) -> bool {
 
 /// Vector instruction set of the elementwise kernels.
 ///
-/// A value other than `Scalar` exists only if the machine has it: they come from [`Isa::best`] and [`Isa::available`].
+/// A value other than `Scalar` exists only if the machine has it: they come from [`Isa::best`] and
+/// [`Isa::available`].
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
@@ -105,7 +106,8 @@ fn amx_permitted() -> bool {
     if leaf.edx & AMX_BF16_AND_TILE != AMX_BF16_AND_TILE {
         return false;
     }
-    // SAFETY: a system call without pointers; it grants this process the tile registers, or fails and changes nothing.
+    // SAFETY: a system call without pointers; it grants this process the tile registers, or fails and changes
+    // nothing.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 

@@ -1,8 +1,8 @@
 //! The memory of results: used again instead of being mapped and zeroed for every one.
 //!
-//! A training step makes hundreds of large arrays and frees them again. Asking the system for each costs as much as
-//! computing it: fresh memory must be zeroed, by one thread. [`Floats`] gives its memory to a pool when it is dropped,
-//! and the next one of about that size takes it from there, contents and all.
+//! A training step makes hundreds of large arrays and frees them again. Asking the system for each costs as
+//! much as computing it: fresh memory must be zeroed, by one thread. [`Floats`] gives its memory to a pool
+//! when it is dropped, and the next one of about that size takes it from there, contents and all.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,8 @@ use crate::par::{self, CHUNK, Shared};
 /// Lengths are rounded up to a multiple of this; shorter arrays do not use the pool.
 const UNIT: usize = 1 << 12;
 
-/// Gives back to the system what waits to be used again: between phases of a program that need memory of other sizes.
+/// Gives back to the system what waits to be used again: between phases of a program that need memory of
+/// other sizes.
 pub fn release_memory() {
     let kept = {
         let mut pool = pool();
@@ -53,8 +54,8 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 impl Pool {
-    /// The most elements it may hold, in use or waiting: a quarter more than were in use at once, so that parts of a network
-    /// that need arrays of different lengths, one after the other, find their own.
+    /// The most elements it may hold, in use or waiting: a quarter more than were in use at once, so that
+    /// parts of a network that need arrays of different lengths, one after the other, find their own.
     fn room(&self) -> usize {
         self.peak + SPARE.max(self.peak / 4)
     }

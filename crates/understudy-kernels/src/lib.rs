@@ -1,16 +1,16 @@
 //! CPU kernels over plain slices: matrix products, attention, normalization, convolution and their gradients.
 //!
-//! Every kernel takes and gives contiguous row-major `f32` slices, picks the widest instruction set of the machine at
-//! run time (scalar, AVX2, AVX-512, and for products AVX512-BF16 or AMX), and runs on the current rayon pool.
-//! `UNDERSTUDY_CPU=scalar`, `avx2`, `avx512` or `avx512bf16` in the environment holds all but f32 products, which are the
-//! gemm crate's, to what such a machine has.
+//! Every kernel takes and gives contiguous row-major `f32` slices, picks the widest instruction set of the
+//! machine at run time (scalar, AVX2, AVX-512, and for products AVX512-BF16 or AMX), and runs on the current
+//! rayon pool. `UNDERSTUDY_CPU=scalar`, `avx2`, `avx512` or `avx512bf16` in the environment holds all but f32
+//! products, which are the gemm crate's, to what such a machine has.
 //!
 //! Two promises hold for all of them:
 //!
-//! - **Determinism.** Work is cut into chunks whose sizes depend on the shapes alone, and partial sums are added in a
-//!   fixed order, so the result is the same bit for bit whatever the number of threads.
-//! - **Shapes are the caller's duty.** A wrong length is a bug of the calling crate and panics with a message; nothing
-//!   here reads user input.
+//! - **Determinism.** Work is cut into chunks whose sizes depend on the shapes alone, and partial sums are
+//!   added in a fixed order, so the result is the same bit for bit whatever the number of threads.
+//! - **Shapes are the caller's duty.** A wrong length is a bug of the calling crate and panics with a
+//!   message; nothing here reads user input.
 
 mod activation;
 mod attention;

@@ -42,8 +42,8 @@ multiversion! {
     }
 }
 
-/// One step of AdamW (Loshchilov and Hutter) in place: `param`, `m`, `v`, `grad` of one length, `m` and `v` zero before
-/// step 1. The arithmetic is that of `torch.optim.AdamW`.
+/// One step of AdamW (Loshchilov and Hutter) in place: `param`, `m`, `v`, `grad` of one length, `m` and `v`
+/// zero before step 1. The arithmetic is that of `torch.optim.AdamW`.
 ///
 /// # Panics
 ///

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// Elements one task of an elementwise kernel handles; fixed, so that chunk borders never depend on the thread count.
+/// Elements one task of an elementwise kernel handles; fixed, so that chunk borders never depend on the
+/// thread count.
 pub(crate) const CHUNK: usize = 1 << 14;
 
 /// Runs `f(0), f(1), ..., f(tasks - 1)` on the current pool, in any order.

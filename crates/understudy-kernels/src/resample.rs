@@ -18,11 +18,12 @@ pub struct Kernel {
 impl Kernel {
     /// Linear interpolation.
     pub const TRIANGLE: Self = Self { support: 1.0, value: |x| (1.0 - x.abs()).max(0.0) };
-    /// Keys' cubic with a slope of -0.5 (Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981).
+    /// Keys' cubic with a slope of -0.5 (Keys, "Cubic Convolution Interpolation for Digital Image
+    /// Processing", 1981).
     pub const CUBIC: Self = Self { support: 2.0, value: |x| cubic(x, -0.5) };
 
-    /// The taps of all `to` positions over `from` sources. Where the picture shrinks, the kernel is widened by as much.
-    /// Every intermediate number is as precise as `round` leaves it.
+    /// The taps of all `to` positions over `from` sources. Where the picture shrinks, the kernel is widened
+    /// by as much. Every intermediate number is as precise as `round` leaves it.
     pub fn antialiased(self, from: usize, to: usize, round: fn(f64) -> f64) -> Vec<Taps<f64>> {
         let scale = round(from as f64 / to as f64);
         let widened = scale.max(1.0);
@@ -49,8 +50,8 @@ fn cubic(x: f64, a: f64) -> f64 {
     }
 }
 
-/// Resamples along rows: `lines` rows of `from` positions with `step` samples each, to as many positions as there are taps.
-/// `sum` makes a sample of `(source, weight)` pairs.
+/// Resamples along rows: `lines` rows of `from` positions with `step` samples each, to as many positions as
+/// there are taps. `sum` makes a sample of `(source, weight)` pairs.
 pub fn along<S: Copy, W: Copy, T>(
     samples: &[S],
     [from, step]: [usize; 2],

@@ -1,7 +1,8 @@
 //! One body, three instruction sets.
 //!
-//! [`multiversion!`] compiles a plain loop three times (scalar, AVX2 with FMA, AVX-512) and picks one by [`Isa`]; the
-//! compiler vectorizes each. Inside the body the constant `FMA` says whether fused multiply-add is an instruction.
+//! [`multiversion!`] compiles a plain loop three times (scalar, AVX2 with FMA, AVX-512) and picks one by
+//! [`Isa`]; the compiler vectorizes each. Inside the body the constant `FMA` says whether fused multiply-add
+//! is an instruction.
 
 /// Defines `fn name(isa: Isa, args...)` from a body that is compiled for each instruction set.
 macro_rules! multiversion {

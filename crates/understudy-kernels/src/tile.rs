@@ -1,4 +1,5 @@
-//! Products of rows that lie anywhere with a panel of columns: what convolutions over channels-last pictures are made of.
+//! Products of rows that lie anywhere with a panel of columns: what convolutions over channels-last pictures
+//! are made of.
 
 use crate::cpu::Isa;
 use crate::simd::multiversion;
@@ -25,7 +26,8 @@ pub(crate) fn multiply_tile(isa: Isa, rows: &[f32], starts: &[usize; ROWS], pane
     assert!(last + depth <= rows.len(), "tile: a row out of range");
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
-        // SAFETY: this `Isa` exists only on machines that have AVX-512, and every row is in range by the assertion.
+        // SAFETY: this `Isa` exists only on machines that have AVX-512, and every row is in range by the
+        // assertion.
         return unsafe { avx512::multiply(rows, starts, panel, sums) };
     }
     plain(isa, rows, starts, panel, sums);
@@ -53,7 +55,8 @@ mod avx512 {
 
     /// # Safety
     ///
-    /// The processor must have AVX-512, and `panel.len() / COLUMNS` numbers must follow every start in `rows`.
+    /// The processor must have AVX-512, and `panel.len() / COLUMNS` numbers must follow every start in
+    /// `rows`.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn multiply(rows: &[f32], starts: &[usize; ROWS], panel: &[f32], sums: &mut Sums) {
         let mut acc = [[_mm512_setzero_ps(); 2]; ROWS];

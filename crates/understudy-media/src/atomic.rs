@@ -16,7 +16,8 @@ pub fn write_file(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> i
     understudy_files::write_file(path, fill).map_err(|e| Error::write(path, e))
 }
 
-/// Creates the folder `path` with what `fill` puts into the folder it is given. An empty folder may exist already.
+/// Creates the folder `path` with what `fill` puts into the folder it is given. An empty folder may exist
+/// already.
 ///
 /// # Errors
 /// What `fill` fails with, or [`Error::Io`] naming `path`; nothing half-written is left.

@@ -1,8 +1,8 @@
 //! What lies beside a picture or a clip and belongs to it by its name: its caption and its mask.
 //!
-//! Names match whatever their case and whatever Unicode form the file system keeps them in. Where several would do, a name
-//! that has the media file's whole name in it (`a.jpg.txt`) comes before one that has its stem (`a.txt`), `.txt` before
-//! `.caption`, and the same spelling before another one.
+//! Names match whatever their case and whatever Unicode form the file system keeps them in. Where several
+//! would do, a name that has the media file's whole name in it (`a.jpg.txt`) comes before one that has its
+//! stem (`a.txt`), `.txt` before `.caption`, and the same spelling before another one.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -39,8 +39,8 @@ pub struct Caption {
 }
 
 impl Caption {
-    /// The caption beside `media`: `NAME.txt`, `NAME.EXT.txt`, or the same with `.caption`, whatever their case. None where
-    /// there is no such file or nothing in it.
+    /// The caption beside `media`: `NAME.txt`, `NAME.EXT.txt`, or the same with `.caption`, whatever their
+    /// case. None where there is no such file or nothing in it.
     ///
     /// # Errors
     /// When it cannot be read, or is no text; the message names it.
@@ -149,7 +149,8 @@ impl Names {
         self.masks(clip).into_iter().find(usable).map(Path::to_owned)
     }
 
-    /// All that is called as a mask of `media`: beside it, then in folders of masks, where it may have the same name.
+    /// All that is called as a mask of `media`: beside it, then in folders of masks, where it may have the
+    /// same name.
     fn masks(&self, media: &Path) -> Vec<&Path> {
         let names = [name(media), stem(media)].map(OsStr::as_encoded_bytes);
         let apart = self.mask_folders.iter().flat_map(|(_, own)| {
@@ -161,8 +162,8 @@ impl Names {
         self.owned(names).into_iter().chain(apart).collect()
     }
 
-    /// Those that are masks of what is called by one of `names`, the likeliest first, and of those that are as likely the one
-    /// that has the first name in it, in the same spelling.
+    /// Those that are masks of what is called by one of `names`, the likeliest first, and of those that are
+    /// as likely the one that has the first name in it, in the same spelling.
     fn owned(&self, names: [&[u8]; 2]) -> Vec<&Path> {
         let spelled = |path: &Path, wanted: &[u8]| {
             name(path).as_encoded_bytes().windows(wanted.len().max(1)).any(|part| part == wanted)
@@ -188,14 +189,14 @@ impl Names {
     }
 }
 
-/// What a picture is called whose mask this is by its name, and whether names of ordinary pictures are such, too; the likeliest
-/// first, none where it is not called as a mask.
+/// What a picture is called whose mask this is by its name, and whether names of ordinary pictures are such,
+/// too; the likeliest first, none where it is not called as a mask.
 pub(crate) fn mask_of(path: &Path) -> Vec<Owner> {
     if is_named_picture(path) { owners(&key(stem(path))) } else { Vec::new() }
 }
 
-/// Where the masks of the frames of `clip` are, if there are any: `NAME.masks/`, `NAME_masks/`, `masks/NAME/` and the like,
-/// or a video called so.
+/// Where the masks of the frames of `clip` are, if there are any: `NAME.masks/`, `NAME_masks/`, `masks/NAME/`
+/// and the like, or a video called so.
 pub fn clip_masks(clip: impl AsRef<Path>) -> Option<PathBuf> {
     let clip = clip.as_ref();
     Names::list(&crate::atomic::parent(clip)).ok()?.clip_masks(clip)

@@ -1,8 +1,9 @@
 //! How the colours of a clip are coded, and what of it a screen of usual range shows.
 //!
-//! Clips of high dynamic range (ITU-R BT.2100: hybrid log-gamma and PQ) become what pictures are, sRGB, by one curve for the
-//! whole clip: their reference white (ITU-R BT.2408) is white, and what is brighter is let in below it as far as the clip has
-//! it. A clip that has nothing brighter, as one made from a usual one, comes back as it was.
+//! Clips of high dynamic range (ITU-R BT.2100: hybrid log-gamma and PQ) become what pictures are, sRGB, by
+//! one curve for the whole clip: their reference white (ITU-R BT.2408) is white, and what is brighter is let
+//! in below it as far as the clip has it. A clip that has nothing brighter, as one made from a usual one,
+//! comes back as it was.
 
 use std::path::Path;
 
@@ -44,7 +45,8 @@ pub(crate) struct WideImage {
     pub rgb: Vec<u16>,
 }
 
-/// Reference white: candelas a square metre of PQ, light of the scene (75 % of the signal) of hybrid log-gamma.
+/// Reference white: candelas a square metre of PQ, light of the scene (75 % of the signal) of hybrid
+/// log-gamma.
 const PQ_WHITE: f32 = 203.0;
 const HLG_WHITE: f32 = 0.264_97;
 /// Rows of the matrix from the primaries of BT.2020 to those of BT.709, of linear light (ITU-R BT.2087).
@@ -91,8 +93,8 @@ impl Hdr {
         Ok(self.tone_map(frames.into_iter().map(wide).collect()))
     }
 
-    /// The light a sample stands for, in units of reference white (ITU-R BT.2100, tables 4 and 5): of PQ, on a screen; of hybrid
-    /// log-gamma, of the scene, as that of a photograph is.
+    /// The light a sample stands for, in units of reference white (ITU-R BT.2100, tables 4 and 5): of PQ, on
+    /// a screen; of hybrid log-gamma, of the scene, as that of a photograph is.
     fn linear(self, sample: f32) -> f32 {
         match self {
             Self::Pq => {
@@ -128,7 +130,8 @@ impl Curve {
     const KNEE: f32 = 0.5;
 
     fn of(frames: &[WideImage], light: impl Fn(&[u16]) -> [f32; 3] + Sync) -> Self {
-        // Of all pixels so many may be brighter, and the others by so much: glints, noise, and the ringing of edges.
+        // Of all pixels so many may be brighter, and the others by so much: glints, noise, and the ringing of
+        // edges.
         const BEYOND: f64 = 1e-3;
         const RINGING: f32 = 1.1;
         const STEPS: usize = 512;
@@ -164,7 +167,8 @@ impl Curve {
         light.map(|light| (encoded((light * scale).clamp(0.0, 1.0)) * 255.0).round() as u8)
     }
 
-    /// Above the knee, Reinhard's curve with a white point (2002, equation 4), which goes on from it without a bend.
+    /// Above the knee, Reinhard's curve with a white point (2002, equation 4), which goes on from it without
+    /// a bend.
     fn of_brightest(&self, light: f32) -> f32 {
         if self.peak <= 1.0 || light <= Self::KNEE {
             return light;
@@ -187,7 +191,8 @@ mod tests {
 
     #[test]
     fn reference_white_is_white_and_grey_stays_grey() {
-        // BT.2408, table 1: white is 75 % of hybrid log-gamma and 58 % of PQ, the 18 % grey card 38 % of both.
+        // BT.2408, table 1: white is 75 % of hybrid log-gamma and 58 % of PQ, the 18 % grey card 38 % of
+        // both.
         for (hdr, white, grey) in [(Hdr::Hlg, 0.75, 0.38), (Hdr::Pq, 0.58, 0.38)] {
             let shown = mapped(hdr, &[[white; 3], [grey; 3], [0.0; 3]]);
             assert!(shown[0].iter().all(|sample| *sample >= 253), "{hdr:?} {shown:?}");

@@ -1,7 +1,8 @@
 //! A text in a file, beside its pixels: how the file was made, so that it can be made again.
 //!
-//! Every format has a place for it that other programs show: a comment in MP4 (`©cmt`, which `ffprobe` prints), GIF and PNG,
-//! the XMP description of a WebP, and an entry of a safetensors header. The text is ASCII, since GIF and PNG know no more.
+//! Every format has a place for it that other programs show: a comment in MP4 (`©cmt`, which `ffprobe`
+//! prints), GIF and PNG, the XMP description of a WebP, and an entry of a safetensors header. The text is
+//! ASCII, since GIF and PNG know no more.
 
 mod mp4;
 mod png;
@@ -21,8 +22,8 @@ pub const COMMENT: &str = "comment";
 /// No comment is longer, and no part of a file that is looked into.
 const LONGEST: u64 = 64 << 20;
 
-/// The comment in a video, a picture or a safetensors file, or in the first picture of a folder; none where there is none, or
-/// the file is damaged: whoever decodes it says so.
+/// The comment in a video, a picture or a safetensors file, or in the first picture of a folder; none where
+/// there is none, or the file is damaged: whoever decodes it says so.
 pub fn read_comment(path: impl AsRef<Path>) -> Option<String> {
     let path = path.as_ref();
     let path = if path.is_dir() { first_picture(path)? } else { path.to_owned() };

@@ -1,7 +1,8 @@
 //! Whether a picture file is all there.
 //!
-//! Decoders are lenient: a truncated JPEG decodes to a picture whose lower part is grey, and a PNG without its end
-//! decodes to a whole one. Training on half a face is worse than an error, so the containers are walked to their end.
+//! Decoders are lenient: a truncated JPEG decodes to a picture whose lower part is grey, and a PNG without
+//! its end decodes to a whole one. Training on half a face is worse than an error, so the containers are
+//! walked to their end.
 
 use std::path::Path;
 
@@ -40,7 +41,8 @@ fn png_reaches_end(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// Segments up to the end-of-image marker. Inside entropy-coded data `FF` is followed by `00` or a restart marker.
+/// Segments up to the end-of-image marker. Inside entropy-coded data `FF` is followed by `00` or a restart
+/// marker.
 fn jpeg_reaches_end(bytes: &[u8]) -> Option<()> {
     let mut at = 2;
     loop {

@@ -75,8 +75,8 @@ impl Dataset {
     /// Media are found and told apart by content but not decoded.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the unknown, missing or wrong field; [`Error::Io`] or [`Error::Unreadable`] for files
-    /// that are missing or not media; [`Error::NoPictures`] when nothing is left.
+    /// [`Error::Config`] naming the unknown, missing or wrong field; [`Error::Io`] or [`Error::Unreadable`]
+    /// for files that are missing or not media; [`Error::NoPictures`] when nothing is left.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let mut dataset =
@@ -242,8 +242,8 @@ impl Dataset {
 }
 
 impl DatasetItem {
-    /// Decodes a picture item, and gives what is to be said of it. Its mask is the mask file where there is one, else its
-    /// transparency.
+    /// Decodes a picture item, and gives what is to be said of it. Its mask is the mask file where there is
+    /// one, else its transparency.
     ///
     /// # Errors
     /// As [`Picture::open`]; [`Error::Unreadable`] when the mask has another size than the picture.
@@ -267,16 +267,17 @@ fn located(path: &Path, given: &Path) -> Result<PathBuf, String> {
     }
     let found = crate::atomic::parent(path).join(given);
     let drive = matches!(text.as_bytes(), [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic());
-    match cfg!(windows) || found.exists() || !(drive || text.contains('\\')) {
-        true => Ok(found),
-        false if drive => Err(format!(
+    if cfg!(windows) || found.exists() || !(drive || text.contains('\\')) {
+        return Ok(found);
+    }
+    Err(if drive {
+        format!(
             "{shown}: a path on a Windows machine, and this is none; give the place of these files here (WSL has drive C: at \
              /mnt/c)"
-        )),
-        false => {
-            Err(format!("{shown}: there is no such file, and folders are parted by / here; write / for \\"))
-        }
-    }
+        )
+    } else {
+        format!("{shown}: there is no such file, and folders are parted by / here; write / for \\")
+    })
 }
 
 /// What a file that begins like this can serve as; of an animation the first frame is a picture.

@@ -1,7 +1,7 @@
 //! Clips that are not decoded here, by the system's `ffmpeg` where there is one.
 //!
-//! Two runs of it: the first tells of the stream, in what it says of any input; the second gives the frames as PPM, upright, in
-//! RGB and without interlacing, and beside them, in a file, when each is shown.
+//! Two runs of it: the first tells of the stream, in what it says of any input; the second gives the frames
+//! as PPM, upright, in RGB and without interlacing, and beside them, in a file, when each is shown.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
@@ -25,7 +25,8 @@ const CLOCK: f64 = 1e6;
 /// Reads `path`, of which `reason` says why it is not decoded here.
 ///
 /// # Errors
-/// [`Error::Unsupported`] with `reason` where there is no `ffmpeg`; otherwise with what is wrong, or that there is too much.
+/// [`Error::Unsupported`] with `reason` where there is no `ffmpeg`; otherwise with what is wrong, or that
+/// there is too much.
 pub(crate) fn read(path: &Path, reason: &str) -> Result<Footage> {
     read_with(OsStr::new(PROGRAM), path, reason)
 }
@@ -55,8 +56,9 @@ fn read_with(program: &OsStr, path: &Path, reason: &str) -> Result<Footage> {
     Ok(footage.noted(stream.hdr.is_some(), TONE_MAPPED))
 }
 
-/// The options that turn a video into pictures on the output and times in a file: without interlacing, with square pixels. The
-/// pictures are numbered instead of timed, so that none is dropped or doubled to keep a rate.
+/// The options that turn a video into pictures on the output and times in a file: without interlacing, with
+/// square pixels. The pictures are numbered instead of timed, so that none is dropped or doubled to keep a
+/// rate.
 fn conversion(times: &Path, wide: bool) -> Vec<OsString> {
     const FILTER: &str = "[0:V:0]yadif=mode=send_frame:deint=interlaced,\
         select='isnan(prev_selected_pts)+gt(pts,prev_selected_pts)',split[a][times];\
@@ -120,7 +122,8 @@ fn number(text: &str) -> Option<f64> {
     digits.parse().ok().map(|number: f64| number * scale).filter(|number| *number > 0.0)
 }
 
-/// When frames are shown, as format `framecrc` tells: comments, and a line `0, dts, pts, duration, size, checksum` for each.
+/// When frames are shown, as format `framecrc` tells: comments, and a line `0, dts, pts, duration, size,
+/// checksum` for each.
 fn starts(text: &str) -> Option<Vec<f64>> {
     let start = |line: &str| Some(line.split(',').nth(2)?.trim().parse::<i64>().ok()? as f64 / CLOCK);
     text.lines().filter(|line| !line.starts_with('#')).map(start).collect()
@@ -166,7 +169,8 @@ impl Run {
     fn finish(mut self, path: &Path, reason: &str) -> Result<()> {
         let done = self.child.wait().is_ok_and(|status| status.success());
         let said = self.said();
-        // A file that is cut off is decoded as far as it goes, which is no failure to the program, but is said.
+        // A file that is cut off is decoded as far as it goes, which is no failure to the program, but is
+        // said.
         if done && said.lines().all(said::is_harmless) {
             Ok(())
         } else {
@@ -190,7 +194,8 @@ struct Frames {
 }
 
 impl Frames {
-    /// Reads the next picture of a stream of PPM: `P6`, width and height, the largest value, and the pixels; false at its end.
+    /// Reads the next picture of a stream of PPM: `P6`, width and height, the largest value, and the pixels;
+    /// false at its end.
     fn read(&mut self, source: &mut impl BufRead, path: &Path) -> Result<bool> {
         let index = self.usual.len() + self.wide.len();
         let Some(kind) = line(source) else { return Ok(false) };
@@ -296,7 +301,8 @@ mod tests {
         assert!(missing.contains("cannot read"), "{missing}");
     }
 
-    /// A stand-in that answers as ffmpeg does: what it tells of a file, two pictures with their times, and how it ends.
+    /// A stand-in that answers as ffmpeg does: what it tells of a file, two pictures with their times, and
+    /// how it ends.
     #[cfg(unix)]
     fn stand_in(folder: &Path, end: &str) -> std::path::PathBuf {
         use std::os::unix::fs::PermissionsExt;

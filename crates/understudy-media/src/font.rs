@@ -1,5 +1,6 @@
-//! Text on contact sheets, in the letters of `font/letters.otf`: Latin, Greek, Cyrillic, and the common characters of Chinese,
-//! Japanese and Korean. Scripts whose letters change beside each other are not among them, and show as boxes.
+//! Text on contact sheets, in the letters of `font/letters.otf`: Latin, Greek, Cyrillic, and the common
+//! characters of Chinese, Japanese and Korean. Scripts whose letters change beside each other are not among
+//! them, and show as boxes.
 
 use std::sync::LazyLock;
 
@@ -48,7 +49,8 @@ impl Style {
         (glyphs.collect(), x)
     }
 
-    /// Breaks text into lines no wider than `width`: at spaces, and inside a word only when it alone is too long.
+    /// Breaks text into lines no wider than `width`: at spaces, and inside a word only when it alone is too
+    /// long.
     pub fn wrap(self, text: &str, width: usize) -> Vec<String> {
         let mut lines = Vec::new();
         for paragraph in text.lines() {

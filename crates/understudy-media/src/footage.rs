@@ -22,12 +22,13 @@ pub struct Footage {
 }
 
 impl Footage {
-    /// Reads a clip: MP4 with H.264, GIF, animated WebP or PNG, told apart by content, and anything else by the system's
-    /// `ffmpeg` where there is one. Transparency is laid over white; colours of high dynamic range become BT.709.
+    /// Reads a clip: MP4 with H.264, GIF, animated WebP or PNG, told apart by content, and anything else by
+    /// the system's `ffmpeg` where there is one. Transparency is laid over white; colours of high dynamic
+    /// range become BT.709.
     ///
     /// # Errors
-    /// When the file cannot be read, is none of these, needs `ffmpeg` and there is none, is damaged, has no frames, or exceeds the limits
-    /// ([`crate::MAX_SIDE`], [`crate::MAX_VIDEO_BYTES`]).
+    /// When the file cannot be read, is none of these, needs `ffmpeg` and there is none, is damaged, has no
+    /// frames, or exceeds the limits ([`crate::MAX_SIDE`], [`crate::MAX_VIDEO_BYTES`]).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let head = read_head(path)?;
@@ -76,7 +77,8 @@ impl Footage {
     /// The clip of these of its frames; `path` is its file.
     ///
     /// # Errors
-    /// When it needs more memory than [`crate::MAX_VIDEO_BYTES`], as frames that are shown for long do, which stand as often.
+    /// When it needs more memory than [`crate::MAX_VIDEO_BYTES`], as frames that are shown for long do, which
+    /// stand as often.
     pub fn into_even(self, path: &Path, even: &Even) -> Result<Video> {
         let (width, height) = self.frames.first().map_or((0, 0), |frame| (frame.width, frame.height));
         check_memory(path, even.frames.len() as u64, width as u64, height as u64)?;

@@ -1,4 +1,5 @@
-//! What a file is, by its first bytes: a picture, a clip, a list of such, or something that has to be converted first.
+//! What a file is, by its first bytes: a picture, a clip, a list of such, or something that has to be
+//! converted first.
 
 use std::path::Path;
 
@@ -36,8 +37,8 @@ impl FileKind {
     /// What the file at `path` is.
     ///
     /// # Errors
-    /// When it cannot be read, is named as a picture and is none, is of a kind that has to be converted first, or of one that
-    /// nothing is learned from; the message says what to give instead.
+    /// When it cannot be read, is named as a picture and is none, is of a kind that has to be converted
+    /// first, or of one that nothing is learned from; the message says what to give instead.
     pub fn of(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let head = read_head(path)?;

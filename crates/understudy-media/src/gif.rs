@@ -21,8 +21,8 @@ pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
     }
 }
 
-/// Encodes an endless GIF. The format counts time in 1/100 s: rounding is carried from frame to frame, so that the
-/// clip as a whole keeps its length; players show nothing faster than 50 frames a second.
+/// Encodes an endless GIF. The format counts time in 1/100 s: rounding is carried from frame to frame, so
+/// that the clip as a whole keeps its length; players show nothing faster than 50 frames a second.
 pub(crate) fn encode(video: &Video, comment: Option<&str>) -> Result<Vec<u8>, String> {
     check_size(video.width(), video.height())?;
     let (width, height) = (video.width() as u16, video.height() as u16);

@@ -31,7 +31,8 @@ pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// An encoded clip: parameter sets apart, then one access unit a frame, with 4-byte NAL lengths as MP4 wants them.
+/// An encoded clip: parameter sets apart, then one access unit a frame, with 4-byte NAL lengths as MP4 wants
+/// them.
 pub(crate) struct Encoded {
     pub sps: Vec<u8>,
     pub pps: Vec<u8>,
@@ -46,8 +47,9 @@ pub(crate) struct Sample {
 
 /// Encodes a clip of even sides at a constant quantization parameter.
 ///
-/// The quality comes from `qp` alone (12 is nearly lossless, 51 the worst): both ends of the encoder's range are
-/// pinned to it, and the buffer-based mode, unlike the others, neither skips frames nor prints a warning. One thread and no content analysis, so that the same frames give the same bytes.
+/// The quality comes from `qp` alone (12 is nearly lossless, 51 the worst): both ends of the encoder's range
+/// are pinned to it, and the buffer-based mode, unlike the others, neither skips frames nor prints a warning.
+/// One thread and no content analysis, so that the same frames give the same bytes.
 pub(crate) fn encode(video: &Video, qp: u8) -> Result<Encoded, String> {
     let config = EncoderConfig::new()
         .rate_control_mode(RateControlMode::Bufferbased)
@@ -87,7 +89,8 @@ pub(crate) fn encode(video: &Video, qp: u8) -> Result<Encoded, String> {
 }
 
 impl Encoded {
-    /// Splits an Annex B access unit: parameter sets are kept, the other NAL units returned with their lengths.
+    /// Splits an Annex B access unit: parameter sets are kept, the other NAL units returned with their
+    /// lengths.
     fn take_parameter_sets(&mut self, annex_b: &[u8]) -> Vec<u8> {
         let mut data = Vec::with_capacity(annex_b.len());
         for unit in nal_units(annex_b) {

@@ -8,15 +8,16 @@ use crate::animation::Animation;
 use crate::picture::sniff;
 use crate::video::is_mp4;
 
-/// Extensions of files that are taken for videos whatever is in them, so that what is wrong with them is said.
+/// Extensions of files that are taken for videos whatever is in them, so that what is wrong with them is
+/// said.
 const EXTENSIONS: [&str; 16] = [
     "mp4", "m4v", "mov", "mkv", "webm", "avi", "wmv", "flv", "mpg", "mpeg", "ts", "m2ts", "mts", "ogv",
     "3gp", "gif",
 ];
 /// Brands of still pictures in the boxes of MP4 (ISO/IEC 23008-12).
 const STILL_BRANDS: [&[u8; 4]; 7] = [b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"jxl "];
-/// What files of other containers begin with: Matroska and WebM, FLV, Ogg, Windows Media, MPEG program streams and
-/// elementary video, Y4M.
+/// What files of other containers begin with: Matroska and WebM, FLV, Ogg, Windows Media, MPEG program
+/// streams and elementary video, Y4M.
 const BEGINNINGS: [&[u8]; 8] = [
     b"\x1a\x45\xdf\xa3",
     b"FLV\x01",
@@ -27,11 +28,13 @@ const BEGINNINGS: [&[u8]; 8] = [
     b"\0\0\0\x01\x67",
     b"YUV4MPEG2",
 ];
-/// Length of a packet of an MPEG transport stream, which begins with `SYNC`, and of the time before it on some discs.
+/// Length of a packet of an MPEG transport stream, which begins with `SYNC`, and of the time before it on
+/// some discs.
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 
-/// Whether a file is an animation by content: a GIF, WebP or PNG of more than one frame. What cannot be read is none.
+/// Whether a file is an animation by content: a GIF, WebP or PNG of more than one frame. What cannot be read
+/// is none.
 pub fn is_animation(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
     let Some(format) = Animation::of(&beginning(path)) else { return false };
@@ -44,7 +47,8 @@ pub fn is_animation(path: impl AsRef<Path>) -> bool {
     frames.is_some_and(|frames| frames > 1)
 }
 
-/// Whether a file is a video or an animation, by content; or, where its content is nothing that is known, by its name.
+/// Whether a file is a video or an animation, by content; or, where its content is nothing that is known, by
+/// its name.
 pub fn is_video(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
     let head = beginning(path);

@@ -4,10 +4,10 @@
 //! planar `f32` layout `(3, frames, height, width)` the networks read ([`Video::to_planar`]). This crate
 //! knows no tensor library, prints nothing, and changes no file it was not asked to write.
 //!
-//! - **In.** [`Picture::open`] reads PNG, JPEG, WebP, BMP and TIFF by content, in sRGB; [`Video::read`] reads MP4 (H.264),
-//!   GIF, animated WebP and PNG, and others by `ffmpeg`, at an even rate, and [`Footage::read`] with the times of their
-//!   frames; [`SubjectFolder::open`] lists what a folder offers and what it leaves out, with the reason;
-//!   [`Dataset::open`] reads TOML and JSONL dataset descriptions.
+//! - **In.** [`Picture::open`] reads PNG, JPEG, WebP, BMP and TIFF by content, in sRGB; [`Video::read`] reads
+//!   MP4 (H.264), GIF, animated WebP and PNG, and others by `ffmpeg`, at an even rate, and [`Footage::read`]
+//!   with the times of their frames; [`SubjectFolder::open`] lists what a folder offers and what it leaves
+//!   out, with the reason; [`Dataset::open`] reads TOML and JSONL dataset descriptions.
 //! - **Out.** [`Video::write`] picks the format by extension and replaces the file atomically;
 //!   [`check_writable`] says beforehand whether that will work. [`ContactSheet`] lays frames out for the eye.
 //!

@@ -1,7 +1,8 @@
-//! The names that trainers and editors give to masks: what they are called after, and the folders they lie in.
+//! The names that trainers and editors give to masks: what they are called after, and the folders they lie
+//! in.
 
-/// Words for a mask (`masklabel` is OneTrainer's, `matte` and `alpha` are of editors, `seg` of networks), and whether names of
-/// ordinary pictures have them, too; the likeliest first.
+/// Words for a mask (`masklabel` is OneTrainer's, `matte` and `alpha` are of editors, `seg` of networks), and
+/// whether names of ordinary pictures have them, too; the likeliest first.
 const WORDS: [(&[u8], bool); 12] = [
     (b"mask", true),
     (b"masklabel", false),
@@ -30,12 +31,14 @@ pub(crate) struct Owner {
     pub name: Vec<u8>,
     /// How likely the name is that of a mask: the less the likelier.
     pub rank: usize,
-    /// Whether the name of the mask could be that of an ordinary picture: then it is a mask only where its picture is there.
+    /// Whether the name of the mask could be that of an ordinary picture: then it is a mask only where its
+    /// picture is there.
     pub common: bool,
 }
 
-/// What a file or folder of this name, in one spelling and without its extension, is a mask of; the likeliest first, nothing
-/// where it is not called as a mask: `NAME_mask`, `NAME_mask_0`, `mask_NAME`, `mask_0001` of `image_0001`.
+/// What a file or folder of this name, in one spelling and without its extension, is a mask of; the likeliest
+/// first, nothing where it is not called as a mask: `NAME_mask`, `NAME_mask_0`, `mask_NAME`, `mask_0001` of
+/// `image_0001`.
 pub(crate) fn owners(stem: &[u8]) -> Vec<Owner> {
     if let Some(owner) = ending(stem) {
         return vec![owner];

@@ -43,11 +43,13 @@ impl Mp4Info {
 }
 
 impl Video {
-    /// Reads an MP4 or MOV file whose video is 8-bit 4:2:0 H.264, at an even rate ([`crate::Timing::even`]). Sound is not read.
+    /// Reads an MP4 or MOV file whose video is 8-bit 4:2:0 H.264, at an even rate ([`crate::Timing::even`]).
+    /// Sound is not read.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when its video is not such H.264 or it is fragmented; when the file cannot be read, is damaged or
-    /// truncated, has no video or no frames, or decoding it would take more than [`crate::MAX_VIDEO_BYTES`]. A clip of which only some frames decode is an error too.
+    /// [`Error::Unsupported`] when its video is not such H.264 or it is fragmented; when the file cannot be
+    /// read, is damaged or truncated, has no video or no frames, or decoding it would take more than
+    /// [`crate::MAX_VIDEO_BYTES`]. A clip of which only some frames decode is an error too.
     pub fn read_mp4(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         read(path)?.into_video(path)

@@ -58,8 +58,8 @@ impl OutputFormat {
 }
 
 impl OutputFormat {
-    /// Says before any long work whether a file of this format holds frames of `width` x `height` pixels, as they are
-    /// to be written to `path`.
+    /// Says before any long work whether a file of this format holds frames of `width` x `height` pixels, as
+    /// they are to be written to `path`.
     ///
     /// # Errors
     /// [`Error::Output`] with the format's limits.
@@ -77,8 +77,8 @@ impl OutputFormat {
 /// How a clip is written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WriteOptions {
-    /// Every pixel is repeated this many times in both directions (not in `.safetensors`). 64x64 clips are tiny on a
-    /// screen; from 2 on, 4:2:0 video also keeps their colour edges.
+    /// Every pixel is repeated this many times in both directions (not in `.safetensors`). 64x64 clips are
+    /// tiny on a screen; from 2 on, 4:2:0 video also keeps their colour edges.
     pub upscale: usize,
     /// The constant H.264 quantization parameter, 12 (nearly lossless) to 51 (worst).
     pub h264_qp: u8,
@@ -92,8 +92,8 @@ impl Default for WriteOptions {
     }
 }
 
-/// Says before any long work whether a path can be written: its extension is known, its folder exists, a file can be
-/// created there. Tries it with a temporary file, which is removed.
+/// Says before any long work whether a path can be written: its extension is known, its folder exists, a file
+/// can be created there. Tries it with a temporary file, which is removed.
 ///
 /// # Errors
 /// [`Error::Output`] or [`Error::Io`] naming the path and what to change.
@@ -137,19 +137,21 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<OutputFormat> {
 }
 
 impl Video {
-    /// Writes the clip in the format its extension asks for ([`OutputFormat`]). The file appears whole or not at all.
+    /// Writes the clip in the format its extension asks for ([`OutputFormat`]). The file appears whole or not
+    /// at all.
     ///
     /// Odd sides are padded to even ones in `.mp4`, by repeating the last column or row.
     ///
     /// # Errors
-    /// As [`check_writable`]; [`Error::Invalid`] for an inconsistent clip or option; [`Error::Output`] when the format
-    /// cannot hold the clip; [`Error::Io`] when the disk is full or refuses.
+    /// As [`check_writable`]; [`Error::Invalid`] for an inconsistent clip or option; [`Error::Output`] when
+    /// the format cannot hold the clip; [`Error::Io`] when the disk is full or refuses.
     pub fn write(&self, path: impl AsRef<Path>, options: &WriteOptions) -> Result<()> {
         self.write_with(path, options, None)
     }
 
-    /// The same with a `comment` beside the pixels: ASCII, as [`Provenance::to_text`](crate::Provenance::to_text) gives it.
-    /// [`read_comment`](crate::read_comment) reads it, and so do other programs.
+    /// The same with a `comment` beside the pixels: ASCII, as
+    /// [`Provenance::to_text`](crate::Provenance::to_text) gives it. [`read_comment`](crate::read_comment)
+    /// reads it, and so do other programs.
     ///
     /// # Errors
     /// As [`Video::write`].
@@ -234,7 +236,8 @@ impl WriteOptions {
 /// `shape` is `[frames, height, width]`. A `comment` is the entry of that name in its header.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the length does not match the shape or a value is not finite; [`Error::Io`] on writing.
+/// [`Error::Invalid`] when the length does not match the shape or a value is not finite; [`Error::Io`] on
+/// writing.
 pub fn write_frames_safetensors(
     path: impl AsRef<Path>,
     planar: &[f32],

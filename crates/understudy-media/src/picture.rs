@@ -49,9 +49,10 @@ pub struct PictureInfo {
 }
 
 impl Picture {
-    /// Reads a PNG, JPEG, WebP, BMP or TIFF picture, told apart by content. EXIF orientation is applied, colours are
-    /// converted to sRGB where the file says that they are others, transparency is laid over white and returned as the
-    /// mask, 16-bit samples become 8-bit. Of an animated picture the first frame is taken.
+    /// Reads a PNG, JPEG, WebP, BMP or TIFF picture, told apart by content. EXIF orientation is applied,
+    /// colours are converted to sRGB where the file says that they are others, transparency is laid over
+    /// white and returned as the mask, 16-bit samples become 8-bit. Of an animated picture the first frame is
+    /// taken.
     ///
     /// # Errors
     /// When the file cannot be read, is none of these formats, is truncated or damaged, or its header exceeds
@@ -79,8 +80,9 @@ impl Picture {
 }
 
 impl Mask {
-    /// Reads a mask file: grey level is membership (white is subject). Where the file is transparent, it is not subject; of one
-    /// that is transparent and in colours, or all black, as a picture is that was cut out, only the transparency counts.
+    /// Reads a mask file: grey level is membership (white is subject). Where the file is transparent, it is
+    /// not subject; of one that is transparent and in colours, or all black, as a picture is that was cut
+    /// out, only the transparency counts.
     ///
     /// # Errors
     /// As [`Picture::open`].

@@ -1,4 +1,5 @@
-//! Colours of pictures as sRGB, whatever space their file says they are in: an ICC profile, or PNG's own chunks.
+//! Colours of pictures as sRGB, whatever space their file says they are in: an ICC profile, or PNG's own
+//! chunks.
 
 use std::iter::zip;
 use std::ops::RangeInclusive;
@@ -25,8 +26,8 @@ pub(crate) enum Stated {
 }
 
 impl Stated {
-    /// Of a PNG's chunks, the one that counts most: `cICP`, `iCCP` (read by the decoder, `icc`), `sRGB`, then `gAMA` and
-    /// `cHRM` (Portable Network Graphics, third edition, section 4.3).
+    /// Of a PNG's chunks, the one that counts most: `cICP`, `iCCP` (read by the decoder, `icc`), `sRGB`, then
+    /// `gAMA` and `cHRM` (Portable Network Graphics, third edition, section 4.3).
     pub(crate) fn of_png(bytes: &[u8], icc: Option<Vec<u8>>) -> Self {
         if let Some(&[primaries, transfer, 0, 1]) = chunk(bytes, b"cICP") {
             return cicp(primaries, transfer);
@@ -44,7 +45,8 @@ impl Stated {
         tiff::field(bytes, 34_675).map_or(Self::Srgb, |icc| Self::Icc(icc.to_vec()))
     }
 
-    /// Converts `picture` to sRGB; its transparency stays. What cannot be converted stays as it is, and is said.
+    /// Converts `picture` to sRGB; its transparency stays. What cannot be converted stays as it is, and is
+    /// said.
     pub(crate) fn convert(self, picture: &mut RgbaImage) -> Option<String> {
         let kept = |what: &str| Some(format!("{what}; its colours are taken as sRGB"));
         match self {
@@ -93,9 +95,10 @@ const BT709: [f32; 6] = [0.64, 0.33, 0.3, 0.6, 0.15, 0.06];
 
 /// The space of code points for primaries and transfer (ITU-T H.273).
 ///
-/// The curve of cameras (1, 6, 14, 15) is not undone: what was drawn by it is shown by the curve of screens, as browsers and
-/// players do and as clips are read here, so a frame that was saved as a picture is the frame. The primaries of BT.601 (5, 6)
-/// are hardly others than those of BT.709, and clips of them are not converted either.
+/// The curve of cameras (1, 6, 14, 15) is not undone: what was drawn by it is shown by the curve of screens,
+/// as browsers and players do and as clips are read here, so a frame that was saved as a picture is the
+/// frame. The primaries of BT.601 (5, 6) are hardly others than those of BT.709, and clips of them are not
+/// converted either.
 fn cicp(primaries: u8, transfer: u8) -> Stated {
     const SRGB: u8 = 13;
     let transfer = match transfer {
@@ -125,9 +128,10 @@ fn cicp(primaries: u8, transfer: u8) -> Stated {
 
 /// The space of a stated gamma and stated primaries; what is hardly another than sRGB is sRGB.
 ///
-/// Programs write two gammas of what is to be seen as it is: 0.45455 of sRGB, and 0.51 to 0.53 of BT.709, by which cameras
-/// draw and screens do not show. ffmpeg puts 0.50994 into every frame of a BT.709 clip that it saves: undone, the frame would
-/// be paler than the clip it is of, here and in browsers. Apple's old 0.55556 and 1 are other curves and are converted.
+/// Programs write two gammas of what is to be seen as it is: 0.45455 of sRGB, and 0.51 to 0.53 of BT.709, by
+/// which cameras draw and screens do not show. ffmpeg puts 0.50994 into every frame of a BT.709 clip that it
+/// saves: undone, the frame would be paler than the clip it is of, here and in browsers. Apple's old 0.55556
+/// and 1 are other curves and are converted.
 fn gamma(gamma: Option<&[u8]>, primaries: Option<&[u8]>) -> Stated {
     const SHOWN_AS_IT_IS: RangeInclusive<f32> = 0.432..=0.535;
     const OF_VIDEO: RangeInclusive<f32> = 0.5..=0.535;
@@ -201,7 +205,8 @@ fn apply(profile: &ColorProfile, picture: &mut RgbaImage) -> Option<()> {
     Some(())
 }
 
-/// Whether a transform changes no colour by more than rounding does, as those from the many files that mean sRGB.
+/// Whether a transform changes no colour by more than rounding does, as those from the many files that mean
+/// sRGB.
 fn is_identity(transform: &Transform8BitExecutor) -> Option<bool> {
     const STEP: usize = 17;
     let levels = || (0..=255_u8).step_by(STEP);

@@ -14,8 +14,8 @@ pub struct Provenance {
     pub made_by: String,
     /// What it was asked to show.
     pub prompt: String,
-    /// The same in words that everybody knows, without tokens of subjects and weights of words; the prompt where there are
-    /// none.
+    /// The same in words that everybody knows, without tokens of subjects and weights of words; the prompt
+    /// where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     /// The seed of its noise, if it has one.
@@ -30,7 +30,8 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// What the file at `path` says, or the first picture of a folder; nothing where it was made by another program.
+    /// What the file at `path` says, or the first picture of a folder; nothing where it was made by another
+    /// program.
     pub fn read(path: impl AsRef<Path>) -> Option<Self> {
         serde_json::from_str(&read_comment(path)?).ok()
     }

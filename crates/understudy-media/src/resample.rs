@@ -1,7 +1,9 @@
-//! Resizing as the libraries do that metrics are defined by, to the last bit where they compute with integers.
+//! Resizing as the libraries do that metrics are defined by, to the last bit where they compute with
+//! integers.
 //!
-//! Which one a published number was made with decides its second digit: they differ in their kernels, in whether a
-//! kernel is widened where a picture shrinks, and in how they round. PyTorch's is [`Torch`], for planes of `f32`.
+//! Which one a published number was made with decides its second digit: they differ in their kernels, in
+//! whether a kernel is widened where a picture shrinks, and in how they round. PyTorch's is [`Torch`], for
+//! planes of `f32`.
 
 mod opencv;
 mod pillow;
@@ -17,8 +19,9 @@ use crate::{Error, Image, Result};
 /// That `image` is whole and `[height, width]` is not empty.
 fn check(image: &Image, [height, width]: [usize; 2]) -> Result<()> {
     image.check()?;
-    match height == 0 || width == 0 {
-        true => Err(Error::invalid("resize", format!("{height} x {width} pixels are none"))),
-        false => Ok(()),
+    if height == 0 || width == 0 {
+        Err(Error::invalid("resize", format!("{height} x {width} pixels are none")))
+    } else {
+        Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Cover-crop: the largest centred part of a picture with the wanted aspect, resized with an antialiased filter.
+//! Cover-crop: the largest centred part of a picture with the wanted aspect, resized with an antialiased
+//! filter.
 
 use fast_image_resize::images::{Image as Buffer, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -6,7 +7,8 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use crate::{Error, Image, Mask, Picture, Result, Video};
 
 impl Image {
-    /// The centre of the picture that has the aspect of `[height, width]`, resized to it (Lanczos-3, antialiased).
+    /// The centre of the picture that has the aspect of `[height, width]`, resized to it (Lanczos-3,
+    /// antialiased).
     ///
     /// # Errors
     /// [`Error::Invalid`] when a side is zero or the picture is inconsistent.

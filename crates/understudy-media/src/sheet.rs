@@ -1,4 +1,5 @@
-//! Contact sheets: clips and pictures laid out in a table with a title, column heads, row labels and captions.
+//! Contact sheets: clips and pictures laid out in a table with a title, column heads, row labels and
+//! captions.
 
 use crate::font::Style;
 use crate::{Error, Image, Result, Video};
@@ -143,8 +144,8 @@ impl ContactSheet {
     /// Draws the sheet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is no frame to show, a frame is inconsistent, `scale` is not within 1..=64, or the sheet would exceed 400
-    /// megapixels.
+    /// [`Error::Invalid`] when there is no frame to show, a frame is inconsistent, `scale` is not within
+    /// 1..=64, or the sheet would exceed 400 megapixels.
     pub fn render(&self) -> Result<Image> {
         for frame in self.rows.iter().flat_map(|row| &row.cells).flat_map(|cell| &cell.frames) {
             frame.check()?;

@@ -40,7 +40,8 @@ impl Stream {
         Some([width.into(), height.into()])
     }
 
-    /// How its colours are coded: what it says takes the place of what the file says, each by itself, as ffmpeg has it.
+    /// How its colours are coded: what it says takes the place of what the file says, each by itself, as
+    /// ffmpeg has it.
     pub fn coding(&self, file: Coding) -> Coding {
         let vui = self.parameters.vui_parameters.as_ref();
         let Some(signal) = vui.and_then(|vui| vui.video_signal_type.as_ref()) else { return file };

@@ -19,10 +19,11 @@ mod sorting;
 pub struct SubjectItem {
     /// The picture file.
     pub path: PathBuf,
-    /// What its caption says, without surrounding space; see [`Caption::beside`](crate::Caption::beside). `None` without
-    /// such a file, or when it is blank.
+    /// What its caption says, without surrounding space; see [`Caption::beside`](crate::Caption::beside).
+    /// `None` without such a file, or when it is blank.
     pub caption: Option<String>,
-    /// Its mask, where there is one: `NAME.mask.png`, `NAME_mask.png`, `NAME-masklabel.png`, `masks/NAME.png` and the like.
+    /// Its mask, where there is one: `NAME.mask.png`, `NAME_mask.png`, `NAME-masklabel.png`, `masks/NAME.png`
+    /// and the like.
     pub mask: Option<PathBuf>,
     /// Pixels a row, upright.
     pub width: usize,
@@ -74,13 +75,13 @@ impl SubjectFolder {
         Self::open_with(path, FolderOptions::default())
     }
 
-    /// Lists the pictures directly in a folder (subfolders are not entered, but for masks): PNG, JPEG, WebP, BMP and TIFF by
-    /// content, with the captions and masks beside them. Every picture is decoded once, so that a damaged one shows now and
-    /// not after an hour.
+    /// Lists the pictures directly in a folder (subfolders are not entered, but for masks): PNG, JPEG, WebP,
+    /// BMP and TIFF by content, with the captions and masks beside them. Every picture is decoded once, so
+    /// that a damaged one shows now and not after an hour.
     ///
     /// # Errors
-    /// [`Error::UnreadablePictures`] naming every unreadable one, when strict; [`Error::NoPictures`] when none is
-    /// usable; for a single file, as [`Picture::open`].
+    /// [`Error::UnreadablePictures`] naming every unreadable one, when strict; [`Error::NoPictures`] when
+    /// none is usable; for a single file, as [`Picture::open`].
     pub fn open_with(path: impl AsRef<Path>, options: FolderOptions) -> Result<Self> {
         let path = path.as_ref();
         let metadata = fs::metadata(path).map_err(|e| Error::read(path, e))?;
@@ -120,7 +121,8 @@ impl SubjectFolder {
         Ok(Self { path: path.into(), items, left_out })
     }
 
-    /// The clip of a folder that has one and no picture, and what else lies there that is not its caption or its masks.
+    /// The clip of a folder that has one and no picture, and what else lies there that is not its caption or
+    /// its masks.
     ///
     /// # Errors
     /// When the folder cannot be listed.
@@ -207,8 +209,8 @@ fn read_item(path: &Path, names: &Names, note: Option<&str>) -> Result<SubjectIt
     })
 }
 
-/// What is wrong with a picture, by the file that is at fault: it, its caption or its mask. Where that is no error but a reason
-/// to leave the picture out, by the picture.
+/// What is wrong with a picture, by the file that is at fault: it, its caption or its mask. Where that is no
+/// error but a reason to leave the picture out, by the picture.
 fn fault(picture: PathBuf, error: &Error, strict: bool) -> LeftOut {
     match error.path().filter(|path| *path != picture) {
         None => LeftOut { reason: reason_only(&picture, error), path: picture },

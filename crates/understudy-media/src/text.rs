@@ -1,4 +1,5 @@
-//! Text that people write: captions, prompts, lists and descriptions, in the encodings their editors save it in.
+//! Text that people write: captions, prompts, lists and descriptions, in the encodings their editors save it
+//! in.
 
 use std::fs;
 use std::path::Path;
@@ -29,12 +30,12 @@ pub struct Text {
 }
 
 impl Text {
-    /// Reads a text file. UTF-8 comes first; UTF-16 is known by its byte order mark, or by every second byte being zero;
-    /// what is neither is Windows-1252, if it reads as a western language in it.
+    /// Reads a text file. UTF-8 comes first; UTF-16 is known by its byte order mark, or by every second byte
+    /// being zero; what is neither is Windows-1252, if it reads as a western language in it.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Unreadable`] when it is no text, in an encoding that cannot be
-    /// told, or has characters that no writer means, which are named.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Unreadable`] when it is no text, in an encoding
+    /// that cannot be told, or has characters that no writer means, which are named.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(|error| Error::read(path, error))?;
@@ -48,8 +49,8 @@ impl Text {
         }
     }
 
-    /// The same of bytes at hand; nothing when they are no text, in an encoding that cannot be told, or have characters that
-    /// no writer means.
+    /// The same of bytes at hand; nothing when they are no text, in an encoding that cannot be told, or have
+    /// characters that no writer means.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (content, encoding) = decode(bytes)?;
         unwritten(&content).is_none().then_some(Self { content, encoding })
@@ -86,8 +87,8 @@ fn decode(bytes: &[u8]) -> Option<(String, Encoding)> {
     }
 }
 
-/// Which of every two bytes is zero, the first or the second, where most of one are and none of the other: UTF-16 of a
-/// western text.
+/// Which of every two bytes is zero, the first or the second, where most of one are and none of the other:
+/// UTF-16 of a western text.
 fn zero_half(bytes: &[u8]) -> Option<usize> {
     if bytes.is_empty() || !bytes.len().is_multiple_of(2) {
         return None;
@@ -97,8 +98,8 @@ fn zero_half(bytes: &[u8]) -> Option<usize> {
     (0..2).find(|half| most(*half))
 }
 
-/// Whether bytes read as a western language in Windows-1252: in one, letters beyond ASCII are few and stand apart, while
-/// Cyrillic, Greek or Chinese text in its own encoding has little else.
+/// Whether bytes read as a western language in Windows-1252: in one, letters beyond ASCII are few and stand
+/// apart, while Cyrillic, Greek or Chinese text in its own encoding has little else.
 fn is_western(bytes: &[u8]) -> bool {
     const RUN: usize = 3;
     let beyond = bytes.iter().filter(|byte| is_letter_beyond(byte)).count();
@@ -113,8 +114,8 @@ fn is_letter_beyond(byte: &u8) -> bool {
     *byte >= 0x80 && !SIGNS.contains(byte) && !(0x91..=0x97).contains(byte)
 }
 
-/// What is wrong with a text that has a control character other than line ends and tabs: none is ever meant by who writes, and
-/// printed as it is it would speak to a terminal.
+/// What is wrong with a text that has a control character other than line ends and tabs: none is ever meant
+/// by who writes, and printed as it is it would speak to a terminal.
 pub(crate) fn unwritten(text: &str) -> Option<String> {
     let written =
         |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t' | '\u{c}');
@@ -154,7 +155,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_is_not_guessed() {
-        // Russian in Windows-1251, Chinese in GBK, Japanese in Shift JIS, an odd half, a lone surrogate, a picture.
+        // Russian in Windows-1251, Chinese in GBK, Japanese in Shift JIS, an odd half, a lone surrogate, a
+        // picture.
         for bytes in [
             &b"\xea\xee\xf8\xea\xe0 \xed\xe0 \xef\xeb\xff\xe6\xe5"[..],
             b"\xc4\xe3\xba\xc3\xa3\xac\xca\xc0\xbd\xe7",

@@ -4,7 +4,8 @@
 const ALIKE: f64 = 1.1;
 /// Never more moments: as many frames of the smallest size are more than fit [`crate::MAX_VIDEO_BYTES`].
 const MOST: usize = 6_000_000;
-/// A moment that is so little before a frame's start, in seconds, is the start: times are sums of rounded numbers.
+/// A moment that is so little before a frame's start, in seconds, is the start: times are sums of rounded
+/// numbers.
 const EXACT: f64 = 1e-6;
 
 /// When each frame of a clip is shown, in seconds since the first.
@@ -44,8 +45,8 @@ impl Even {
 }
 
 impl Timing {
-    /// Frames that begin at `starts` and of which the last is shown for `last`, by a clock that counts in units of `tick`; all
-    /// in seconds. Where `last` is not positive, it is as long as the others on average.
+    /// Frames that begin at `starts` and of which the last is shown for `last`, by a clock that counts in
+    /// units of `tick`; all in seconds. Where `last` is not positive, it is as long as the others on average.
     pub(crate) fn new(mut starts: Vec<f64>, last: f64, tick: f64) -> Self {
         let first = starts.first().copied().unwrap_or_default();
         starts.iter_mut().for_each(|start| *start -= first);
@@ -75,13 +76,15 @@ impl Timing {
         even.map_or_else(|| self.starts.len() as f64 / self.end(), |even| even.fps)
     }
 
-    /// The frames as they follow one another at an even rate: where all are shown for whole multiples of the shortest time, or
-    /// nearly equally long, each as often as it is shown; otherwise the one that is shown at each moment, at the rate most have.
+    /// The frames as they follow one another at an even rate: where all are shown for whole multiples of the
+    /// shortest time, or nearly equally long, each as often as it is shown; otherwise the one that is shown
+    /// at each moment, at the rate most have.
     pub fn even(&self) -> Even {
         self.beats().unwrap_or_else(|| self.sampled(1.0 / self.usual()))
     }
 
-    /// The frames that are shown at `fps` moments a second, and all of them where there are hardly more or fewer than that.
+    /// The frames that are shown at `fps` moments a second, and all of them where there are hardly more or
+    /// fewer than that.
     pub fn at_rate(&self, fps: f64) -> Even {
         match self.beats() {
             Some(even) if even.fps <= ALIKE * fps => even,
@@ -127,8 +130,8 @@ impl Timing {
         if shortest < self.tick * 0.5 || shortest <= 0.0 {
             return None;
         }
-        // Rounded to the clock, the shortest time is up to a unit off. A clock that hardly counts finer than frames are
-        // shown was made for them.
+        // Rounded to the clock, the shortest time is up to a unit off. A clock that hardly counts finer than
+        // frames are shown was made for them.
         const PARTS: i32 = 8;
         let off = if shortest < 1.5 * self.tick { 0 } else { PARTS };
         let beats = (-off..=off).map(|part| shortest + self.tick * f64::from(part) / f64::from(PARTS));
@@ -140,8 +143,8 @@ impl Timing {
         Some(Even { frames: frames.collect(), fps: 1.0 / beat })
     }
 
-    /// How many beats of about `beat` seconds each frame but the last is shown, and how long a beat is; nothing where the
-    /// frames do not keep to it.
+    /// How many beats of about `beat` seconds each frame but the last is shown, and how long a beat is;
+    /// nothing where the frames do not keep to it.
     fn counts(&self, beat: f64) -> Option<(Vec<usize>, f64)> {
         // A delay is so far from a whole number of beats at most: 24 frames a second are 4 or 5 hundredths.
         const OFF: f64 = 0.3;

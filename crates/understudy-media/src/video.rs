@@ -44,11 +44,12 @@ impl Video {
         self.frames.first().map_or(0, |frame| frame.height)
     }
 
-    /// A clip from planar `(3, frames, height, width)` values; the shape is given as `[frames, height, width]`.
+    /// A clip from planar `(3, frames, height, width)` values; the shape is given as `[frames, height,
+    /// width]`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the length does not match or a value is not finite: a diverged sampler must not
-    /// become a black video.
+    /// [`Error::Invalid`] when the length does not match or a value is not finite: a diverged sampler must
+    /// not become a black video.
     pub fn from_planar(planar: &[f32], shape: [usize; 3], fps: f64, range: Range) -> Result<Self> {
         check_planar(planar, shape)?;
         Self::new((0..shape[0]).map(|i| gather_frame(planar, i, shape, range)).collect(), fps)
@@ -64,8 +65,9 @@ impl Video {
         planar
     }
 
-    /// Reads a clip ([`Footage::read`]) at an even rate: each frame as often as it is shown, where all are shown for whole
-    /// multiples of the shortest time; else the frame that is shown at each moment ([`crate::Timing::even`]).
+    /// Reads a clip ([`Footage::read`]) at an even rate: each frame as often as it is shown, where all are
+    /// shown for whole multiples of the shortest time; else the frame that is shown at each moment
+    /// ([`crate::Timing::even`]).
     ///
     /// # Errors
     /// As [`Footage::read`].
@@ -74,7 +76,8 @@ impl Video {
         Footage::read(path)?.into_video(path)
     }
 
-    /// Reads the pictures of a folder, sorted by name, as the frames of a clip: the counterpart of writing to a folder.
+    /// Reads the pictures of a folder, sorted by name, as the frames of a clip: the counterpart of writing to
+    /// a folder.
     ///
     /// # Errors
     /// As [`Picture::open`] for each of them; [`Error::Invalid`] when their sizes differ.

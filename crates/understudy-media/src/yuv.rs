@@ -19,7 +19,8 @@ impl ColorMatrix {
     /// ITU-R BT.2020 non-constant luminance, limited range.
     pub const BT2020: Self = Self { kr: 0.2627, kb: 0.0593, full_range: false };
 
-    /// The matrix of a code of ITU-T H.273, as ffmpeg's conversion to RGB takes it: BT.601 where the code says nothing.
+    /// The matrix of a code of ITU-T H.273, as ffmpeg's conversion to RGB takes it: BT.601 where the code
+    /// says nothing.
     pub fn of_code(code: u16, full_range: bool) -> Self {
         let matrix = match code {
             0 | 1 => Self::BT709,
@@ -37,8 +38,8 @@ impl ColorMatrix {
     }
 }
 
-/// A borrowed picture: luma rows of `strides[0]`, chroma rows of `strides[1]` bytes. A sample of chroma is for so many rows
-/// and columns of luma as `shared` says: `[2, 2]` in 4:2:0.
+/// A borrowed picture: luma rows of `strides[0]`, chroma rows of `strides[1]` bytes. A sample of chroma is
+/// for so many rows and columns of luma as `shared` says: `[2, 2]` in 4:2:0.
 pub(crate) struct Planes<'a> {
     pub y: &'a [u8],
     pub u: &'a [u8],
@@ -98,8 +99,8 @@ pub(crate) fn to_rgb(planes: &Planes<'_>, width: usize, height: usize, matrix: C
     Some(Image { width, height, rgb })
 }
 
-/// As [`to_rgb`], resized to `to_width` pixels a row as ffmpeg does it on the way: the planes by themselves, chroma to every row
-/// and, where the width is odd, to every column.
+/// As [`to_rgb`], resized to `to_width` pixels a row as ffmpeg does it on the way: the planes by themselves,
+/// chroma to every row and, where the width is odd, to every column.
 ///
 /// # Errors
 /// When the planes are too short, or a side cannot be.

@@ -103,7 +103,8 @@ fn what_is_not_decoded_here_is_said_or_left_to_ffmpeg() {
     if let Some(read) = by_ffmpeg("interlaced.mp4", "interlaced") {
         assert!(mse(&read, &plain) < 1e-3);
     }
-    // Its edit list begins with the first frame that needs none that were cut off: the eleventh of the drawing.
+    // Its edit list begins with the first frame that needs none that were cut off: the eleventh of the
+    // drawing.
     if let Some(read) = by_ffmpeg("opengop-cut.mp4", "cut without encoding it anew") {
         assert!(mse(&read, &plain[10..]) < 1e-3, "{}", read.len());
     }

@@ -1,6 +1,6 @@
-//! Times guided denoising steps of a UNet at its own size: `cargo run --release -p understudy-models --example sd_unet_step
-//! -- FOLDER [STEPS [OUT.safetensors]]`. The folder is made by `oracle/sd_size.py make FOLDER`; with a third argument
-//! the prediction is written as `output`, for `oracle/sd_size.py compare`.
+//! Times guided denoising steps of a UNet at its own size: `cargo run --release -p understudy-models
+//! --example sd_unet_step -- FOLDER [STEPS [OUT.safetensors]]`. The folder is made by `oracle/sd_size.py make
+//! FOLDER`; with a third argument the prediction is written as `output`, for `oracle/sd_size.py compare`.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! AMT, which makes the picture between two others.
 //!
-//! Layout and names are those of the original release's small network, `amt-s.pth` (Li et al., "AMT: All-Pairs Multi-Field
-//! Transforms for Efficient Frame Interpolation", 2023). Flows from the picture in the middle to both ends are found from
-//! coarse to fine, refined by correlations of the ends on the way; on the last step there are several of each, and what
-//! they say is mixed.
+//! Layout and names are those of the original release's small network, `amt-s.pth` (Li et al., "AMT:
+//! All-Pairs Multi-Field Transforms for Efficient Frame Interpolation", 2023). Flows from the picture in the
+//! middle to both ends are found from coarse to fine, refined by correlations of the ends on the way; on the
+//! last step there are several of each, and what they say is mixed.
 
 use burn::tensor::activation::{leaky_relu, prelu, relu, sigmoid};
 use burn::tensor::module::conv_transpose2d;
@@ -74,9 +74,10 @@ impl AmtConfig {
             update: [update("convc1")?, update("convf2")?, update("conv")?, update("gru.0")?],
         };
         let narrowest = config.channels.iter().map(|channels| 2 * channels).min().unwrap_or(0);
-        match config.side > 0 && config.side < narrowest && config.flows > 0 {
-            true => Ok(config),
-            false => Err(format!("{} side channels of {narrowest}, {} flows", config.side, config.flows)),
+        if config.side > 0 && config.side < narrowest && config.flows > 0 {
+            Ok(config)
+        } else {
+            Err(format!("{} side channels of {narrowest}, {} flows", config.side, config.flows))
         }
     }
 }
@@ -200,8 +201,8 @@ impl Update {
         }
     }
 
-    /// What is added to `features` and to both flows, from flows and correlations at an eighth of the pictures' size;
-    /// features are `times` that size.
+    /// What is added to `features` and to both flows, from flows and correlations at an eighth of the
+    /// pictures' size; features are `times` that size.
     fn forward(
         &self,
         features: Tensor<5>,
@@ -343,8 +344,8 @@ impl Amt {
         }
     }
 
-    /// The pictures halfway between `from` and `to (pairs, 3, height, width)` in [0, 1], whose sides are multiples of
-    /// [`MULTIPLE`] and at least [`SMALLEST`].
+    /// The pictures halfway between `from` and `to (pairs, 3, height, width)` in [0, 1], whose sides are
+    /// multiples of [`MULTIPLE`] and at least [`SMALLEST`].
     pub fn middle(&self, from: Tensor<4>, to: Tensor<4>) -> Tensor<4> {
         let mean = (from.clone().mean_dims(&[1, 2, 3]) + to.clone().mean_dims(&[1, 2, 3])) / 2.0;
         let ends = [from, to].map(|picture| (picture - mean.clone()).unsqueeze_dim::<5>(2));
@@ -410,8 +411,8 @@ impl Amt {
     }
 }
 
-/// What a decoder reads: the features of both ends, brought where the flows so far lead, and the middle's own; on the
-/// first step, that the time is one half.
+/// What a decoder reads: the features of both ends, brought where the flows so far lead, and the middle's
+/// own; on the first step, that the time is one half.
 fn parts(ends: [Tensor<5>; 2], known: Option<&Known>) -> Vec<Tensor<5>> {
     let [one, two] = ends;
     match known {
@@ -444,7 +445,8 @@ fn refined(update: &Update, known: Known, pyramids: &[Pyramid; 2], times: usize)
     Known { flows, features: features + more }
 }
 
-/// The flows to both ends that a decoder's `out` begins with, `count` to each, on top of what was known at half the size.
+/// The flows to both ends that a decoder's `out` begins with, `count` to each, on top of what was known at
+/// half the size.
 fn flows(out: &Tensor<5>, count: usize, known: Option<&Known>) -> [Tensor<5>; 2] {
     [0, 1].map(|end: usize| {
         let own = out.clone().narrow(1, end * 2 * count, 2 * count);
@@ -461,8 +463,8 @@ fn doubled(flow: Tensor<5>) -> Tensor<5> {
     resized(flow, [2 * rows, 2 * columns]) * 2.0
 }
 
-/// `x (batch, channels, 1, rows, columns)` at another size, as PyTorch's bilinear interpolation has it: corners are not
-/// aligned, nothing is smoothed.
+/// `x (batch, channels, 1, rows, columns)` at another size, as PyTorch's bilinear interpolation has it:
+/// corners are not aligned, nothing is smoothed.
 fn resized(x: Tensor<5>, size: [usize; 2]) -> Tensor<5> {
     let [batch, channels, frames, rows, columns] = x.dims();
     if size == [rows, columns] {
@@ -476,8 +478,8 @@ fn resized(x: Tensor<5>, size: [usize; 2]) -> Tensor<5> {
     down.matmul(flat).matmul(across).reshape([batch, channels, frames, size[0], size[1]])
 }
 
-/// `x (pairs, channels, 1, rows, columns)` read where `flow (pairs, 2, 1, rows, columns)` leads; beyond its edges are the
-/// edges.
+/// `x (pairs, channels, 1, rows, columns)` read where `flow (pairs, 2, 1, rows, columns)` leads; beyond its
+/// edges are the edges.
 fn warped(x: Tensor<5>, flow: Tensor<5>) -> Tensor<5> {
     let dims @ [pairs, channels, _, rows, columns] = x.dims();
     let device = x.device();

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops::{self, Activation, AttentionOptions, Conv3dOptions};
+use understudy_engine::sites::Role;
 use understudy_engine::weights::{Init, Weights};
 
 use crate::layers::{Conv, Embedding, LayerNorm, Linear, join_heads, split_heads};
@@ -143,8 +144,8 @@ struct LayerShape {
 
 impl Layer {
     fn new(weights: &Weights, shape: &LayerShape) -> Self {
-        let attention = weights.at("self_attn");
-        let mlp = weights.at("mlp");
+        let attention = weights.at("self_attn").serving(Role::SelfAttention);
+        let mlp = weights.at("mlp").serving(Role::FeedForward);
         let c = shape.channels;
         let project = |name: &str| Linear::new(&attention.at(name), c, c, true);
         Self {

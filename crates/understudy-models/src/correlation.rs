@@ -1,5 +1,5 @@
-//! Correlations of every pixel of a picture with every pixel of another, looked up around where a flow leads: what RAFT
-//! and AMT refine a flow by.
+//! Correlations of every pixel of a picture with every pixel of another, looked up around where a flow leads:
+//! what RAFT and AMT refine a flow by.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use understudy_engine::host;
@@ -42,8 +42,9 @@ impl Pyramid {
         Self { radius, size: [rows, columns], pairs, levels }
     }
 
-    /// The correlations around where `flow (pairs, 2, 1, rows, columns)` leads, `(pairs, around(radius), 1, rows,
-    /// columns)`. In a window rows come slower than columns in the name only: the first offset is the column's.
+    /// The correlations around where `flow (pairs, 2, 1, rows, columns)` leads, `(pairs, around(radius), 1,
+    /// rows, columns)`. In a window rows come slower than columns in the name only: the first offset is the
+    /// column's.
     pub(crate) fn around(&self, flow: &Tensor<5>, device: &Device) -> Tensor<5> {
         let side = 2 * self.radius + 1;
         let [rows, columns] = self.size;

@@ -92,7 +92,8 @@ pub fn published_name(name: &str) -> Option<String> {
     }
 }
 
-/// What TensorFlow adds before and after `side` values, so that windows of `kernel` every `stride` cover them.
+/// What TensorFlow adds before and after `side` values, so that windows of `kernel` every `stride` cover
+/// them.
 fn same(side: usize, kernel: usize, stride: usize) -> (usize, usize) {
     let step = match side % stride {
         0 => stride,
@@ -231,8 +232,8 @@ impl I3d {
         }
     }
 
-    /// The logits `(batch, classes)` of clips `(batch, 3, frames, 224, 224)` in [-1, 1] of at least [`FEWEST`] frames:
-    /// the mean over time of those of every two of its last frames.
+    /// The logits `(batch, classes)` of clips `(batch, 3, frames, 224, 224)` in [-1, 1] of at least
+    /// [`FEWEST`] frames: the mean over time of those of every two of its last frames.
     pub fn forward(&self, x: Tensor<5>) -> Tensor<2> {
         let pool = |x, kernel, stride| max_pool(x, kernel, stride, self.windows);
         let [one, two, three] = &self.stem;

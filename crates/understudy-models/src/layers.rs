@@ -24,11 +24,27 @@ impl Linear {
 
     /// The same with another start.
     pub fn with_init(weights: &Weights, inputs: usize, outputs: usize, bias: bool, init: Init) -> Self {
+        weights.site([outputs, inputs], None);
         Self {
             site: weights.path(""),
             weight: ops::Weight::new(weights.tensor("weight", [outputs, inputs], init)),
             bias: bias.then(|| weights.tensor("bias", [outputs], Init::Zeros)),
         }
+    }
+
+    /// A map that is published as a convolution of shape `[outputs, inputs, frames, rows, columns]`, or
+    /// without frames, whose stride is its kernel: what it sees of `x` is a patch as a row.
+    pub fn of_patches<const D: usize>(weights: &Weights, shape: [usize; D]) -> Self {
+        let (outputs, inputs) = (shape[0], shape[1..].iter().product::<usize>());
+        let kernel = match shape[2..] {
+            [frames, rows, columns] => [frames, rows, columns],
+            [rows, columns] => [1, rows, columns],
+            _ => [1; 3],
+        };
+        weights.site([outputs, inputs], Some(kernel));
+        let weight = weights.tensor("weight", shape, Init::Normal((inputs as f32).powf(-0.5)));
+        let bias = weights.tensor("bias", [outputs], Init::Zeros);
+        Self::from_parts(weights.path(""), weight.reshape([outputs, inputs]), bias)
     }
 
     /// A map from tensors already at hand; `weight` is `(outputs, inputs)`.

@@ -1,7 +1,7 @@
 //! RAFT, which finds the optical flow from one picture to the next.
 //!
-//! Layout and names are those of the original release's large network, `raft-things.pth` (Teed and Deng, "RAFT:
-//! Recurrent All-Pairs Field Transforms for Optical Flow", 2020).
+//! Layout and names are those of the original release's large network, `raft-things.pth` (Teed and Deng,
+//! "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", 2020).
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid, softmax, tanh};
@@ -66,11 +66,10 @@ impl RaftConfig {
             motion: widths,
             heads: [update("flow_head.conv1")?, update("mask.0")?],
         };
-        match config.context[4] > config.hidden {
-            true => Ok(config),
-            false => {
-                Err(format!("{} channels of context for a state of {}", config.context[4], config.hidden))
-            }
+        if config.context[4] > config.hidden {
+            Ok(config)
+        } else {
+            Err(format!("{} channels of context for a state of {}", config.context[4], config.hidden))
         }
     }
 }
@@ -271,9 +270,9 @@ impl Raft {
         }
     }
 
-    /// The flow `(pairs, 2, height, width)`, columns and then rows in pixels, from the pictures `from` to those of `to`
-    /// `(pairs, 3, height, width)` in [-1, 1], whose sides are multiples of 8 and at least [`SMALLEST`]; refined
-    /// `updates` times.
+    /// The flow `(pairs, 2, height, width)`, columns and then rows in pixels, from the pictures `from` to
+    /// those of `to` `(pairs, 3, height, width)` in [-1, 1], whose sides are multiples of 8 and at least
+    /// [`SMALLEST`]; refined `updates` times.
     pub fn flow(&self, from: Tensor<4>, to: Tensor<4>, updates: usize) -> Tensor<4> {
         let [pairs, _, height, width] = from.dims();
         let device = from.device();
@@ -308,8 +307,8 @@ impl Raft {
     }
 }
 
-/// `flow (pairs, 2, 1, rows, columns)` at eight times the size: every fine pixel is a mixture of the nine coarse ones
-/// around it, weighed by `mask (pairs, 9 * 64, 1, rows, columns)`.
+/// `flow (pairs, 2, 1, rows, columns)` at eight times the size: every fine pixel is a mixture of the nine
+/// coarse ones around it, weighed by `mask (pairs, 9 * 64, 1, rows, columns)`.
 fn upsampled(flow: Tensor<5>, mask: Tensor<5>) -> Tensor<4> {
     let [pairs, _, _, rows, columns] = flow.dims();
     let mask = mask.reshape([pairs, 1, 9, FACTOR * FACTOR, rows * columns]);

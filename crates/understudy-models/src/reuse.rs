@@ -5,10 +5,10 @@ use understudy_engine::host;
 
 /// What the blocks added to their tokens when all of them last ran.
 ///
-/// From step to step it changes little, and what the first block adds tells how much: while that has changed by less than
-/// a threshold the other blocks are skipped, and what they added is added again (the idea of TeaCache, Liu and others,
-/// "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024, with the first block in place of the
-/// embedding of time, which needs coefficients for every model).
+/// From step to step it changes little, and what the first block adds tells how much: while that has changed
+/// by less than a threshold the other blocks are skipped, and what they added is added again (the idea of
+/// TeaCache, Liu and others, "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", 2024,
+/// with the first block in place of the embedding of time, which needs coefficients for every model).
 #[derive(Clone, Debug)]
 pub struct BlockReuse {
     threshold: f32,
@@ -35,7 +35,8 @@ impl BlockReuse {
         self.skipped
     }
 
-    /// Tokens `(batch, tokens, channels)` after all blocks: `start` before and `after` behind the first, `rest` the others.
+    /// Tokens `(batch, tokens, channels)` after all blocks: `start` before and `after` behind the first,
+    /// `rest` the others.
     pub fn through(
         &mut self,
         start: Tensor<3>,

@@ -1,8 +1,8 @@
 //! Stable Diffusion's denoiser: a UNet over picture latents with cross-attention to text.
 //!
-//! Published as `UNet2DConditionModel` (Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
-//! 2022). Modules, their order and their names follow the checkpoint. Inside, channels lie together, so that a picture is a
-//! sequence of tokens without a copy: `(batch, rows, columns, channels)`.
+//! Published as `UNet2DConditionModel` (Rombach et al., "High-Resolution Image Synthesis with Latent
+//! Diffusion Models", 2022). Modules, their order and their names follow the checkpoint. Inside, channels lie
+//! together, so that a picture is a sequence of tokens without a copy: `(batch, rows, columns, channels)`.
 
 mod blocks;
 mod config;
@@ -10,6 +10,7 @@ mod config;
 use burn::tensor::{Device, Tensor};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops::Activation;
+use understudy_engine::sites::Role;
 use understudy_engine::weights::Weights;
 
 pub use blocks::{DownBlock, MidBlock, UpBlock};
@@ -37,8 +38,10 @@ impl SdUnet {
     pub fn new(weights: &Weights, config: &SdUnetConfig) -> Self {
         let first = config.channels(0);
         let (time, blocks) = (config.time_dim(), 0..config.depth());
-        let embedding = weights.at("time_embedding");
+        let embedding = weights.at("time_embedding").serving(Role::Embedding);
         let (groups, eps) = (config.norm_num_groups, config.norm_eps);
+        weights.at("conv_in").state_site(first);
+        weights.at("mid_block").state_site(config.channels(config.depth().saturating_sub(1)));
         Self {
             config: config.clone(),
             conv_in: Conv2d::new(&weights.at("conv_in"), [config.in_channels, first], 3, 1),
@@ -57,8 +60,8 @@ impl SdUnet {
         &self.config
     }
 
-    /// The time embedding of `timesteps`, one for each sample: `(batch, 4 * first channels)`, already through the
-    /// activation that every block begins with.
+    /// The time embedding of `timesteps`, one for each sample: `(batch, 4 * first channels)`, already through
+    /// the activation that every block begins with.
     pub fn time(&self, timesteps: &[f32], device: &Device, attachments: &Attachments) -> Tensor<2> {
         let config = &self.config;
         let order = config.flip_sin_to_cos;
@@ -67,11 +70,12 @@ impl SdUnet {
         self.time_out.forward_then(hidden, attachments, Activation::Silu)
     }
 
-    /// The prediction, shaped as `latents (batch, channels, height, width)` but for its channels, at `timesteps` (one for
-    /// each sample, in `[0, 1000]`) given `text (batch, words, channels)`.
+    /// The prediction, shaped as `latents (batch, channels, height, width)` but for its channels, at
+    /// `timesteps` (one for each sample, in `[0, 1000]`) given `text (batch, words, channels)`.
     ///
-    /// Sites of `attachments.after` are `down_blocks.I.resnets.J` (after its attention, if there is one),
-    /// `down_blocks.I.downsamplers.0`, `conv_in` and `mid_block`: where ControlNet adds.
+    /// Hidden states can be hooked behind `down_blocks.I.resnets.J` (after its attention, if there is one),
+    /// `down_blocks.I.downsamplers.0`, `conv_in` and `mid_block`: where ControlNet adds; and behind `attn2`
+    /// of every transformer block.
     pub fn forward(
         &self,
         latents: Tensor<4>,

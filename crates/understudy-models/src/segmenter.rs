@@ -1,5 +1,6 @@
-//! A small U-Net that tells what every pixel of a picture shows (Ronneberger, Fischer and Brox, "U-Net: convolutional
-//! networks for biomedical image segmentation", 2015), with residual blocks, and sums in the place of concatenations.
+//! A small U-Net that tells what every pixel of a picture shows (Ronneberger, Fischer and Brox, "U-Net:
+//! convolutional networks for biomedical image segmentation", 2015), with residual blocks, and sums in the
+//! place of concatenations.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

@@ -31,8 +31,8 @@ impl TextContext {
         Self { words, repeats, projected: None }
     }
 
-    /// Text-encoder states `(batch, words, text_dim)` up to the first word that is zero in all of them and in all that
-    /// follow, and how many of these there are; 1 where there are none.
+    /// Text-encoder states `(batch, words, text_dim)` up to the first word that is zero in all of them and in
+    /// all that follow, and how many of these there are; 1 where there are none.
     pub fn distinct(states: Tensor<3>) -> (Tensor<3>, usize) {
         let [_, words, channels] = states.dims();
         let values = host::values(states.clone().without_autodiff());

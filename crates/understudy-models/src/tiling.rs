@@ -1,7 +1,7 @@
 //! Coding a video in overlapping tiles, for the memory of one of them.
 //!
-//! Tiles are blended linearly where they overlap. The result is not that of the whole picture: each tile knows only
-//! itself. The further tiles overlap, the closer it is.
+//! Tiles are blended linearly where they overlap. The result is not that of the whole picture: each tile
+//! knows only itself. The further tiles overlap, the closer it is.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -50,8 +50,8 @@ impl WanVae {
 const ROWS: usize = 3;
 const COLUMNS: usize = 4;
 
-/// Runs the tiles of `x (batch, channels, frames, rows, columns)`, laid out as `from` says, and puts the results
-/// together as `to` says.
+/// Runs the tiles of `x (batch, channels, frames, rows, columns)`, laid out as `from` says, and puts the
+/// results together as `to` says.
 fn tiled(x: &Tensor<5>, from: Tiles, to: Tiles, mut run: impl FnMut(Tensor<5>) -> Tensor<5>) -> Tensor<5> {
     let [_, _, _, rows, columns] = x.dims();
     let overlap = [to.size[0] - to.stride[0], to.size[1] - to.stride[1]];

@@ -8,6 +8,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops::Activation;
+use understudy_engine::sites::Role;
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
@@ -138,7 +139,8 @@ struct Block {
 
 impl Block {
     fn new(weights: &Weights, config: &Umt5Config) -> Self {
-        let [attention, feed_forward] = [weights.at("layer.0"), weights.at("layer.1")];
+        let attention = weights.at("layer.0").serving(Role::SelfAttention);
+        let feed_forward = weights.at("layer.1").serving(Role::FeedForward);
         let dense = feed_forward.at("DenseReluDense");
         let [d, ff] = [config.d_model, config.d_ff];
         let norm = |at: &Weights| RmsNorm::new(&at.at("layer_norm"), d, config.layer_norm_epsilon);

@@ -1,7 +1,7 @@
 //! The vision transformers of DINO and DINOv2.
 //!
-//! Published as `ViTModel` (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021) and
-//! `Dinov2Model` (Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023).
+//! Published as `ViTModel` (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021)
+//! and `Dinov2Model` (Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023).
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
@@ -254,14 +254,14 @@ impl Vit {
         &self.config
     }
 
-    /// The normalized states `(batch, 1 + patches, channels)` of `pixels (batch, 3, height, width)`, which are
-    /// already normalized as the checkpoint wants; the class token is the first.
+    /// The normalized states `(batch, 1 + patches, channels)` of `pixels (batch, 3, height, width)`, which
+    /// are already normalized as the checkpoint wants; the class token is the first.
     pub fn states(&self, pixels: Tensor<4>) -> Tensor<3> {
         self.states_with(pixels, 0.0)
     }
 
-    /// The same with the positions of a grid resized as if it were larger by `excess` of a patch: DINO's own code adds
-    /// a tenth.
+    /// The same with the positions of a grid resized as if it were larger by `excess` of a patch: DINO's own
+    /// code adds a tenth.
     pub fn states_with(&self, pixels: Tensor<4>, excess: f64) -> Tensor<3> {
         let patches = self.patch_embedding.forward(pixels.unsqueeze_dim(2));
         let [batch, channels, _, rows, columns] = patches.dims();

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops::{self, Activation};
+use understudy_engine::sites::Role;
 use understudy_engine::stack::Stack;
 use understudy_engine::weights::{Init, Weights};
 
@@ -141,6 +142,7 @@ impl WanAttention {
     fn new(weights: &Weights, config: &WanTransformerConfig) -> Self {
         let dim = config.inner_dim();
         let linear = |name: &str| Linear::new(&weights.at(name), dim, dim, true);
+        weights.attention_site();
         Self {
             site: weights.path(""),
             heads: config.num_attention_heads,
@@ -171,9 +173,10 @@ impl WanAttention {
             }
         };
         let query = self.norm_q.forward(self.to_q.forward(hidden, attachments));
-        let [mut query, mut key, value] = match hooks {
-            true => hooked_heads(&self.site, self.heads, [query, key, value], attachments),
-            false => [query, key, value],
+        let [mut query, mut key, value] = if hooks {
+            hooked_heads(&self.site, self.heads, [query, key, value], attachments)
+        } else {
+            [query, key, value]
         };
         if let Some(rotary) = rotary {
             query = rotary.apply(query);
@@ -190,7 +193,8 @@ impl WanAttention {
     }
 }
 
-/// One transformer block.
+/// One transformer block. Hidden states can be hooked behind it and, at the path of its attention to text,
+/// between that and the feed-forward layers.
 #[derive(Clone, Debug)]
 pub struct WanBlock {
     site: String,
@@ -207,14 +211,18 @@ impl WanBlock {
     fn new(weights: &Weights, config: &WanTransformerConfig) -> Self {
         let dim = config.inner_dim();
         let spread = Init::Normal((dim as f32).powf(-0.5));
+        let text = weights.at("attn2").serving(Role::CrossAttention);
+        let feed_forward = weights.at("ffn.net").serving(Role::FeedForward);
+        text.state_site(dim);
+        weights.state_site(dim);
         Self {
             site: weights.path(""),
             eps: config.eps,
-            attn1: WanAttention::new(&weights.at("attn1"), config),
+            attn1: WanAttention::new(&weights.at("attn1").serving(Role::SelfAttention), config),
             norm2: config.cross_attn_norm.then(|| LayerNorm::affine(&weights.at("norm2"), dim, config.eps)),
-            attn2: WanAttention::new(&weights.at("attn2"), config),
-            ffn_in: Linear::new(&weights.at("ffn.net.0.proj"), dim, config.ffn_dim, true),
-            ffn_out: Linear::new(&weights.at("ffn.net.2"), config.ffn_dim, dim, true),
+            attn2: WanAttention::new(&text, config),
+            ffn_in: Linear::new(&feed_forward.at("0.proj"), dim, config.ffn_dim, true),
+            ffn_out: Linear::new(&feed_forward.at("2"), config.ffn_dim, dim, true),
             scale_shift_table: weights.tensor("scale_shift_table", [1, 6, dim], spread),
         }
     }
@@ -242,6 +250,7 @@ impl WanBlock {
             None => hidden.clone(),
         };
         let hidden = hidden + self.attn2.forward(normed, Some(context), None, attachments);
+        let hidden = attachments.after(&self.attn2.site, hidden);
 
         let normed = ops::layer_norm_modulate(hidden.clone(), ff_scale, ff_shift, self.eps);
         let inner = self.ffn_in.forward_then(normed, attachments, Activation::GeluTanh);
@@ -285,15 +294,19 @@ impl WanTransformer {
     /// Builds the network from `weights`.
     pub fn new(weights: &Weights, config: &WanTransformerConfig) -> Self {
         let dim = config.inner_dim();
-        let patch = config.patch_size.iter().product::<usize>();
-        let condition = weights.at("condition_embedder");
+        let [pt, ph, pw] = config.patch_size;
+        let patch = pt * ph * pw;
+        let condition = weights.at("condition_embedder").serving(Role::Embedding);
         let blocks = Stack::new(&weights.at("blocks"), config.num_layers, {
             let config = config.clone();
             move |weights| WanBlock::new(weights, &config)
         });
         Self {
             config: config.clone(),
-            patch_embedding: patch_embedding(weights, config),
+            patch_embedding: Linear::of_patches(
+                &weights.at("patch_embedding").serving(Role::Embedding),
+                [dim, config.in_channels, pt, ph, pw],
+            ),
             time_in: Linear::new(&condition.at("time_embedder.linear_1"), config.freq_dim, dim, true),
             time_out: Linear::new(&condition.at("time_embedder.linear_2"), dim, dim, true),
             time_proj: Linear::new(&condition.at("time_proj"), dim, 6 * dim, true),
@@ -320,7 +333,8 @@ impl WanTransformer {
         self.blocks.len()
     }
 
-    /// The text context of text-encoder states `(batch, words, text_dim)`. It does not change from step to step.
+    /// The text context of text-encoder states `(batch, words, text_dim)`. It does not change from step to
+    /// step.
     pub fn context(&self, text: Tensor<3>, attachments: &Attachments) -> TextContext {
         let (text, repeats) = TextContext::distinct(text);
         self.context_of(text, repeats, attachments)
@@ -332,8 +346,9 @@ impl WanTransformer {
         TextContext::new(self.text_out.forward(inner, attachments), repeats)
     }
 
-    /// `context` with the keys and values that the blocks make of it, unless they are different at other steps, blocks are not
-    /// at hand, or the text is so long that computing them again is better than keeping them.
+    /// `context` with the keys and values that the blocks make of it, unless they are different at other
+    /// steps, blocks are not at hand, or the text is so long that computing them again is better than keeping
+    /// them.
     pub fn projected(&self, context: TextContext, attachments: &Attachments) -> TextContext {
         const MOST_NUMBERS: usize = 64 << 20;
         let depth = self.blocks.len();
@@ -475,23 +490,4 @@ impl WanTransformer {
         };
         self.finish(hidden, &conditions.time, dims, attachments)
     }
-}
-
-/// The patch embedding is published as a 3-D convolution whose stride is its kernel, which is a linear map of
-/// each patch.
-fn patch_embedding(weights: &Weights, config: &WanTransformerConfig) -> Linear {
-    let [pt, ph, pw] = config.patch_size;
-    let inputs = config.in_channels * pt * ph * pw;
-    let weights = weights.at("patch_embedding");
-    Linear::from_parts(
-        weights.path(""),
-        weights
-            .tensor(
-                "weight",
-                [config.inner_dim(), config.in_channels, pt, ph, pw],
-                Init::Normal((inputs as f32).powf(-0.5)),
-            )
-            .reshape([config.inner_dim(), inputs]),
-        weights.tensor("bias", [config.inner_dim()], Init::Zeros),
-    )
 }

@@ -483,8 +483,8 @@ pub struct Posterior {
     pub log_variance: Tensor<5>,
 }
 
-/// The whole autoencoder. Of a base that is opened from files, either half is read when it is first used: videos are
-/// generated without the encoder, and subjects learned without the decoder.
+/// The whole autoencoder. Of a base that is opened from files, either half is read when it is first used:
+/// videos are generated without the encoder, and subjects learned without the decoder.
 #[derive(Clone, Debug)]
 pub struct WanVae {
     config: WanVaeConfig,
@@ -521,7 +521,8 @@ impl WanVae {
         &self.config
     }
 
-    /// Why a half of it could not be read when it was needed, if that happened: what it gave then means nothing.
+    /// Why a half of it could not be read when it was needed, if that happened: what it gave then means
+    /// nothing.
     pub fn lost(&self) -> Option<&str> {
         // Both halves note it in one place.
         self.encoder.lost().and_then(Lost::reason)

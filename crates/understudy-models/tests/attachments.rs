@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use common::{Case, device, relative_error};
-use understudy_engine::attach::{Attachments, AttentionHook, AttentionInputs, ExtraModule, LowRank, Window};
+use understudy_engine::attach::{
+    Attachments, AttentionHook, AttentionInputs, Call, LowRank, StateHook, Window,
+};
 use understudy_engine::random::Random;
 use understudy_engine::weights::Weights;
 use understudy_models::sd_unet::SdUnet;
@@ -55,9 +57,13 @@ impl AttentionHook for ZeroValues {
 #[derive(Debug)]
 struct AddOne;
 
-impl ExtraModule for AddOne {
-    fn forward(&self, _: &str, _: f32, hidden: Tensor<3>) -> Tensor<3> {
-        hidden.ones_like()
+impl StateHook for AddOne {
+    fn pass(&self, _: Call, hidden: Tensor<3>) -> Tensor<3> {
+        hidden + 1.0
+    }
+
+    fn detached(self: Arc<Self>) -> Arc<dyn StateHook> {
+        self
     }
 }
 
@@ -70,7 +76,7 @@ fn attachments_that_do_nothing_change_no_bit() {
     attachments.add_low_rank(SITE, residual(1, 0.0, Window::ALWAYS));
     attachments.add_low_rank("blocks.0.attn2.to_out.0", residual(2, 1.0, Window { start: 0.5, end: 1.0 }));
     attachments.add_attention("blocks.0.attn1", Window::ALWAYS, Arc::new(Observe));
-    attachments.add_extra("blocks.0", Window { start: 0.75, end: 1.0 }, Arc::new(AddOne));
+    attachments.add_state(["blocks.0", "blocks.0.attn2"], Window { start: 0.75, end: 1.0 }, Arc::new(AddOne));
     assert_eq!(plain, run(&attachments.at(0.2)));
     assert_ne!(plain, run(&attachments.at(0.8)));
 }
@@ -200,7 +206,7 @@ fn modules_are_added_where_controlnet_adds() {
     let plain = run_unet(&Attachments::none());
     for site in ["conv_in", "down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "mid_block"] {
         let mut attachments = Attachments::none();
-        attachments.add_extra(site, Window::ALWAYS, Arc::new(AddOne));
+        attachments.add_state([site], Window::ALWAYS, Arc::new(AddOne));
         assert!(relative_error(&run_unet(&attachments), &plain) > 1e-5, "{site} is no site");
     }
     let mut attachments = Attachments::none();

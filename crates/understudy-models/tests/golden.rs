@@ -118,15 +118,17 @@ fn wan_vae_forward_whole_and_streamed() {
             let video = case.tensor::<5>(&named("video"));
             let latents = case.tensor::<5>(&named("latents"));
             for streamed in [false, true] {
-                let posterior = match streamed {
-                    false => network.encode(video.clone()),
-                    true => network.encode_streamed(video.clone()),
+                let posterior = if streamed {
+                    network.encode_streamed(video.clone())
+                } else {
+                    network.encode(video.clone())
                 };
                 case.check(&named("posterior_mean"), posterior.mean, FORWARD);
                 case.check(&named("posterior_logvar"), posterior.log_variance, FORWARD);
-                let decoded = match streamed {
-                    false => network.decode(latents.clone()),
-                    true => network.decode_streamed(latents.clone()),
+                let decoded = if streamed {
+                    network.decode_streamed(latents.clone())
+                } else {
+                    network.decode(latents.clone())
                 };
                 case.check(&named("decoded"), decoded.clamp(-1.0, 1.0), FORWARD);
             }

@@ -1,8 +1,10 @@
 //! The embedded base `nano` and its judges, as files compiled into the program.
 //!
 //! [`FILES`] holds a diffusers folder (`WanPipeline`), and under `judges/` a CLIP, two identity encoders that
-//! were trained on disjoint identities (`identity` judges, `identity-reward` may be trained against), a judge of
-//! motion, which reads postures from frames, and one of markings, which reads patterns and emblems. The files are those of `weights/`, which `tools/assemble-nano.sh` puts together from the runs of `understudy pretrain`.
+//! were trained on disjoint identities (`identity` judges, `identity-reward` may be trained against), a judge
+//! of motion, which reads postures from frames, and one of markings, which reads patterns and emblems. The
+//! files are those of `weights/`, which `tools/assemble-nano.sh` puts together from the runs of `understudy
+//! pretrain`.
 
 /// Pairs of a path and what lies there below `weights/`.
 macro_rules! files {

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use understudy_engine::attach::Window;
+use understudy_engine::attach::{Attached, Window};
 use understudy_engine::host::values;
 use understudy_engine::parameters::Parameters;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::Weights;
+use understudy_engine::weights::{Probe, Weights};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use understudy_personalize::flow::{FlowBatch, FlowStack};
-use understudy_personalize::lora::Residuals;
-use understudy_personalize::{Basis, linear_sites};
+use understudy_personalize::{Basis, NoisyBatch, Residuals};
+use understudy_pipeline::families::wan::denoiser;
+use understudy_pipeline::{Level, Texts};
 
 const SIGMA: f32 = 0.6;
 
@@ -44,7 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (text, shape) = io.values("text")?;
     let text = Tensor::<3>::from_data(TensorData::new(text, shape), &device);
-    let batch = FlowBatch { latents: five("x0")?, noise: five("noise")?, sigmas: vec![SIGMA], weights: None };
+    let levels = vec![Level::flow(SIGMA)];
+    let batch = NoisyBatch { latents: five("x0")?, noise: five("noise")?, levels, weights: None };
 
     let mut parameters = Parameters::new();
     let mut rank = 0;
@@ -55,24 +56,21 @@ fn main() -> Result<(), Box<dyn Error>> {
             rank = info.shape[0];
         }
     }
-    let sites: BTreeMap<_, _> = linear_sites(&config)
+    let sites: BTreeMap<_, _> = Probe::sites(&device, |weights| WanTransformer::new(weights, &config))
+        .maps
         .into_iter()
         .filter(|(site, _)| parameters.get(&Residuals::names(site)[0]).is_some())
         .collect();
-    let residuals = Residuals {
-        sites,
-        rank,
-        alpha: rank as f32,
-        window: Window::ALWAYS,
-        patch: config.patch_size,
-        basis: Basis::Input,
-    };
+    let residuals =
+        Residuals { sites, rank, alpha: rank as f32, window: Window::ALWAYS, basis: Basis::Input };
 
     let start = Instant::now();
     let leaves = parameters.leaves();
-    let attachments = residuals.attach(&leaves);
-    let stack = FlowStack::new(&transformer, &attachments, text, &batch, 1.0);
-    let (loss, gradients) = stack.gradients(&leaves, true);
+    let denoiser = denoiser(transformer);
+    let attached = Attached::one(denoiser.name(), residuals.attach(&leaves));
+    let texts = Texts { words: text, pooled: None };
+    let conditions = (&texts, &attached, 0.0);
+    let (loss, gradients) = batch.gradients(denoiser.as_ref(), conditions, (&leaves, true), 1.0);
     println!("one step in {:.1} s", start.elapsed().as_secs_f64());
     println!("loss {loss:.6}, peft's {:.6}", io.values("loss")?.0[0]);
     let mut cosines = Vec::new();

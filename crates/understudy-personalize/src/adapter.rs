@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use understudy_engine::attach::{Attachments, LowRank, Window};
+use understudy_engine::attach::{Attached, Attachments, LowRank, Window};
 use understudy_engine::host::values;
 use understudy_engine::patch::{Addition, Additions, Change};
 use understudy_engine::safetensors::{Precision, StoredTensor};
-use understudy_pipeline::{Base, BaseConfig, TokenEmbeddings};
+use understudy_pipeline::{Base, Description, FAMILIES, Naming, TokenEmbeddings};
 
 use crate::change::{self, with_core};
-use crate::config::Basis;
 use crate::error::{Error, Result};
 use crate::file::{AdapterFile, Unmatched, is_zero};
 use crate::metadata::{Metadata, OWN, VERSION};
+use crate::methods::v_warper::Reference;
+use crate::methods::v_warper::references::{self, REFERENCES};
 use crate::names::{self, Dialect, Part};
-use crate::references::{self, REFERENCES};
-use crate::warp::Reference;
+use crate::stages::settings::Basis;
 
 /// A low-rank residual: adds `alpha / rank * x A^T B^T` to a linear map.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Residual {
 }
 
 /// What a method leaves behind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Adapter {
     /// What it says of itself.
     pub metadata: Metadata,
@@ -91,12 +91,15 @@ pub struct Adapter {
     pub motion: BTreeMap<String, Tensor<2>>,
     /// Pictures of the subject, whose values can be warped into videos of it.
     pub references: Vec<Reference>,
-    /// What is made of the weights at sites otherwise than by a residual, and so when they are loaded: LoHa, LoKr, DoRA.
+    /// What is made of the weights at sites otherwise than by a residual, and so when they are loaded: LoHa,
+    /// LoKr, DoRA.
     pub changes: BTreeMap<String, Change>,
     /// Numbers that are added to the denoiser's own tensors, by their names: what cannot be attached.
     pub differences: BTreeMap<String, Vec<f32>>,
     /// Rows `(tokens, dim)` of the text encoder's embedding, for [`Metadata::tokens`].
     pub token_rows: Option<Tensor<2>>,
+    /// What its family calls modules, where that is known.
+    pub naming: Option<&'static Naming>,
 }
 
 /// An adapter that was read, and what is to be said of its file.
@@ -118,8 +121,11 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::open`] and [`Adapter::check`].
     pub fn load(path: &Path, base: &Base) -> Result<Self> {
-        let adapter = Self::open(path, &base.device)?;
-        adapter.check_named(&base.config, &path.display().to_string())?;
+        let mut known = vec![base.about.naming];
+        known.extend(names::namings());
+        let file = AdapterFile::read_among(&known, path, Unmatched::Refuse)?;
+        let adapter = Self::read(file, path, &base.device)?.adapter;
+        adapter.check_named(&base.about, &path.display().to_string())?;
         Ok(adapter)
     }
 
@@ -132,13 +138,16 @@ impl Adapter {
         Ok(Self::open_with(path, device, Unmatched::Refuse)?.adapter)
     }
 
-    /// The same with a say in what happens to keys that are not understood. `path` may be a folder that peft or diffusers
-    /// saved an adapter in.
+    /// The same with a say in what happens to keys that are not understood. `path` may be a folder that peft
+    /// or diffusers saved an adapter in.
     ///
     /// # Errors
     /// As [`Adapter::open`].
     pub fn open_with(path: &Path, device: &Device, unmatched: Unmatched) -> Result<Opened> {
-        let file = AdapterFile::read(path, unmatched)?;
+        Self::read(AdapterFile::read(path, unmatched)?, path, device)
+    }
+
+    fn read(file: AdapterFile, path: &Path, device: &Device) -> Result<Opened> {
         let adapter = Self::from_file(&file, device)
             .map_err(|reason| Error::Adapter { path: path.to_owned(), reason })?;
         Ok(Opened { adapter, left_out: file.unmatched, notes: file.notes, scales: file.sources })
@@ -178,7 +187,13 @@ impl Adapter {
         let motion = motion(file, &metadata, &residuals, device)?;
         let references = file.metadata.get(REFERENCES).map(|text| references::from_text(text, device));
         let references = references.transpose()?.unwrap_or_default();
-        Ok(Self { metadata, residuals, motion, references, changes, differences, token_rows })
+        let naming = Some(file.naming());
+        Ok(Self { metadata, residuals, motion, references, changes, differences, token_rows, naming })
+    }
+
+    /// What its family calls modules; that of the first family where nothing tells.
+    pub(crate) fn naming(&self) -> &'static Naming {
+        self.naming.unwrap_or_else(|| FAMILIES[0].naming())
     }
 
     /// Bytes its numbers take in memory.
@@ -204,8 +219,9 @@ impl Adapter {
         kinds
     }
 
-    /// The same with its looks and its motion weighed apart: residuals alone, with `identity` times their coefficients
-    /// and `motion` times those of the motion. At 1 and 0 they are those of the looks, bit for bit.
+    /// The same with its looks and its motion weighed apart: residuals alone, with `identity` times their
+    /// coefficients and `motion` times those of the motion. At 1 and 0 they are those of the looks, bit for
+    /// bit.
     pub fn weighed(&self, identity: f32, motion: f32) -> Self {
         let mut weighed = Self { motion: BTreeMap::new(), ..self.clone() };
         let basis = weighed.metadata.motion.take().map_or(Basis::Input, |own| own.basis);
@@ -253,8 +269,8 @@ impl Adapter {
         left
     }
 
-    /// Its residuals, scaled by `weight`; looks and motion together. A residual that would add nothing is left out, so
-    /// that a network it is attached to computes exactly what it would without.
+    /// Its residuals, scaled by `weight`; looks and motion together. A residual that would add nothing is
+    /// left out, so that a network it is attached to computes exactly what it would without.
     pub fn attachments(&self, weight: f32) -> Attachments {
         if !self.motion.is_empty() {
             return self.weighed(1.0, 1.0).attachments(weight);
@@ -278,8 +294,9 @@ impl Adapter {
         }
     }
 
-    /// What it adds to the denoiser's tensors, scaled by `weight`: its dense differences, what it makes of weights otherwise
-    /// than by residuals and, if they are to be `merged` instead of attached, its residuals.
+    /// What it adds to the denoiser's tensors, scaled by `weight`: its dense differences, what it makes of
+    /// weights otherwise than by residuals and, if they are to be `merged` instead of attached, its
+    /// residuals.
     ///
     /// # Errors
     /// When it is active in a part of denoising only, and residuals are to be merged or weights are changed.
@@ -294,32 +311,32 @@ impl Adapter {
         let Window { start, end } = self.metadata.window;
         if self.metadata.window != Window::ALWAYS && (merged || !self.changes.is_empty()) {
             let part = format!("an adapter that is active from {start} to {end} of denoising cannot");
-            return Err(match self.changes.is_empty() {
-                true => Error::config("merge", format!("{part} be merged; attach it")),
-                false => {
-                    Error::config("adapter", format!("{part} change weights (DoRA, LoHa, LoKr); use a LoRA"))
-                }
+            return Err(if self.changes.is_empty() {
+                Error::config("merge", format!("{part} be merged; attach it"))
+            } else {
+                Error::config("adapter", format!("{part} change weights (DoRA, LoHa, LoKr); use a LoRA"))
             });
         }
         // A weight of 0 leaves every bit as it is.
         for (site, change) in self.changes.iter().filter(|_| weight != 0.0) {
             let change = Addition::Change { change: Box::new(change.clone()), strength: weight };
-            additions.add(names::tensor(site, Part::Weight), change);
+            additions.add(names::tensor(self.naming(), site, Part::Weight), change);
         }
         for (site, residual) in self.residuals.iter().filter(|(_, own)| merged && !own.is_zero()) {
             let residual = Box::new(self.low_rank(residual, weight));
-            additions.add(names::tensor(site, Part::Weight), Addition::LowRank(residual));
+            additions.add(names::tensor(self.naming(), site, Part::Weight), Addition::LowRank(residual));
         }
         Ok(additions)
     }
 
-    /// The matrices it changes when they are loaded, with its residuals `merged` or not, and how many numbers each has.
+    /// The matrices it changes when they are loaded, with its residuals `merged` or not, and how many numbers
+    /// each has.
     pub fn changed_weights(&self, merged: bool) -> BTreeMap<String, usize> {
         let changes = self.changes.iter().map(|(site, own)| (site, own.delta.dims()));
         let residual = |own: &Residual| [own.up.dims()[0], own.down.dims()[1]];
         let residuals = self.residuals.iter().filter(|_| merged).map(|(site, own)| (site, residual(own)));
         let numbers = |(site, dims): (&String, [usize; 2])| {
-            (names::tensor(site, Part::Weight), dims.iter().product::<usize>())
+            (names::tensor(self.naming(), site, Part::Weight), dims.iter().product::<usize>())
         };
         let differences = self.differences.iter().map(|(tensor, values)| (tensor.clone(), values.len()));
         changes.chain(residuals).map(numbers).chain(differences).collect()
@@ -338,6 +355,7 @@ impl Adapter {
     pub fn save(&self, path: &Path, dialect: Dialect, precision: Precision) -> Result<()> {
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
         let mut file = AdapterFile::new(self.header(dialect).map_err(fault)?);
+        file.naming = self.naming;
         for (site, residual) in &self.residuals {
             let [down, up] = residual.shapes();
             let store = |half: &Tensor<2>, shape| StoredTensor::new(&values(half.clone()), shape, precision);
@@ -365,7 +383,7 @@ impl Adapter {
         header.extend(references::to_text(&self.references)?.map(|text| (REFERENCES.to_owned(), text)));
         if dialect != Dialect::Diffusers {
             for (name, value) in [
-                ("ss_network_module", "networks.lora_wan".to_owned()),
+                ("ss_network_module", self.naming().trainer_module.to_owned()),
                 ("ss_network_dim", self.metadata.rank.to_string()),
                 ("ss_network_alpha", self.metadata.alpha.to_string()),
             ] {
@@ -403,15 +421,15 @@ fn motion(
     file.motion.iter().map(of).collect()
 }
 
-/// The denoiser's tensors that `file` adds to, and the numbers: dense differences, and biases of B. What is all zero adds
-/// nothing, and extracted adapters have such for tensors that only other bases have.
+/// The denoiser's tensors that `file` adds to, and the numbers: dense differences, and biases of B. What is
+/// all zero adds nothing, and extracted adapters have such for tensors that only other bases have.
 fn differences(file: &AdapterFile) -> Result<BTreeMap<String, Vec<f32>>, String> {
     let mut differences = BTreeMap::new();
     for (place, stored) in &file.parts {
         let (site, part) = place;
         let (tensor, scale) = match part {
-            Part::Weight | Part::Bias | Part::Modulation => (names::tensor(site, *part), 1.0),
-            Part::UpBias => (names::tensor(site, Part::Bias), file.scale_of(site)?),
+            Part::Weight | Part::Bias | Part::Modulation => (names::tensor(file.naming(), site, *part), 1.0),
+            Part::UpBias => (names::tensor(file.naming(), site, Part::Bias), file.scale_of(site)?),
             _ => continue,
         };
         if is_zero(stored) {
@@ -429,17 +447,17 @@ fn differences(file: &AdapterFile) -> Result<BTreeMap<String, Vec<f32>>, String>
 /// Several adapters with their weights at once: everything they attach, and all their tokens.
 ///
 /// # Errors
-/// When one does not fit a base of this configuration, or two have the same token.
+/// When one does not fit such a base, or two have the same token.
 pub fn combine(
     adapters: &[(Adapter, f32)],
-    config: &BaseConfig,
-) -> Result<(Attachments, Option<TokenEmbeddings>)> {
-    let mut attachments = Attachments::none();
+    about: &Description,
+) -> Result<(Attached, Option<TokenEmbeddings>)> {
+    let mut attached = Attached::none();
     let mut tokens: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     for (adapter, weight) in adapters {
-        adapter.check(config)?;
-        attachments.extend(adapter.attachments(*weight));
+        adapter.check(about)?;
+        attached.add(about.denoiser, adapter.attachments(*weight));
         let Some(own) = adapter.token_embeddings() else { continue };
         if let Some(token) = own.tokens.iter().find(|token| tokens.contains(token)) {
             let reason = format!(
@@ -451,7 +469,7 @@ pub fn combine(
         rows.push(own.rows);
     }
     let embeddings = (!rows.is_empty()).then(|| TokenEmbeddings { tokens, rows: Tensor::cat(rows, 0) });
-    Ok((attachments, embeddings))
+    Ok((attached, embeddings))
 }
 
 fn read_metadata(text: &str) -> Result<Metadata, String> {

@@ -69,8 +69,8 @@ impl Parts<'_> {
         self.matrix(name)?.ok_or_else(|| format!("{}: its {name} is missing", self.site))
     }
 
-    /// Two factors, `up (outputs, rank)` and `down (rank, inputs)`; with a core of Tucker's, `(rank, rank, kernel)`, the first
-    /// is `(rank, outputs)` and the core goes into the second.
+    /// Two factors, `up (outputs, rank)` and `down (rank, inputs)`; with a core of Tucker's, `(rank, rank,
+    /// kernel)`, the first is `(rank, outputs)` and the core goes into the second.
     fn factors(&self, up: &'static str, down: &'static str, core: &'static str) -> Result<Factors, String> {
         let (up, down) = (self.needed(up)?, self.needed(down)?);
         let factors = match self.stored(Part::Product(core)) {
@@ -85,11 +85,10 @@ impl Parts<'_> {
             }
         };
         let [[_, left], [right, _]] = [factors.up.dims(), factors.down.dims()];
-        match left == right {
-            true => Ok(factors),
-            false => {
-                Err(format!("{}: its factors have ranks {left} and {right}; export it again", self.site))
-            }
+        if left == right {
+            Ok(factors)
+        } else {
+            Err(format!("{}: its factors have ranks {left} and {right}; export it again", self.site))
         }
     }
 
@@ -100,14 +99,15 @@ impl Parts<'_> {
     fn hadamard(&self) -> Result<Delta, String> {
         let one = self.factors("hada_w1_a", "hada_w1_b", "hada_t1")?;
         let other = self.factors("hada_w2_a", "hada_w2_b", "hada_t2")?;
-        match one.dims() == other.dims() {
-            true => Ok(Delta::Hadamard([one, other])),
-            false => Err(format!(
+        if one.dims() == other.dims() {
+            Ok(Delta::Hadamard([one, other]))
+        } else {
+            Err(format!(
                 "{}: its two products have shapes {:?} and {:?}",
                 self.site,
                 one.dims(),
                 other.dims()
-            )),
+            ))
         }
     }
 

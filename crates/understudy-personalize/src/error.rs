@@ -1,4 +1,5 @@
-//! What can go wrong between a subject and an adapter. Every message is one line: what, where, and what to do.
+//! What can go wrong between a subject and an adapter. Every message is one line: what, where, and what to
+//! do.
 
 use std::path::PathBuf;
 
@@ -106,9 +107,8 @@ impl Error {
 pub(crate) fn list(names: &[String]) -> String {
     const SHOWN: usize = 20;
     // Keys are somebody's: a line stays one, whatever they hold.
-    let plain = |name: &String| match name.contains(char::is_control) {
-        true => name.escape_debug().to_string(),
-        false => name.clone(),
+    let plain = |name: &String| {
+        if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.clone() }
     };
     let shown: Vec<String> = names.iter().take(SHOWN).map(plain).collect();
     match names.len().saturating_sub(SHOWN) {

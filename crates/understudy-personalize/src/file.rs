@@ -1,4 +1,5 @@
-//! Adapter files by what their keys mean, with their numbers untouched: what reading, writing and converting share.
+//! Adapter files by what their keys mean, with their numbers untouched: what reading, writing and converting
+//! share.
 
 mod scalars;
 mod writing;
@@ -10,18 +11,18 @@ use burn::tensor::Device;
 use understudy_engine::encoding::Encoding;
 use understudy_engine::safetensors::{Checkpoint, Precision, StoredTensor};
 
+use understudy_pipeline::{FAMILIES, ModuleKind, Naming};
 pub use writing::{Converted, convert, convert_without_pictures};
 
 use crate::error::{Error, Result, list};
 use crate::kinds;
 use crate::metadata::FOLDED;
-use crate::names::{MAGNITUDES, Names, PRODUCTS, Part, native, split};
+use crate::names::{MAGNITUDES, Names, PRODUCTS, Part, namings, native, split};
 use crate::scale::{PEFT_CONFIG, Statements};
-use crate::sites::PATCHES;
 use scalars::Scalars;
 
-/// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do not know,
-/// and leave metadata alone.
+/// The metadata that holds the subject tokens' rows `(tokens, dim)`: other programs refuse tensors they do
+/// not know, and leave metadata alone.
 const ROWS: &str = "understudy.token_embeddings";
 /// Where we note how alphas were stored, in dialects that have no scalars.
 const SCALARS: &str = "understudy.alphas";
@@ -60,6 +61,8 @@ pub(crate) struct AdapterFile {
     keys: BTreeMap<(String, Part), String>,
     /// Where it was read from.
     path: Option<PathBuf>,
+    /// What its family calls modules.
+    pub(crate) naming: Option<&'static Naming>,
 }
 
 /// An alpha, and how a scalar of it is stored if the file had one.
@@ -76,17 +79,30 @@ impl From<f32> for Alpha {
 }
 
 impl AdapterFile {
+    /// What its family calls modules; that of the first family where nothing tells.
+    pub(crate) fn naming(&self) -> &'static Naming {
+        self.naming.unwrap_or_else(|| FAMILIES[0].naming())
+    }
+
     /// One that holds nothing yet but its `metadata`.
     pub(crate) fn new(metadata: BTreeMap<String, String>) -> Self {
         Self { metadata, ..Self::default() }
     }
 
-    /// Reads the file at `path`, of any dialect.
+    /// Reads the file at `path`, of any dialect of whatever family.
     ///
     /// # Errors
-    /// When it cannot be read or holds nothing, a key is not understood (unless that is allowed), a residual lacks a
-    /// half, or shapes do not fit each other; all such keys are listed.
+    /// As [`AdapterFile::read_among`].
     pub(crate) fn read(path: &Path, unmatched: Unmatched) -> Result<Self> {
+        Self::read_among(&namings(), path, unmatched)
+    }
+
+    /// Reads the file at `path`, of any dialect of a family that calls modules in one of these ways.
+    ///
+    /// # Errors
+    /// When it cannot be read or holds nothing, a key is not understood (unless that is allowed), a residual
+    /// lacks a half, or shapes do not fit each other; all such keys are listed.
+    pub(crate) fn read_among(namings: &[&'static Naming], path: &Path, unmatched: Unmatched) -> Result<Self> {
         let path = &file_of(path)?;
         let checkpoint = Checkpoint::open(path, &Device::flex())?;
         let fault = |reason: String| Error::Adapter { path: path.to_owned(), reason };
@@ -99,7 +115,8 @@ impl AdapterFile {
             return Err(fault(whole));
         }
         let infos = checkpoint.infos();
-        let names = Names::of(infos.iter().map(|info| info.name.as_str()));
+        let names = Names::among(namings, infos.iter().map(|info| info.name.as_str()));
+        file.naming = Some(names.naming());
         let twice = file.sort(&checkpoint, &names)?;
         let halves = [
             (file.halves(), "keys lack the other half of their residual"),
@@ -116,7 +133,7 @@ impl AdapterFile {
             return Err(fault(faults.join("; ")));
         }
         file.scale().map_err(fault)?;
-        file.notes.extend(kinds::newer(path, &file.metadata));
+        file.notes.extend(kinds::made_for(names.naming(), path, &file.metadata));
         if file.parts.is_empty() && file.rows.is_none() {
             let strange = kinds::explain(&names, &file.unmatched, false).join("; ");
             let strange = if strange.is_empty() { strange } else { format!(": {strange}") };
@@ -148,7 +165,7 @@ impl AdapterFile {
                 tensor.shape = vec![tensor.shape.iter().product(), 1];
             }
             if matches!(part, Part::Down | Part::Up | Part::Product(_)) {
-                tensor.shape = as_map(site, tensor.shape);
+                tensor.shape = as_map(names.naming().kind(site), tensor.shape);
             }
             if self.parts.insert(place.clone(), tensor).is_some() {
                 twice.push(format!("{} and {}", self.key_of(&place), info.name));
@@ -209,8 +226,8 @@ impl AdapterFile {
         self.parts.keys().filter(alone).map(|place| self.key_of(place)).collect()
     }
 
-    /// Takes the alphas from where the file has them: scalars, our own note of what was folded into B, or what the header and
-    /// peft's configuration state (see [`Statements`]).
+    /// Takes the alphas from where the file has them: scalars, our own note of what was folded into B, or
+    /// what the header and peft's configuration state (see [`Statements`]).
     fn scale(&mut self) -> Result<(), String> {
         let folded: BTreeMap<String, f32> = self.take_note(FOLDED)?.unwrap_or_default();
         let scalars: Option<Scalars> = self.take_note(SCALARS)?;
@@ -270,7 +287,7 @@ impl AdapterFile {
             .map(|(_, key)| key.clone())
             .unwrap_or_default();
         let module = split(&key).map_or("", |(module, _)| module);
-        let native = native(site);
+        let native = native(self.naming(), site);
         let names = [site, native.as_str(), module];
         let Some(rank) = rank else {
             if let Some(factor) = stated.factor_of_full(&names) {
@@ -306,7 +323,8 @@ impl AdapterFile {
         self.parts.keys().filter(changed).map(|(site, _)| site.clone()).collect()
     }
 
-    /// What the alpha of a site is divided by; `None` for the product of two full matrices, which has no scale.
+    /// What the alpha of a site is divided by; `None` for the product of two full matrices, which has no
+    /// scale.
     pub(crate) fn rank_of(&self, site: &str) -> Result<Option<usize>, String> {
         if !self.has_product(site) {
             return self.rank(site).map(Some);
@@ -372,10 +390,10 @@ impl AdapterFile {
     }
 }
 
-/// The shape of a factor as that of the map it belongs to: some programs have linear maps as convolutions whose kernels are one
-/// number, and the patches of pictures without a dimension for frames.
-fn as_map(site: &str, mut shape: Vec<usize>) -> Vec<usize> {
-    if site == PATCHES {
+/// The shape of a factor as that of the map it belongs to: some programs have linear maps as convolutions
+/// whose kernels are one number, and the patches of pictures without a dimension for frames.
+fn as_map(kind: Option<ModuleKind>, mut shape: Vec<usize>) -> Vec<usize> {
+    if kind == Some(ModuleKind::Patches) {
         if shape.len() == 4 {
             shape.insert(2, 1);
         }
@@ -430,8 +448,8 @@ pub(crate) fn adapters_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The file of the adapter that `path` names: itself, or the one in a folder as peft and diffusers save them, which may
-/// be named by its configuration.
+/// The file of the adapter that `path` names: itself, or the one in a folder as peft and diffusers save them,
+/// which may be named by its configuration.
 ///
 /// # Errors
 /// When there is none, or one cannot tell which.

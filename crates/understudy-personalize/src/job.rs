@@ -41,7 +41,8 @@ pub struct Plan {
     pub clips: usize,
     /// Inputs that are not used, each with the reason.
     pub left_out: Vec<NotUsed>,
-    /// What is worth knowing before it starts, e.g. how an input is read, or what will be learned along with the subject.
+    /// What is worth knowing before it starts, e.g. how an input is read, or what will be learned along with
+    /// the subject.
     pub notes: Vec<String>,
     /// Linear maps that get a residual.
     pub sites: usize,
@@ -52,7 +53,7 @@ pub struct Plan {
     /// Video tokens of the longest sample.
     pub tokens: usize,
     /// Whether blocks are replayed in the backward pass.
-    pub checkpointing: bool,
+    pub replayed: bool,
     /// Estimated memory at its peak, bytes, the base included.
     pub memory: u64,
     /// Estimated time of all stages and of the videos generated on the way, seconds.

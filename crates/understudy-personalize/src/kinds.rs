@@ -1,11 +1,11 @@
-//! What keys are that no part of an adapter here is read from: another kind of adapter, parts of another network, whole
-//! weights.
+//! What keys are that no part of an adapter here is read from: another kind of adapter, parts of another
+//! network, whole weights.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use understudy_engine::safetensors::Checkpoint;
-use understudy_pipeline::recognize;
+use understudy_pipeline::{Naming, recognize};
 
 use crate::error::list;
 use crate::names::{Names, Part, split};
@@ -33,19 +33,8 @@ const KINDS: [(&str, &str); 19] = [
     ("_loras.", "Stand-In"),
 ];
 
-/// Other networks by a part of their keys; the first that is found is meant.
-const NETWORKS: [(&str, &str); 24] = [
-    ("transformer_2.", "the low-noise half of Wan 2.2 A14B, which this program has no base for"),
-    ("vace_", "VACE"),
-    ("control_adapter", "Wan Fun with camera control"),
-    ("ref_conv", "Wan Fun with references"),
-    ("face_adapter", "Wan 2.2 Animate"),
-    ("face_encoder", "Wan 2.2 Animate"),
-    ("motion_encoder", "Wan 2.2 Animate"),
-    ("pose_patch_embedding", "Wan 2.2 Animate"),
-    ("audio_injector", "Wan 2.2 S2V"),
-    ("casual_audio_encoder", "Wan 2.2 S2V"),
-    ("trainable_cond_mask", "Wan 2.2 S2V"),
+/// Networks of other families by a part of their keys; the first that is found is meant.
+const NETWORKS: [(&str, &str); 13] = [
     ("single_transformer_blocks", "HunyuanVideo or FLUX"),
     ("double_blocks", "HunyuanVideo or FLUX"),
     ("single_blocks", "HunyuanVideo or FLUX"),
@@ -98,16 +87,18 @@ fn strange(names: &Names, key: &str) -> Strange {
     if let Some((_, kind)) = KINDS.iter().find(|(part, _)| key.contains(part)) {
         return Strange::Kind(kind);
     }
-    if let Some((_, network)) = NETWORKS.iter().find(|(part, _)| key.contains(part)) {
+    let mut networks = names.naming().relatives.iter().chain(&NETWORKS);
+    if let Some((_, network)) = networks.find(|(part, _)| key.contains(part)) {
         return Strange::Network(network);
     }
     let known = |module: &str| names.knows(module);
     if split(key).is_none() && WHOLE.iter().any(|end| key.ends_with(end)) {
         return Strange::Whole;
     }
-    match key.rsplit_once('.').is_some_and(|(module, _)| known(module)) {
-        true => Strange::Part,
-        false => Strange::Unknown,
+    if key.rsplit_once('.').is_some_and(|(module, _)| known(module)) {
+        Strange::Part
+    } else {
+        Strange::Unknown
     }
 }
 
@@ -145,35 +136,27 @@ pub const BASE_FIELDS: [&str; 6] = [
     "modelspec.implementation",
 ];
 
-/// What is to be said of a file that was made for Wan 2.2, as its header or its name says: its A14B has two denoisers of the
-/// shapes of Wan 2.1's.
-pub(crate) fn newer(path: &Path, header: &BTreeMap<String, String>) -> Option<String> {
-    let is_newer =
-        |text: &str| ["2.2", "wan22", "wan2_2"].iter().any(|own| text.to_lowercase().contains(own));
-    let named = BASE_FIELDS.iter().find_map(|field| Some((field, header.get(*field)?)));
+/// What is to be said of a file that was made for other networks of the family, as its header or its name
+/// says.
+pub(crate) fn made_for(naming: &Naming, path: &Path, header: &BTreeMap<String, String>) -> Option<String> {
+    let named: Vec<(&str, &str)> =
+        BASE_FIELDS.iter().filter_map(|field| Some((*field, header.get(*field)?.as_str()))).collect();
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let half = ["high", "low"].into_iter().find(|half| {
-        ["_noise", "-noise", "noise", " noise"].iter().any(|end| name.contains(&format!("{half}{end}")))
-    });
-    let made = match (named.filter(|(_, value)| is_newer(value)), half) {
-        (Some((field, value)), _) => format!("its header says {field} {value:?}: it was made for Wan 2.2"),
-        (None, Some(half)) => format!("its name says {half} noise: it is a half of a pair for Wan 2.2 A14B"),
-        (None, None) => return None,
-    };
-    Some(format!("{made}, of which there is no base here; on Wan 2.1 it does not do what it was trained for"))
+    (naming.made_for)(&name, &named)
 }
 
-/// What is to be said of keys that are not understood: what they are, and an advice that leaves nothing half applied.
-/// `others` says whether there are keys that are.
+/// What is to be said of keys that are not understood: what they are, and an advice that leaves nothing half
+/// applied. `others` says whether there are keys that are.
 pub(crate) fn explain(names: &Names, keys: &[String], others: bool) -> Vec<String> {
     let mut groups: BTreeMap<Strange, Vec<String>> = BTreeMap::new();
     for key in keys {
         groups.entry(strange(names, key)).or_default().push(key.clone());
     }
-    groups.into_iter().map(|(kind, keys)| said(kind, &keys, others)).collect()
+    let title = names.naming().title;
+    groups.into_iter().map(|(kind, keys)| described(kind, &keys, others, title)).collect()
 }
 
-fn said(kind: Strange, keys: &[String], others: bool) -> String {
+fn described(kind: Strange, keys: &[String], others: bool, title: &str) -> String {
     let (count, names) = (keys.len(), list(keys));
     match kind {
         Strange::Kind(kind) => format!(
@@ -185,9 +168,7 @@ fn said(kind: Strange, keys: &[String], others: bool) -> String {
              was trained: export it as a LoRA"
         ),
         Strange::Network(network) => {
-            format!(
-                "{count} keys are for {network}: {names}; use an adapter for Wan 2.1's text-to-video denoiser"
-            )
+            format!("{count} keys are for {network}: {names}; use an adapter for {title}")
         }
         Strange::Whole => format!(
             "{count} keys are whole weights and no adapter's: {names}; a whole denoiser is given to --transformer, or extract a LoRA \
@@ -197,15 +178,15 @@ fn said(kind: Strange, keys: &[String], others: bool) -> String {
             "{count} keys are for a text encoder, which is not adapted here (--allow-unmatched leaves them out): {names}"
         ),
         Strange::Text => format!(
-            "{count} keys are for a text encoder, which is not adapted here, and there are no others: {names}; use an adapter for \
-             Wan 2.1's text-to-video denoiser"
+            "{count} keys are for a text encoder, which is not adapted here, and there are no others: {names}; \
+             use an adapter for {title}"
         ),
         Strange::Unknown if others => {
             format!("{count} keys are not understood (--allow-unmatched leaves them out): {names}")
         }
         Strange::Unknown => format!(
-            "{count} keys are not understood, and there are no others: {names}; use an adapter for Wan 2.1's text-to-video \
-             denoiser"
+            "{count} keys are not understood, and there are no others: {names}; \
+             use an adapter for {title}"
         ),
     }
 }
@@ -215,18 +196,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adapters_for_wan_2_2_are_known_by_header_or_name() {
-        let header = |value: &str| BTreeMap::from([("ss_base_model_version".to_owned(), value.to_owned())]);
-        let said = |name: &str, value: &str| newer(Path::new(name), &header(value)).unwrap_or_default();
-        assert!(said("a.safetensors", "wan2.2-t2v-a14b").contains("ss_base_model_version"));
-        assert!(said("cat_HighNoise.safetensors", "").contains("high noise"));
-        assert!(said("cat-low_noise_lora.safetensors", "").contains("low noise"));
-        assert_eq!(said("slow.safetensors", "wan2.1-t2v-14b"), "");
-    }
-
-    #[test]
     fn what_is_not_supported_is_named_and_nothing_is_advised_that_weakens_it() {
-        let names = Names::new(2);
+        let names = Names::new(understudy_pipeline::FAMILIES[0].naming(), 2);
         for (key, part) in [
             ("lora_unet_blocks_0_self_attn_q.oft_blocks", "OFT"),
             ("lycoris_blocks_0_self_attn_q.a1.weight", "GLoRA"),

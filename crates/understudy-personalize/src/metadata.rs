@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use understudy_engine::attach::Window;
+use understudy_pipeline::Naming;
 
 use crate::adapter::Residual;
-use crate::config::Basis;
+use crate::stages::settings::Basis;
 
 /// The key of this project's own metadata in an adapter's header.
 pub(crate) const OWN: &str = "understudy";
@@ -21,7 +22,7 @@ pub(crate) const VERSION: u32 = 1;
 /// A base as an adapter names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseName {
-    /// Its architecture; see `understudy_pipeline::BaseConfig::identity`.
+    /// Its architecture; see `understudy_pipeline::Description`.
     pub identity: String,
     /// What the user called it: `nano`, or a folder's name.
     pub name: String,
@@ -83,6 +84,12 @@ pub struct Metadata {
     pub created_with: String,
 }
 
+impl Default for Metadata {
+    fn default() -> Self {
+        Self::new("lora", &BTreeMap::new())
+    }
+}
+
 impl Metadata {
     /// For an adapter of `method`, about whose origin nothing else is known yet.
     pub fn new(method: &str, residuals: &BTreeMap<String, Residual>) -> Self {
@@ -105,10 +112,15 @@ impl Metadata {
     }
 }
 
-/// What diffusers and peft need to scale residuals right, given the rank and alpha of every site: their configuration
-/// as `save_lora_weights` writes it, its fields prefixed by the component's name. With `biases`, B has some; `decomposed` are
-/// weights with DoRA's magnitudes.
-pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool, decomposed: bool) -> Value {
+/// What diffusers and peft need to scale residuals right, given the rank and alpha of every site: their
+/// configuration as `save_lora_weights` writes it, its fields prefixed by the component's name. With
+/// `biases`, B has some; `decomposed` are weights with DoRA's magnitudes.
+pub(crate) fn to_peft(
+    naming: &Naming,
+    scales: &BTreeMap<String, (usize, f32)>,
+    biases: bool,
+    decomposed: bool,
+) -> Value {
     let (rank, alpha) = scales.values().next().copied().unwrap_or_default();
     let mut patterns = [Map::new(), Map::new()];
     let mut targets = BTreeSet::new();
@@ -119,7 +131,7 @@ pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool, dec
         if *own_alpha != alpha {
             patterns[1].insert(site.clone(), json!(own_alpha));
         }
-        targets.insert(target(site, scales));
+        targets.insert(target(naming, site, scales));
     }
     let [ranks, alphas] = patterns;
     let fields = json!({
@@ -127,20 +139,26 @@ pub(crate) fn to_peft(scales: &BTreeMap<String, (usize, f32)>, biases: bool, dec
         "target_modules": targets, "bias": "none", "lora_bias": biases, "use_dora": decomposed, "use_rslora": false,
     });
     let prefixed = fields.as_object().into_iter().flatten();
-    Value::Object(prefixed.map(|(name, value)| (format!("transformer.{name}"), value.clone())).collect())
+    Value::Object(
+        prefixed.map(|(name, value)| (format!("{}.{name}", naming.network), value.clone())).collect(),
+    )
 }
 
 /// The name by which peft is to know `site`: short, like `to_q`, where that means no map without a residual.
-fn target<'a>(site: &'a str, scales: &BTreeMap<String, (usize, f32)>) -> &'a str {
-    let parts = |site: &'a str| site.strip_prefix("blocks.")?.split_once('.');
-    let Some((_, module)) = parts(site) else { return site };
-    let attention = module.strip_prefix("attn").and_then(|rest| rest.split_once('.')).map(|(_, name)| name);
-    let modules = match attention {
-        Some(name) => ["attn1", "attn2"].map(|own| format!("{own}.{name}")).to_vec(),
+fn target<'a>(naming: &Naming, site: &'a str, scales: &BTreeMap<String, (usize, f32)>) -> &'a str {
+    let Some((_, module)) = naming.in_block(site) else { return site };
+    // Modules that differ by a number alone go by what is behind it.
+    let stem = |module: &'a str| {
+        let (first, rest) = module.split_once('.')?;
+        let stem = first.trim_end_matches(|letter: char| letter.is_ascii_digit());
+        (stem != first).then_some((stem, rest))
+    };
+    let alike = match stem(module) {
+        Some((stem, rest)) => naming.alike(stem, rest),
         None => vec![module.to_owned()],
     };
-    let blocks: BTreeSet<&str> =
-        scales.keys().filter_map(|own| own.strip_prefix("blocks.")?.split('.').next()).collect();
-    let has = |block: &&str| modules.iter().all(|own| scales.contains_key(&format!("blocks.{block}.{own}")));
-    if blocks.iter().all(has) { attention.unwrap_or(module) } else { site }
+    let blocks: BTreeSet<&str> = scales.keys().filter_map(|own| Some(naming.in_block(own)?.0)).collect();
+    let word = naming.block_word();
+    let has = |block: &&str| alike.iter().all(|own| scales.contains_key(&format!("{word}.{block}.{own}")));
+    if blocks.iter().all(has) { stem(module).map_or(module, |(_, rest)| rest) } else { site }
 }

@@ -2,14 +2,14 @@
 //!
 //! The same weights go by four kinds of names; all are read and written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use understudy_pipeline::wrapped::{bare, is_holder};
+use understudy_pipeline::{BLOCK, FAMILIES, ModuleKind, Naming};
 
 use crate::error::{Error, Result};
-use crate::sites::{BLOCK, GLOBAL};
 
 /// A way of naming the tensors of an adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,7 +144,8 @@ pub(crate) fn split(key: &str) -> Option<(&str, Part)> {
     SUFFIXES.iter().find_map(suffix).or_else(product).or_else(|| named(key))
 }
 
-/// The same of a key in which peft put the adapter's name: `.lora_A.default.weight`, `.lora_magnitude_vector.default`.
+/// The same of a key in which peft put the adapter's name: `.lora_A.default.weight`,
+/// `.lora_magnitude_vector.default`.
 fn named(key: &str) -> Option<(&str, Part)> {
     let halves =
         [(".lora_A.", Part::Down), (".lora_B.", Part::Up), (".lora_magnitude_vector.", Part::Magnitude)];
@@ -155,57 +156,13 @@ fn named(key: &str) -> Option<(&str, Part)> {
     })
 }
 
-/// What diffusers calls the tables of shifts and scales.
-const TABLE: &str = "scale_shift_table";
-/// The same in the original checkpoint.
-const ORIGINAL_TABLE: &str = "modulation";
-/// Parameters of a block that are no linear maps, in diffusers and in the original checkpoint.
-const BLOCK_OTHERS: [(&str, &str); 6] = [
-    ("attn1.norm_q", "self_attn.norm_q"),
-    ("attn1.norm_k", "self_attn.norm_k"),
-    ("attn2.norm_q", "cross_attn.norm_q"),
-    ("attn2.norm_k", "cross_attn.norm_k"),
-    ("norm2", "norm3"),
-    (TABLE, ORIGINAL_TABLE),
-];
-
-/// Linear maps that only image-to-video denoisers have, in a block and outside: files that hold them are converted.
-const IMAGE_BLOCK: [(&str, &str); 2] =
-    [("attn2.add_k_proj", "cross_attn.k_img"), ("attn2.add_v_proj", "cross_attn.v_img")];
-const IMAGE_GLOBAL: [(&str, &str); 2] = [
-    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
-    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
-];
-/// Their parameters that are no linear maps.
-const IMAGE_BLOCK_OTHERS: (&str, &str) = ("attn2.norm_added_k", "cross_attn.norm_k_img");
-const IMAGE_GLOBAL_OTHERS: [(&str, &str); 2] = [
-    ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
-    ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
-];
-
-/// Whether a site or a tensor is one that only image-to-video denoisers have.
-pub(crate) fn is_of_pictures(name: &str) -> bool {
-    ["add_k_proj", "add_v_proj", "norm_added_k", "image_embedder"].iter().any(|own| name.contains(own))
-}
-
 /// The original checkpoint's path of a site, which all but diffusers use.
-pub(crate) fn native(site: &str) -> String {
-    if site == TABLE {
-        return format!("head.{ORIGINAL_TABLE}");
-    }
-    let globals = GLOBAL.iter().chain(&IMAGE_GLOBAL).chain(&IMAGE_GLOBAL_OTHERS);
-    let global = globals.copied().find(|(own, _)| *own == site).map(|(_, other)| other.to_owned());
-    let block = || {
-        let (number, module) = site.strip_prefix("blocks.")?.split_once('.')?;
-        let modules = BLOCK.iter().chain(&BLOCK_OTHERS).chain(&IMAGE_BLOCK).chain([&IMAGE_BLOCK_OTHERS]);
-        let (_, other) = modules.copied().find(|(own, _)| *own == module)?;
-        Some(format!("blocks.{number}.{other}"))
-    };
-    global.or_else(block).unwrap_or_else(|| site.to_owned())
+pub(crate) fn native(naming: &Naming, site: &str) -> String {
+    naming.original(site).unwrap_or_else(|| site.to_owned())
 }
 
 /// The key of a site's part in `dialect`; `None` where the dialect has no place for it.
-pub fn key(dialect: Dialect, site: &str, part: Part) -> Option<String> {
+pub fn key(naming: &Naming, dialect: Dialect, site: &str, part: Part) -> Option<String> {
     use Dialect::{ComfyUi, DiffSynth, Diffusers, Kohya};
     let suffix = match (dialect, part) {
         (Kohya, Part::Down) => "lora_down.weight",
@@ -226,12 +183,13 @@ pub fn key(dialect: Dialect, site: &str, part: Part) -> Option<String> {
         _ => return None,
     };
     let native = || match part {
-        Part::Modulation => native(site).strip_suffix(".modulation").map(str::to_owned),
-        _ => Some(native(site)),
+        // The key names the module the table is of.
+        Part::Modulation => Some(native(naming, site).rsplit_once('.')?.0.to_owned()),
+        _ => Some(native(naming, site)),
     };
     let module = match dialect {
         ComfyUi => format!("diffusion_model.{}", native()?),
-        Diffusers => format!("transformer.{site}"),
+        Diffusers => format!("{}.{site}", naming.network),
         Kohya => format!("lora_unet_{}", native()?.replace('.', "_")),
         DiffSynth => native()?,
     };
@@ -239,18 +197,20 @@ pub fn key(dialect: Dialect, site: &str, part: Part) -> Option<String> {
 }
 
 /// The denoiser's tensor that a site's [`Part::Weight`], [`Part::Bias`] or [`Part::Modulation`] is added to.
-pub fn tensor(site: &str, part: Part) -> String {
+pub fn tensor(naming: &Naming, site: &str, part: Part) -> String {
     match part {
         Part::Bias => format!("{site}.bias"),
-        _ if site.ends_with(TABLE) => site.to_owned(),
+        _ if naming.kind(site) == Some(ModuleKind::Table) => site.to_owned(),
         _ => format!("{site}.weight"),
     }
 }
 
 /// Every name every site can have.
 ///
-/// It is a table and not a parser because kohya's underscores cannot be taken apart without knowing the sites.
+/// It is a table and not a parser because kohya's underscores cannot be taken apart without knowing the
+/// sites.
 pub struct Names {
+    naming: &'static Naming,
     modules: BTreeMap<String, Module>,
 }
 
@@ -258,42 +218,52 @@ pub struct Names {
 struct Module {
     dialect: Dialect,
     site: String,
-    /// Whether it is a linear map, and not a norm or a table.
-    linear: bool,
+    kind: ModuleKind,
+}
+
+/// What the families call modules.
+pub(crate) fn namings() -> Vec<&'static Naming> {
+    FAMILIES.iter().map(|family| family.naming()).collect()
 }
 
 impl Names {
     /// The names of a denoiser of `depth` blocks.
-    pub fn new(depth: usize) -> Self {
-        let mut names = Self { modules: BTreeMap::new() };
-        GLOBAL.iter().chain(&IMAGE_GLOBAL).for_each(|(site, _)| names.add(site, true));
-        IMAGE_GLOBAL_OTHERS.iter().for_each(|(site, _)| names.add(site, false));
-        names.add(TABLE, false);
-        for block in 0..depth {
-            let site = |module: &str| format!("blocks.{block}.{module}");
-            BLOCK.iter().chain(&IMAGE_BLOCK).for_each(|(module, _)| names.add(&site(module), true));
-            BLOCK_OTHERS
-                .iter()
-                .chain([&IMAGE_BLOCK_OTHERS])
-                .for_each(|(module, _)| names.add(&site(module), false));
+    pub fn new(naming: &'static Naming, depth: usize) -> Self {
+        let mut names = Self { naming, modules: BTreeMap::new() };
+        for (site, (native, kind)) in naming.paths(depth) {
+            names.add(&site, &native, kind);
         }
         names
     }
 
-    /// The names of whatever denoiser the keys of a file are of.
+    /// The names of whatever denoiser the keys of a file are of, of the family that knows the most of them.
     pub fn of<'a>(keys: impl Iterator<Item = &'a str>) -> Self {
-        Self::new(depth_of(keys))
+        Self::among(&namings(), keys)
     }
 
-    fn add(&mut self, site: &str, linear: bool) {
-        let native = native(site);
+    /// The same among families that call modules so; the first of those that know as many.
+    pub fn among<'a>(namings: &[&'static Naming], keys: impl Iterator<Item = &'a str>) -> Self {
+        let keys: Vec<&str> = keys.collect();
+        let of = |naming: &&'static Naming| Self::new(naming, depth_of(naming, keys.iter().copied()));
+        let known = |names: &Self| keys.iter().filter(|key| names.parse(key).is_some()).count();
+        let best = namings.iter().map(of).rev().max_by_key(known);
+        best.unwrap_or_else(|| Self::new(FAMILIES[0].naming(), 0))
+    }
+
+    /// The family's table.
+    pub fn naming(&self) -> &'static Naming {
+        self.naming
+    }
+
+    fn add(&mut self, site: &str, native: &str, kind: ModuleKind) {
         let mut insert = |name: String, dialect| {
-            self.modules.insert(name, Module { dialect, site: site.to_owned(), linear });
+            self.modules.insert(name, Module { dialect, site: site.to_owned(), kind });
         };
-        // DiffSynth and raw peft on the original model; diffusers' models (`save_lora_adapter`) and raw peft on those.
-        insert(native.clone(), Dialect::DiffSynth);
+        // diffusers' models (`save_lora_adapter`) and raw peft on those; DiffSynth and raw peft on the
+        // original model. A name that both have is read as the original one.
         insert(site.to_owned(), Dialect::Diffusers);
-        for path in [native.as_str(), site] {
+        insert(native.to_owned(), Dialect::DiffSynth);
+        for path in [native, site] {
             insert(format!("{FLAT}{}", path.replace('.', "_")), Dialect::Kohya);
         }
     }
@@ -317,23 +287,25 @@ impl Names {
     /// What `key` means: its dialect, its site and which part; `None` if nothing.
     pub fn parse(&self, key: &str) -> Option<(Dialect, &str, Part)> {
         let (module, part) = split(key)?;
-        let (dialect, Module { site, linear, .. }) = match part {
-            Part::Modulation => {
-                let dotted = self.module(&format!("{module}.{ORIGINAL_TABLE}"));
-                dotted.or_else(|| self.module(&format!("{module}_{ORIGINAL_TABLE}")))?
-            }
+        let (dialect, Module { site, kind, .. }) = match part {
+            Part::Modulation => self.naming.table_names().iter().find_map(|table| {
+                let dotted = self.module(&format!("{module}.{table}"));
+                dotted.or_else(|| self.module(&format!("{module}_{table}")))
+            })?,
             _ => self.module(module)?,
         };
+        let linear = kind.is_map();
         let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
-        (whole || *linear).then_some((dialect, site.as_str(), part))
+        (whole || linear).then_some((dialect, site.as_str(), part))
     }
 }
 
 /// What names in which underscores stand for dots begin with in the table.
 const FLAT: &str = "lora_";
 
-/// A name in which underscores stand for dots, as kohya's programs, OneTrainer and LyCORIS have it, without what they put
-/// before the module's own: `lora_blocks_0_ffn_0` of `lora_unet__blocks_0_ffn_0`. `None` of other names.
+/// A name in which underscores stand for dots, as kohya's programs, OneTrainer and LyCORIS have it, without
+/// what they put before the module's own: `lora_blocks_0_ffn_0` of `lora_unet__blocks_0_ffn_0`. `None` of
+/// other names.
 fn flat(name: &str) -> Option<String> {
     let mut rest =
         ["lora_transformer_", "lora_", "lycoris_"].iter().find_map(|start| name.strip_prefix(start))?;
@@ -351,14 +323,21 @@ fn flat(name: &str) -> Option<String> {
 }
 
 /// A depth that no block number in `keys` exceeds, for reading a file without its base.
-fn depth_of<'a>(keys: impl Iterator<Item = &'a str>) -> usize {
+fn depth_of<'a>(naming: &Naming, keys: impl Iterator<Item = &'a str>) -> usize {
     const DEEPEST: usize = 1024;
+    let words = block_words(naming);
     let number = |key: &str| {
-        let rest = key.split_once("blocks")?.1.trim_start_matches(['.', '_']);
+        let rest = words.iter().find_map(|word| key.split_once(word))?.1.trim_start_matches(['.', '_']);
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<usize>().ok().map(|number| number.saturating_add(1))
     };
     keys.filter_map(number).max().unwrap_or(0).min(DEEPEST)
+}
+
+/// What stands before the number of a block, in the published names and in those of the original release.
+fn block_words(naming: &Naming) -> BTreeSet<&'static str> {
+    let word = |path: &'static str| Some(path.split_once(BLOCK)?.0.trim_end_matches('.'));
+    naming.modules.iter().flat_map(|module| [module.published, module.original]).filter_map(word).collect()
 }
 
 #[cfg(test)]
@@ -368,13 +347,13 @@ mod tests {
 
     #[test]
     fn every_dialect_names_every_site_and_is_read_back() {
-        let names = Names::new(3);
-        for block in 0..3 {
-            for (module, _) in BLOCK {
-                let site = format!("blocks.{block}.{module}");
+        let naming = FAMILIES[0].naming();
+        let names = Names::new(naming, 3);
+        for (site, (_, kind)) in naming.paths(3) {
+            if kind.is_map() {
                 for dialect in Dialect::ALL {
                     for part in [Part::Down, Part::Up, Part::Alpha, Part::Weight, Part::Bias] {
-                        let Some(key) = key(dialect, &site, part) else { continue };
+                        let Some(key) = key(naming, dialect, &site, part) else { continue };
                         assert_eq!(names.parse(&key), Some((dialect, site.as_str(), part)), "{key}");
                     }
                 }
@@ -384,7 +363,7 @@ mod tests {
 
     #[test]
     fn names_met_in_the_wild_are_known() {
-        let names = Names::new(40);
+        let names = Names::new(FAMILIES[0].naming(), 40);
         for (key, site, part) in [
             ("diffusion_model.blocks.39.cross_attn.o.lora_A.weight", "blocks.39.attn2.to_out.0", Part::Down),
             ("blocks.1.self_attn.q.lora_B.default.weight", "blocks.1.attn1.to_q", Part::Up),
@@ -487,7 +466,7 @@ mod tests {
     #[test]
     fn depth_is_found_in_any_dialect() {
         let keys = ["lora_unet__blocks_7_ffn_0.alpha", "transformer.blocks.11.attn1.to_q.lora_A.weight", "x"];
-        assert_eq!(depth_of(keys.into_iter()), 12);
-        assert_eq!(depth_of(["blocks.99999999999999999999.x"].into_iter()), 0);
+        assert_eq!(depth_of(FAMILIES[0].naming(), keys.into_iter()), 12);
+        assert_eq!(depth_of(FAMILIES[0].naming(), ["blocks.99999999999999999999.x"].into_iter()), 0);
     }
 }

@@ -17,7 +17,8 @@ const TEMPLATES: [&str; 8] = [
     "a {} with static camera",
 ];
 
-/// Prompts of samples that keep a class what it was: each says what it does and where, so that this is kept, too.
+/// Prompts of samples that keep a class what it was: each says what it does and where, so that this is kept,
+/// too.
 const VARIED: [&str; 16] = [
     "a {} walks to the left on the beach",
     "a {} dances in a room",
@@ -37,8 +38,8 @@ const VARIED: [&str; 16] = [
     "a {} in front of houses",
 ];
 
-/// Prompts for samples of the class alone, in which `phrase` does one thing and another in one place and another. Those
-/// with a word the tokenizer has to spell are left out. There is always one.
+/// Prompts for samples of the class alone, in which `phrase` does one thing and another in one place and
+/// another. Those with a word the tokenizer has to spell are left out. There is always one.
 pub(crate) fn varied_prompts(tokenizer: &Tokenizer, phrase: &str) -> Vec<String> {
     filled(&VARIED, tokenizer, phrase)
 }
@@ -62,16 +63,16 @@ fn filled(templates: &[&str], tokenizer: &Tokenizer, phrase: &str) -> Vec<String
     if prompts.is_empty() { vec![phrase.to_owned()] } else { prompts }
 }
 
-/// How much of what a clip's subject does its caption tells. What it does is in square brackets: "a bear [walks to the left]
-/// in a room".
+/// How much of what a clip's subject does its caption tells. What it does is in square brackets: "a bear
+/// [walks to the left] in a room".
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Telling<'a> {
     /// Nothing: "a bear in a room".
     Still,
     /// In the caption's words: "a bear walks to the left in a room".
     Moving,
-    /// The same after the token of this very motion: "a bear <m> walks to the left in a room". Where nothing is in brackets,
-    /// the token follows the subject's phrase.
+    /// The same after the token of this very motion: "a bear <m> walks to the left in a room". Where nothing
+    /// is in brackets, the token follows the subject's phrase.
     Named(&'a str),
 }
 
@@ -130,10 +131,11 @@ impl Naming<'_> {
         format!("{} {}", self.token, self.class)
     }
 
-    /// `caption` naming the subject, with the token of its motion, if it is given, after that; and what it was called by.
+    /// `caption` naming the subject, with the token of its motion, if it is given, after that; and what it
+    /// was called by.
     ///
-    /// A placeholder becomes the phrase. What has the token stays as it is. Else the first mention of the class becomes the
-    /// phrase; where there is none, the phrase leads.
+    /// A placeholder becomes the phrase. What has the token stays as it is. Else the first mention of the
+    /// class becomes the phrase; where there is none, the phrase leads.
     pub(crate) fn named(self, caption: &str, motion: Option<&str>) -> (String, CalledBy) {
         let filled = self.filled(caption);
         let text = filled.as_deref().unwrap_or(caption);
@@ -170,8 +172,8 @@ impl Naming<'_> {
         Some((found, name, CalledBy::Class))
     }
 
-    /// `caption` with the subject's name in place of placeholders; nothing where it has none. One that the class follows
-    /// stands for the token alone.
+    /// `caption` with the subject's name in place of placeholders; nothing where it has none. One that the
+    /// class follows stands for the token alone.
     fn filled(self, caption: &str) -> Option<String> {
         let mut filled = String::with_capacity(caption.len());
         let (mut rest, mut any) = (caption, false);
@@ -189,8 +191,8 @@ impl Naming<'_> {
         any.then_some(filled)
     }
 
-    /// What stands before, in and after the first square brackets of a caption that tell what the subject does: neither a
-    /// placeholder nor the token. Placeholders before it are filled.
+    /// What stands before, in and after the first square brackets of a caption that tell what the subject
+    /// does: neither a placeholder nor the token. Placeholders before it are filled.
     pub(crate) fn action(self, caption: &str) -> Option<(String, String, String)> {
         let filled = self.filled(caption);
         let text = filled.as_deref().unwrap_or(caption);
@@ -202,8 +204,9 @@ impl Naming<'_> {
     }
 }
 
-/// `caption` with a mention of the subject as `token` and `class`: what has the token stays as it is, placeholders like
-/// `[trigger]` and else the first mention of the class become both, and where there is none, both lead.
+/// `caption` with a mention of the subject as `token` and `class`: what has the token stays as it is,
+/// placeholders like `[trigger]` and else the first mention of the class become both, and where there is
+/// none, both lead.
 pub fn personal_caption(caption: &str, class: &str, token: &str) -> String {
     Naming { class, token }.named(caption, None).0
 }

@@ -1,5 +1,6 @@
-//! Where files state the scale of their residuals, beside the scalars of their tensors: peft's configuration, in the
-//! header or beside the file, the fields of trainers, however they spell them, and diffusion-pipe's settings beside the file.
+//! Where files state the scale of their residuals, beside the scalars of their tensors: peft's configuration,
+//! in the header or beside the file, the fields of trainers, however they spell them, and diffusion-pipe's
+//! settings beside the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use crate::metadata::PEFT;
 
 /// peft's configuration of an adapter, beside its tensors.
 pub(crate) const PEFT_CONFIG: &str = "adapter_config.json";
-/// Fields that state an alpha, first the most explicit, as [`plain`] has their names. The last is one only beside a rank.
+/// Fields that state an alpha, first the most explicit, as [`plain`] has their names. The last is one only
+/// beside a rank.
 const ALPHAS: [&str; 8] = [
     "loraalpha",
     "ssnetworkalpha",
@@ -50,7 +52,8 @@ const ARGUMENTS: [&str; 2] = ["ssnetworkargs", "networkargs"];
 const PEFT_ALPHA: f64 = 8.0;
 /// What a pattern has in it that is no plain name.
 const REGEX: [char; 13] = ['^', '$', '*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '\\'];
-/// Ways to start a LoRA that change the base's weights as well, which only a converted file leaves as they are.
+/// Ways to start a LoRA that change the base's weights as well, which only a converted file leaves as they
+/// are.
 const CHANGED_BASES: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
 
 /// Fields by their plain names.
@@ -83,7 +86,8 @@ pub(crate) struct Statement {
     stated: Stated,
 }
 
-/// All statements of a file, first those that count most, and what is to be said of those that cannot be used.
+/// All statements of a file, first those that count most, and what is to be said of those that cannot be
+/// used.
 #[derive(Debug, Default)]
 pub(crate) struct Statements {
     pub(crate) all: Vec<Statement>,
@@ -219,7 +223,8 @@ impl Statements {
         }
     }
 
-    /// What a trainer's settings state: diffusion-pipe copies them beside what it saves, and its alpha is the rank.
+    /// What a trainer's settings state: diffusion-pipe copies them beside what it saves, and its alpha is the
+    /// rank.
     fn add_settings(&mut self, file: &Path) {
         let place = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let read = std::fs::read(file).map_err(|error| error.to_string());
@@ -384,7 +389,8 @@ impl Statement {
     }
 }
 
-/// What lies beside an adapter that has the name that trainers give each of their adapters, or that lies alone in its folder.
+/// What lies beside an adapter that has the name that trainers give each of their adapters, or that lies
+/// alone in its folder.
 fn folder_of(path: &Path) -> Option<&Path> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -448,8 +454,8 @@ fn plain(name: &str) -> String {
     name.to_lowercase().replace(['_', '-', ' '], "")
 }
 
-/// Fields by their plain names, without the component that diffusers puts before each, and the arguments of a network among
-/// them.
+/// Fields by their plain names, without the component that diffusers puts before each, and the arguments of a
+/// network among them.
 fn plain_fields(fields: &Map<String, Value>) -> Fields {
     let mut all: Fields = fields.iter().map(|(name, value)| (plain(&bare(name)), value.clone())).collect();
     for arguments in ARGUMENTS.iter().filter_map(|name| all.get(*name).cloned()).collect::<Vec<_>>() {

@@ -1,5 +1,5 @@
-//! The shapes that pictures and clips are trained at: all of about one area, each as near to its own aspect as the base
-//! allows, so that little is cut off.
+//! The shapes that pictures and clips are trained at: all of about one area, each as near to its own aspect
+//! as the base allows, so that little is cut off.
 
 use crate::subject::SubjectOptions;
 
@@ -10,9 +10,9 @@ const LEAST_AREA: [usize; 2] = [3, 5];
 
 /// Height and width that a picture of `[height, width]` is trained at.
 ///
-/// Where [`SubjectOptions::buckets`] is given, the shapes are those of about the area of [`SubjectOptions::size`], never
-/// more, whose sides are whole multiples of what the base needs and whose ratio is at most so large; else there is only the
-/// size itself.
+/// Where [`SubjectOptions::buckets`] is given, the shapes are those of about the area of
+/// [`SubjectOptions::size`], never more, whose sides are whole multiples of what the base needs and whose
+/// ratio is at most so large; else there is only the size itself.
 pub(crate) fn shape_of(picture: [usize; 2], options: &SubjectOptions) -> [usize; 2] {
     let off = |shape: &[usize; 2]| (aspect(*shape) / aspect(picture)).ln().abs();
     let area = |shape: &[usize; 2]| shape[0] * shape[1];
@@ -60,14 +60,15 @@ fn aspect([height, width]: [usize; 2]) -> f64 {
     width as f64 / height as f64
 }
 
-/// The shares of height and width of `picture` that are left when the middle of it is cut to the aspect of `shape`.
+/// The shares of height and width of `picture` that are left when the middle of it is cut to the aspect of
+/// `shape`.
 fn kept(picture: [usize; 2], shape: [usize; 2]) -> [f64; 2] {
     let ratio = aspect(shape) / aspect(picture);
     [(1.0 / ratio).min(1.0), ratio.min(1.0)]
 }
 
-/// What is lost of a picture of `[height, width]` that is trained at `shape`, where that is much, with the setting that
-/// keeps it.
+/// What is lost of a picture of `[height, width]` that is trained at `shape`, where that is much, with the
+/// setting that keeps it.
 pub(crate) fn lost(picture: [usize; 2], shape: [usize; 2], options: &SubjectOptions) -> Option<String> {
     let shares = kept(picture, shape);
     let (side, share) = if shares[0] < shares[1] { ("height", shares[0]) } else { ("width", shares[1]) };
@@ -82,8 +83,8 @@ pub(crate) fn lost(picture: [usize; 2], shape: [usize; 2], options: &SubjectOpti
     ))
 }
 
-/// The setting with which little of such a picture is cut off: more shapes of about the area where that has one, or the
-/// smallest size that has.
+/// The setting with which little of such a picture is cut off: more shapes of about the area where that has
+/// one, or the smallest size that has.
 fn advice(picture: [usize; 2], options: &SubjectOptions) -> String {
     let ratio = aspect(picture).max(1.0 / aspect(picture));
     let whole = |shape: [usize; 2]| {

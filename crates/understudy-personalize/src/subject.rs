@@ -21,8 +21,8 @@ pub const DEFAULT_TOKEN: &str = "<s>";
 /// A picture of a subject.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubjectPicture {
-    /// Covers the size it is trained at, at once or, where the file has so many pixels, twice as large; the mask
-    /// likewise.
+    /// Covers the size it is trained at, at once or, where the file has so many pixels, twice as large; the
+    /// mask likewise.
     pub picture: Picture,
     /// Height and width it is trained at, pixels.
     pub size: [usize; 2],
@@ -121,7 +121,8 @@ impl Subject {
         }
     }
 
-    /// What it does in its clip, as the caption tells it in brackets: `walks to the left`; nothing where it does not.
+    /// What it does in its clip, as the caption tells it in brackets: `walks to the left`; nothing where it
+    /// does not.
     pub(crate) fn action(&self) -> String {
         let told = self.clip_captions.iter().find_map(|caption| self.naming().action(caption));
         told.map(|(_, action, _)| action).unwrap_or_default()

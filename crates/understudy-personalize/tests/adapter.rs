@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
-use common::{base, device, golden, open, small_request, values};
+use common::{attached, base, device, golden, open, small_request, values};
 use understudy_engine::attach::Window;
 use understudy_engine::random::Random;
 use understudy_engine::safetensors::{NamedValues, Precision, write};
+use understudy_engine::sites::Site;
 use understudy_personalize::{
-    Adapter, BaseName, Dialect, Error, Metadata, Residual, SubjectName, Targets, combine, linear_sites,
+    Adapter, BaseName, Dialect, Error, Metadata, Residual, SubjectName, Targets, combine,
 };
 use understudy_pipeline::{Base, Request, generate};
 
@@ -23,8 +24,9 @@ fn random(rows: usize, columns: usize, seed: &str) -> Tensor<2> {
 }
 
 fn adapter(base: &Base, up: f32) -> Adapter {
-    let sites = Targets::AttentionAndFeedForward.resolve(&base.config.transformer).unwrap();
-    let residual = |(site, [outputs, inputs]): (String, [usize; 2])| {
+    let sites = Targets::AttentionAndFeedForward.resolve(base.about.denoiser_sites()).unwrap();
+    let residual = |(site, own): (String, Site)| {
+        let [outputs, inputs] = own.shape;
         let residual = Residual {
             down: random(3, inputs, &site),
             up: random(outputs, 3, &site) * up,
@@ -35,16 +37,15 @@ fn adapter(base: &Base, up: f32) -> Adapter {
     };
     let residuals: BTreeMap<_, _> = sites.into_iter().map(residual).collect();
     let metadata = Metadata {
-        base: Some(BaseName { identity: base.identity.clone(), name: "a".into() }),
+        base: Some(BaseName { identity: base.about.identity.clone(), name: "a".into() }),
         subject: Some(SubjectName { class: "ball".into(), token: "<s>".into() }),
         tokens: vec!["<s>".into()],
         window: Window { start: 0.25, end: 1.0 },
         base_size: Some([16, 16]),
         ..Metadata::new("lora", &residuals)
     };
-    let token_rows = Some(random(1, base.config.text_encoder.d_model, "row"));
-    let (motion, changes, differences) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    Adapter { metadata, residuals, motion, references: Vec::new(), changes, differences, token_rows }
+    let token_rows = Some(random(1, base.about.text_table[1], "row"));
+    Adapter { metadata, residuals, token_rows, ..Adapter::default() }
 }
 
 fn same(a: &Adapter, b: &Adapter) {
@@ -120,7 +121,7 @@ fn files_of_diffusers_and_peft_load_and_are_written_identically() {
 fn run(base: &Base, adapter: Option<&Adapter>, weight: f32, prompt: &str) -> Vec<f32> {
     let mut request = small_request(prompt);
     if let Some(adapter) = adapter {
-        request.attachments = adapter.attachments(weight);
+        request.attached = attached(adapter, weight);
         request.token_embeddings = adapter.token_embeddings();
     }
     values(generate(base, &request, &mut |_| ControlFlow::Continue(())).unwrap().latents)
@@ -144,12 +145,12 @@ fn adapters_combine_unless_they_share_a_token() {
     let base = base("wan_pipeline_a");
     let one = adapter(&base, 0.1);
     let mut two = adapter(&base, 0.2);
-    let message = combine(&[(one.clone(), 1.0), (two.clone(), 0.5)], &base.config).unwrap_err().to_string();
+    let message = combine(&[(one.clone(), 1.0), (two.clone(), 0.5)], &base.about).unwrap_err().to_string();
     assert!(message.contains("<s>"), "{message}");
     two.metadata.tokens = vec!["<t>".into()];
-    let (attachments, embeddings) = combine(&[(one, 1.0), (two, 0.5)], &base.config).unwrap();
+    let (attached, embeddings) = combine(&[(one, 1.0), (two, 0.5)], &base.about).unwrap();
     let request =
-        Request { attachments, token_embeddings: embeddings, ..small_request("a <s> ball and a <t> ball") };
+        Request { attached, token_embeddings: embeddings, ..small_request("a <s> ball and a <t> ball") };
     generate(&base, &request, &mut |_| ControlFlow::Continue(())).unwrap();
 }
 
@@ -162,20 +163,24 @@ fn an_adapter_for_another_base_is_refused() {
     let error = Adapter::load(&path, &b).unwrap_err();
     assert!(matches!(error, Error::OtherBase { .. }));
     let message = error.to_string();
-    assert!(message.contains("mine.safetensors") && message.contains(&b.identity) && !message.contains('\n'));
+    assert!(
+        message.contains("mine.safetensors")
+            && message.contains(&b.about.identity)
+            && !message.contains('\n')
+    );
 
     // A file of another program does not say its base; its shapes do.
     let mut foreign = adapter(&a, 0.1);
     foreign.metadata.base = None;
     let (site, residual) = foreign.residuals.pop_first().unwrap();
     foreign.residuals.insert("blocks.7.attn1.to_q".into(), residual);
-    let message = foreign.check(&a.config).unwrap_err().to_string();
+    let message = foreign.check(&a.about).unwrap_err().to_string();
     assert!(message.contains("blocks.7.attn1.to_q (no such site)"), "{message}");
     foreign.residuals.remove("blocks.7.attn1.to_q");
     foreign
         .residuals
         .insert(site, Residual { down: random(3, 7, "x"), up: random(9, 3, "y"), alpha: 1.0, kernel: None });
-    let message = foreign.check(&a.config).unwrap_err().to_string();
+    let message = foreign.check(&a.about).unwrap_err().to_string();
     assert!(message.contains("1 sites do not fit") && message.contains("[9, 7]"), "{message}");
 }
 
@@ -316,9 +321,10 @@ fn damaged_files_are_errors() {
 
 #[test]
 fn targets_name_sites() {
-    let config = base("wan_pipeline_a").config.transformer;
-    let count = |text: &str| text.parse::<Targets>().unwrap().resolve(&config).map(|sites| sites.len());
-    assert_eq!(linear_sites(&config).len(), 2 * 10 + 7);
+    let base = base("wan_pipeline_a");
+    let sites = base.about.denoiser_sites();
+    let count = |text: &str| text.parse::<Targets>().unwrap().resolve(sites).map(|sites| sites.len());
+    assert_eq!(sites.maps.len(), 2 * 10 + 7);
     assert_eq!(count("attn").unwrap(), 16);
     assert_eq!(count("attn-ffn").unwrap(), 20);
     assert_eq!(count("self-attn").unwrap(), 8);

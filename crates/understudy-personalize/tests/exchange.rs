@@ -6,9 +6,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::{device, error, golden, open, values};
-use understudy_engine::attach::{Attachments, Window};
+use understudy_engine::attach::{Attached, Window};
 use understudy_engine::patch::Additions;
 use understudy_engine::safetensors::{NamedValues, Precision, StoredTensor, write, write_stored};
 use understudy_personalize::{Adapter, Dialect, Opened, Unmatched, combine, convert};
@@ -58,10 +59,10 @@ fn run(path: &Path, merge: bool) -> [Vec<f32>; 2] {
     let additions = adapter.additions(weight, merge).unwrap();
     let mut base =
         Base::load_with(&files, LoadOptions { additions, ..LoadOptions::default() }, &device()).unwrap();
-    base.config.max_sequence_length = 24;
-    (request.attachments, _) = combine(&[(adapter, weight)], &base.config).unwrap();
+    Arc::make_mut(&mut base.about).text_limit = 24;
+    (request.attached, _) = combine(&[(adapter, weight)], &base.about).unwrap();
     if merge {
-        request.attachments = Attachments::none();
+        request.attached = Attached::none();
     }
     let output = generate(&base, &request, &mut |_| ControlFlow::Continue(())).unwrap();
     [values(output.latents), values(output.frames.permute([0, 2, 3, 4, 1]))]
@@ -201,9 +202,9 @@ fn what_is_not_understood_is_refused_or_left_out_and_named() {
         Adapter::open_with(&path, &device(), Unmatched::Allow).unwrap();
     assert_eq!(left_out, [strange]);
     let base = Base::load(&Files::folder(golden("wan_pipeline_a")), &device()).unwrap();
-    let left_out = adapter.keep_fitting(&base.config);
+    let left_out = adapter.keep_fitting(&base.about);
     assert_eq!(left_out, ["blocks.7.attn1.to_q (no such site)"]);
-    adapter.check(&base.config).unwrap();
+    adapter.check(&base.about).unwrap();
     assert_eq!(
         adapter.residuals.len(),
         Adapter::open(&file(Dialect::ComfyUi), &device()).unwrap().residuals.len()

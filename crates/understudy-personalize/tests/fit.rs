@@ -7,19 +7,19 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Mutex;
 
-use common::{base, config, go, small_request, subject, values};
+use common::{attached, base, config, go, small_request, subject, values};
 use understudy_engine::safetensors::Precision;
 use understudy_media::Image;
 use understudy_personalize::{
-    Adapter, Dialect, Error, Evaluation, FitEvent, Job, Judge, LoraConfig, Subject, lora, plan,
+    Adapter, Dialect, Error, Evaluation, FitEvent, Job, Judge, Learning, Lora, Recipe, Subject,
 };
 use understudy_pipeline::{Base, Request, generate};
 use understudy_train::Event;
 
 const A: &str = "wan_pipeline_a";
 
-fn fit(base: &Base, subject: &Subject, config: &LoraConfig, folder: &Path) -> Result<Adapter, Error> {
-    lora::fit(&Job { base, base_name: "tiny", subject, others: &[], folder }, config, &mut go)
+fn fit(base: &Base, subject: &Subject, config: &Learning, folder: &Path) -> Result<Adapter, Error> {
+    Lora.fit(&Job { base, base_name: "tiny", subject, others: &[], folder }, config, None, &mut go)
 }
 
 /// Every number of an adapter.
@@ -41,11 +41,12 @@ fn everything_that_is_trained_moves_and_the_adapter_can_be_used() {
     let subject = subject(config.size);
     let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
     let mut events = Vec::new();
-    let adapter = lora::fit(&job, &config, &mut |event| {
-        events.push(event.clone());
-        ControlFlow::Continue(())
-    })
-    .unwrap();
+    let adapter = Lora
+        .fit(&job, &config, None, &mut |event| {
+            events.push(event.clone());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
 
     assert_eq!(adapter.residuals.len(), 20);
     for (site, residual) in &adapter.residuals {
@@ -56,7 +57,7 @@ fn everything_that_is_trained_moves_and_the_adapter_can_be_used() {
     let start = understudy_personalize::RowStart::of_class(&base, "ball", 1.5).unwrap();
     let row = values(adapter.token_rows.clone().unwrap());
     assert!(row.iter().zip(values(start.row)).all(|(a, b)| a.is_finite() && *a != b));
-    assert_eq!(adapter.metadata.base.as_ref().unwrap().identity, base.identity);
+    assert_eq!(adapter.metadata.base.as_ref().unwrap().identity, base.about.identity);
     assert_eq!(adapter.metadata.tokens, ["<s>"]);
 
     let FitEvent::Plan { plan, .. } = &events[0] else { panic!("no plan first") };
@@ -81,7 +82,7 @@ fn everything_that_is_trained_moves_and_the_adapter_can_be_used() {
     assert_eq!(numbers(&loaded), numbers(&adapter));
     let run = |adapter: &Adapter| {
         let request = Request {
-            attachments: adapter.attachments(1.0),
+            attached: attached(adapter, 1.0),
             token_embeddings: adapter.token_embeddings(),
             ..small_request("a <s> ball")
         };
@@ -113,7 +114,7 @@ fn a_stopped_run_goes_on_as_if_it_never_had() {
             FitEvent::Stage { stage: "prepare", .. } if stage == "prepare" => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         };
-        let error = lora::fit(&job, &config, &mut stop).unwrap_err();
+        let error = Lora.fit(&job, &config, None, &mut stop).unwrap_err();
         assert!(matches!(error, Error::Stopped { .. }), "{error}");
     }
     assert_eq!(numbers(&fit(&base, &subject, &config, stopped.path()).unwrap()), expected);
@@ -122,7 +123,7 @@ fn a_stopped_run_goes_on_as_if_it_never_had() {
     let state = killed.path().join("lora/state.safetensors");
     let mut kept = None;
     let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: killed.path() };
-    lora::fit(&job, &config, &mut |event| {
+    Lora.fit(&job, &config, None, &mut |event| {
         if let FitEvent::Stage { stage: "lora", event: Event::Step { step: 3, .. } } = event {
             // The checkpoint of step 2 is what a kill now would leave.
             kept = Some(std::fs::read(&state).unwrap());
@@ -166,7 +167,7 @@ fn the_best_adapter_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
     let judge = Decided::default();
-    let best = lora::fit_judged(&job, &config, Some(&judge), &mut go).unwrap();
+    let best = Lora.fit(&job, &config, Some(&judge), &mut go).unwrap();
     let heard = judge.heard.lock().unwrap().clone();
     assert_eq!(
         heard.iter().map(|own| (own.step, own.best)).collect::<Vec<_>>(),
@@ -195,7 +196,7 @@ fn a_run_of_other_settings_is_not_continued() {
     let folder = tempfile::tempdir().unwrap();
     fit(&base, &subject, &config, folder.path()).unwrap();
     let message =
-        fit(&base, &subject, &LoraConfig { rank: 2, ..config }, folder.path()).unwrap_err().to_string();
+        fit(&base, &subject, &Learning { rank: 2, ..config }, folder.path()).unwrap_err().to_string();
     assert!(message.contains("another"), "{message}");
 }
 
@@ -206,9 +207,9 @@ fn a_frozen_token_keeps_the_class_row_and_replaying_blocks_changes_little() {
     config.token.steps = 0;
     config.token_rate = 0.0;
     let subject = subject(config.size);
-    let run = |checkpointing| {
+    let run = |replay| {
         let folder = tempfile::tempdir().unwrap();
-        let config = LoraConfig { checkpointing: Some(checkpointing), ..config.clone() };
+        let config = Learning { replay: Some(replay), ..config.clone() };
         fit(&base, &subject, &config, folder.path()).unwrap()
     };
     let [plain, replayed] = [run(false), run(true)];
@@ -236,17 +237,18 @@ fn what_cannot_be_fitted_is_said_before_anything_starts() {
     let config = config();
     let subject = subject(config.size);
     let folder = Path::new("/dev/null/run");
-    let refused = |subject: &Subject, config: &LoraConfig| {
-        let message = plan(&Job { base: &base, base_name: "tiny", subject, others: &[], folder }, config)
+    let refused = |subject: &Subject, config: &Learning| {
+        let message = Lora
+            .plan(&Job { base: &base, base_name: "tiny", subject, others: &[], folder }, config)
             .unwrap_err()
             .to_string();
         assert!(!message.contains('\n'), "{message}");
         message
     };
-    assert!(refused(&subject, &LoraConfig { size: [32, 32], ..config.clone() }).contains("size"));
+    assert!(refused(&subject, &Learning { size: [32, 32], ..config.clone() }).contains("size"));
     let odd = Subject { size: [12, 16], ..subject.clone() };
-    assert!(refused(&odd, &LoraConfig { size: [12, 16], ..config.clone() }).contains("use 8 or 16"));
-    assert!(refused(&subject, &LoraConfig { rank: 0, ..config.clone() }).contains("rank"));
+    assert!(refused(&odd, &Learning { size: [12, 16], ..config.clone() }).contains("use 8 or 16"));
+    assert!(refused(&subject, &Learning { rank: 0, ..config.clone() }).contains("rank"));
     let mut long = subject.clone();
     long.pictures[0].caption = Some("a ".repeat(40));
     assert!(refused(&long, &config).contains("limit is 24"));

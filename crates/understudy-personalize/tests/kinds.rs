@@ -1,4 +1,5 @@
-//! Adapters that are no plain LoRA, against weights changed by hand and by peft; see `oracle/adapter_kinds.py`.
+//! Adapters that are no plain LoRA, against weights changed by hand and by peft; see
+//! `oracle/adapter_kinds.py`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -6,6 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
 use common::{device, error, golden, open, values};
@@ -51,11 +53,11 @@ fn run(files: &[(&Path, f32)], merge: bool, blocks_on_host: usize) -> Vec<f32> {
         options.additions.extend(adapter.additions(*weight, merge).unwrap());
     }
     let mut base = Base::load_with(&Files::folder(golden("wan_pipeline_a")), options, &device()).unwrap();
-    base.config.max_sequence_length = 24;
+    Arc::make_mut(&mut base.about).text_limit = 24;
     let mut request = request();
-    let (attachments, _) = combine(&adapters, &base.config).unwrap();
+    let (attached, _) = combine(&adapters, &base.about).unwrap();
     if !merge {
-        request.attachments = attachments;
+        request.attached = attached;
     }
     values(generate(&base, &request, &mut |_| ControlFlow::Continue(())).unwrap().latents)
 }

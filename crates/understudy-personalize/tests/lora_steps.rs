@@ -1,30 +1,31 @@
-//! LoRA training against peft, and that of a motion on its basis against PyTorch: gradients, AdamW steps and losses; see
-//! `oracle/lora_steps.py` and `oracle/motion_steps.py`.
+//! LoRA training against peft, and that of a motion on its basis against PyTorch: gradients, AdamW steps and
+//! losses; see `oracle/lora_steps.py` and `oracle/motion_steps.py`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use common::{device, error, golden, open, tensor, values};
 use serde_json::Value;
-use understudy_engine::attach::Window;
+use understudy_engine::attach::{Attached, Attachments, Window};
 use understudy_engine::optimizer::{AdamW, AdamWConfig};
-use understudy_engine::parameters::{NamedGradients, Parameters};
+use understudy_engine::parameters::{Leaves, NamedGradients, Parameters};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::Weights;
+use understudy_engine::weights::{Probe, Weights};
 use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use understudy_personalize::flow::{FlowBatch, FlowStack};
-use understudy_personalize::lora::Residuals;
-use understudy_personalize::{Adapter, Basis, linear_sites};
+use understudy_personalize::{Adapter, Basis, NoisyBatch, Residuals};
+use understudy_pipeline::families::wan::denoiser;
+use understudy_pipeline::{Denoiser, Level, Texts};
 
 struct Case {
     io: Checkpoint,
-    transformer: WanTransformer,
+    denoiser: Arc<dyn Denoiser>,
     residuals: Residuals,
     parameters: Parameters,
-    batch: FlowBatch,
+    batch: NoisyBatch,
     text: Tensor<3>,
 }
 
@@ -42,7 +43,7 @@ impl Case {
         let json: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
         let adapter =
             Adapter::open(&folder.join("adapter/pytorch_lora_weights.safetensors"), &device()).unwrap();
-        let all = linear_sites(&config);
+        let all = Probe::sites(&device(), |weights| WanTransformer::new(weights, &config)).maps;
         let sites: BTreeMap<_, _> = adapter.residuals.keys().map(|site| (site.clone(), all[site])).collect();
         let mut parameters = Parameters::new();
         for (site, residual) in &adapter.residuals {
@@ -54,23 +55,33 @@ impl Case {
         let rank = json["r"].as_u64().unwrap() as usize;
         let alpha = json["alpha"].as_f64().unwrap() as f32;
         let io = open(&folder.join("io.safetensors"));
-        let batch = FlowBatch {
+        let sigmas = io.values("sigma").unwrap().0;
+        let batch = NoisyBatch {
             latents: tensor(&io, "x0"),
             noise: tensor(&io, "noise"),
-            sigmas: io.values("sigma").unwrap().0,
+            levels: sigmas.into_iter().map(Level::flow).collect(),
             weights: None,
         };
         let text = tensor(&io, "encoder_hidden_states");
-        let residuals =
-            Residuals { sites, rank, alpha, window: Window::ALWAYS, patch: [1, 2, 2], basis: Basis::Input };
-        Self { io, transformer, residuals, parameters, batch, text }
+        let residuals = Residuals { sites, rank, alpha, window: Window::ALWAYS, basis: Basis::Input };
+        Self { io, denoiser: denoiser(transformer), residuals, parameters, batch, text }
     }
 
-    fn gradients(&self, checkpointed: bool) -> (f32, NamedGradients) {
+    fn gradients(&self, replayed: bool) -> (f32, NamedGradients) {
         let leaves = self.parameters.leaves();
-        let attachments = self.residuals.attach(&leaves);
-        let stack = FlowStack::new(&self.transformer, &attachments, self.text.clone(), &self.batch, 1.0);
-        stack.gradients(&leaves, checkpointed)
+        self.gradients_with(self.residuals.attach(&leaves), &leaves, replayed)
+    }
+
+    fn gradients_with(
+        &self,
+        attachments: Attachments,
+        leaves: &Leaves,
+        replayed: bool,
+    ) -> (f32, NamedGradients) {
+        let texts = Texts { words: self.text.clone(), pooled: None };
+        let attached = Attached::one(self.denoiser.name(), attachments);
+        let denoiser = self.denoiser.as_ref();
+        self.batch.gradients(denoiser, (&texts, &attached, 0.0), (leaves, replayed), 1.0)
     }
 
     /// The largest relative error of the parameters against the tensors under `prefix`.
@@ -134,9 +145,7 @@ fn check_motion(basis: Basis, name: &str) {
     }
     let gradients = |motion: &Parameters| {
         let leaves = motion.leaves();
-        let attachments = residuals.attach_motion(&case.parameters, &leaves);
-        FlowStack::new(&case.transformer, &attachments, case.text.clone(), &case.batch, 1.0)
-            .gradients(&leaves, false)
+        case.gradients_with(residuals.attach_added(&case.parameters, &leaves), &leaves, false)
     };
     let against = |prefix: &str, found: &dyn Fn(&str) -> Vec<f32>| {
         let errors = residuals.sites.keys().map(|site| {

@@ -7,12 +7,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use common::{base, config, go, small_request, subject, values};
-use understudy_engine::attach::Attachments;
+use common::{attached, base, config, go, small_request, subject, values};
+use understudy_engine::attach::Attached;
 use understudy_engine::safetensors::Precision;
 use understudy_media::{Image, Video};
 use understudy_personalize::{
-    Adapter, Basis, Dialect, Error, FitEvent, Job, LoraConfig, Subject, Unmatched, convert, lora,
+    Adapter, Basis, Dialect, Error, FitEvent, Job, Learning, Lora, Recipe, SequenceSettings, SetAndSequence,
+    Subject, Unmatched, convert,
 };
 use understudy_pipeline::{Base, PromptOptions, Request, encode_prompt, generate};
 use understudy_train::Event;
@@ -29,18 +30,19 @@ fn moving(size: [usize; 2]) -> Subject {
     Subject { pictures: Vec::new(), clips: vec![clip(0), clip(5)], ..subject(size) }
 }
 
-fn sequence(basis: Basis) -> LoraConfig {
-    let mut config = LoraConfig { clip_frames: 5, ..config() }.sequence();
-    (config.rank, config.alpha, config.basis) = (3, 3.0, basis);
-    config.augmentation.held = 0;
-    config
+fn sequence(basis: Basis) -> SequenceSettings {
+    let mut settings = SequenceSettings::published(Learning { clip_frames: 5, ..config() });
+    let learning = &mut settings.learning;
+    (learning.rank, learning.alpha, learning.basis) = (3, 3.0, basis);
+    learning.augmentation.held = 0;
+    settings
 }
 
-fn fit(base: &Base, subject: &Subject, config: &LoraConfig, folder: &Path) -> Result<Adapter, Error> {
-    lora::fit(&Job { base, base_name: "tiny", subject, others: &[], folder }, config, &mut go)
+fn fit(base: &Base, subject: &Subject, config: &SequenceSettings, folder: &Path) -> Result<Adapter, Error> {
+    SetAndSequence.fit(&Job { base, base_name: "tiny", subject, others: &[], folder }, config, None, &mut go)
 }
 
-fn fresh(base: &Base, subject: &Subject, config: &LoraConfig) -> Adapter {
+fn fresh(base: &Base, subject: &Subject, config: &SequenceSettings) -> Adapter {
     fit(base, subject, config, tempfile::tempdir().unwrap().path()).unwrap()
 }
 
@@ -64,10 +66,10 @@ fn the_motion_is_added_to_coefficients_and_the_looks_stay_as_they_were() {
     for basis in [Basis::Output, Basis::Input] {
         let mut config = sequence(basis);
         // In so few steps half of the coefficients left out would leave some where they are.
-        config.motion.as_mut().unwrap().dropout = 0.0;
+        config.motion.dropout = 0.0;
         // The first stage of the method sees the prior's first frames, a fit on pictures its clips.
-        config.prior.weight = 0.0;
-        let adapter = fresh(&base, &moving(config.size), &config);
+        config.learning.prior.weight = 0.0;
+        let adapter = fresh(&base, &moving(config.learning.size), &config);
         assert_eq!(
             (adapter.metadata.method.as_str(), adapter.metadata.tokens.len()),
             ("set-and-sequence", 2)
@@ -79,14 +81,19 @@ fn the_motion_is_added_to_coefficients_and_the_looks_stay_as_they_were() {
         }
 
         // The first stage is that of pictures alone.
-        let frames =
-            moving(config.size).clips.iter().flat_map(|clip| clip.frames.clone()).collect::<Vec<_>>();
+        let frames = moving(config.learning.size)
+            .clips
+            .iter()
+            .flat_map(|clip| clip.frames.clone())
+            .collect::<Vec<_>>();
         let still = Subject {
             pictures: frames.iter().map(|frame| frame.into()).collect(),
             clips: Vec::new(),
-            ..moving(config.size)
+            ..moving(config.learning.size)
         };
-        let looks = fresh(&base, &still, &LoraConfig { motion: None, ..config.clone() });
+        let folder = tempfile::tempdir().unwrap();
+        let job = Job { base: &base, base_name: "tiny", subject: &still, others: &[], folder: folder.path() };
+        let looks = Lora.fit(&job, &config.learning, None, &mut go).unwrap();
         assert_eq!(halves(&looks), halves(&adapter.weighed(1.0, 0.0)), "{basis:?}");
         let rows = |adapter: &Adapter| values(adapter.token_rows.clone().unwrap().narrow(0, 0, 1));
         assert_eq!(rows(&looks), rows(&adapter));
@@ -114,7 +121,7 @@ fn the_motion_is_added_to_coefficients_and_the_looks_stay_as_they_were() {
 /// What the denoiser makes of the adapter's own prompt.
 fn frames(base: &Base, adapter: &Adapter) -> Vec<f32> {
     let request = Request {
-        attachments: adapter.attachments(1.0),
+        attached: attached(adapter, 1.0),
         token_embeddings: adapter.token_embeddings(),
         ..small_request("a <s> ball <m>")
     };
@@ -125,7 +132,7 @@ fn frames(base: &Base, adapter: &Adapter) -> Vec<f32> {
 fn a_file_keeps_both_parts_and_gives_each_as_an_ordinary_adapter() {
     let base = base(A);
     let config = sequence(Basis::Output);
-    let adapter = fresh(&base, &moving(config.size), &config);
+    let adapter = fresh(&base, &moving(config.learning.size), &config);
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     adapter.save(&path("a.safetensors"), Dialect::ComfyUi, Precision::F32).unwrap();
@@ -152,7 +159,7 @@ fn a_file_keeps_both_parts_and_gives_each_as_an_ordinary_adapter() {
 fn a_stopped_motion_goes_on_as_if_it_never_had() {
     let base = base(A);
     let config = sequence(Basis::Output);
-    let subject = moving(config.size);
+    let subject = moving(config.learning.size);
     let expected = numbers(&fresh(&base, &subject, &config));
     let folder = tempfile::tempdir().unwrap();
     let job = Job { base: &base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
@@ -165,7 +172,7 @@ fn a_stopped_motion_goes_on_as_if_it_never_had() {
             }
             _ => ControlFlow::Continue(()),
         };
-        assert!(matches!(lora::fit(&job, &config, &mut stop), Err(Error::Stopped { .. })));
+        assert!(matches!(SetAndSequence.fit(&job, &config, None, &mut stop), Err(Error::Stopped { .. })));
     }
     assert_eq!(numbers(&fit(&base, &subject, &config, folder.path()).unwrap()), expected);
 }
@@ -174,12 +181,15 @@ fn a_stopped_motion_goes_on_as_if_it_never_had() {
 fn the_tokens_have_rows_of_their_own() {
     let base = base(A);
     let config = sequence(Basis::Output);
-    let adapter = fresh(&base, &moving(config.size), &config);
+    let adapter = fresh(&base, &moving(config.learning.size), &config);
     let rows = values(adapter.token_rows.clone().unwrap());
     let (looks, motion) = rows.split_at(rows.len() / 2);
     assert_ne!(looks, motion);
-    // Both are learned: where the stages after the token's leave rows alone, the motion's stays where it starts.
-    let frozen = fresh(&base, &moving(config.size), &LoraConfig { token_rate: 0.0, ..config.clone() });
+    // Both are learned: where the stages after the token's leave rows alone, the motion's stays where it
+    // starts.
+    let mut still = config.clone();
+    still.learning.token_rate = 0.0;
+    let frozen = fresh(&base, &moving(config.learning.size), &still);
     let started = values(frozen.token_rows.clone().unwrap());
     assert_ne!(&started[rows.len() / 2..], motion);
     let embeddings = adapter.token_embeddings().unwrap();
@@ -187,10 +197,10 @@ fn the_tokens_have_rows_of_their_own() {
         let options = PromptOptions {
             max_sequence_length: Some(24),
             token_embeddings: Some(&embeddings),
-            attachments: Some(&Attachments::none()),
+            attached: Some(&Attached::none()),
             ..Default::default()
         };
-        encode_prompt(&base, &[prompt], options).unwrap()
+        encode_prompt(&base, &[prompt], options).unwrap().words
     };
     assert_ne!(values(state("a <s> ball <m>")), values(state("a <m> ball <s>")));
 }
@@ -200,35 +210,35 @@ fn what_cannot_teach_a_motion_is_refused() {
     let base = base(A);
     let config = sequence(Basis::Output);
     let folder = tempfile::tempdir().unwrap();
-    let refused = |subject: &Subject, config: &LoraConfig| {
+    let refused = |subject: &Subject, config: &SequenceSettings| {
         let message = fit(&base, subject, config, folder.path()).unwrap_err().to_string();
         assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "{message}");
         message
     };
-    assert!(refused(&subject(config.size), &config).contains("no clip"));
-    let mut still = moving(config.size);
+    assert!(refused(&subject(config.learning.size), &config).contains("no clip"));
+    let mut still = moving(config.learning.size);
     for clip in &mut still.clips {
         clip.frames = vec![clip.frames[0].clone(); 5];
     }
     still.clips[1] = still.clips[0].clone();
     assert!(refused(&still, &config).contains("does not move"));
     let mut same = config.clone();
-    same.motion.as_mut().unwrap().token = "<s>".into();
-    assert!(refused(&moving(config.size), &same).contains("motion.token"));
+    same.motion.token = "<s>".into();
+    assert!(refused(&moving(config.learning.size), &same).contains("motion.token"));
 }
 
 #[test]
 fn several_subjects_have_tokens_and_rows_of_their_own_on_one_basis() {
     let base = base(A);
     let mut config = sequence(Basis::Output);
-    config.motion.as_mut().unwrap().stitched = 0.5;
-    config.prior.weight = 0.0;
-    let one = moving(config.size);
-    let other = Subject { token: "<s2>".into(), class: "cube".into(), ..moving(config.size) };
+    config.motion.stitched = 0.5;
+    config.learning.prior.weight = 0.0;
+    let one = moving(config.learning.size);
+    let other = Subject { token: "<s2>".into(), class: "cube".into(), ..moving(config.learning.size) };
     let folder = tempfile::tempdir().unwrap();
     let fit = |others: &[Subject], folder: &Path| {
         let job = Job { base: &base, base_name: "tiny", subject: &one, others, folder };
-        lora::fit(&job, &config, &mut go)
+        SetAndSequence.fit(&job, &config, None, &mut go)
     };
     let both = fit(std::slice::from_ref(&other), folder.path()).unwrap();
     assert_eq!(both.metadata.tokens, ["<s>", "<s2>", "<m>", "<m2>"]);

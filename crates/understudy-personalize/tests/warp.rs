@@ -7,31 +7,27 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{base, config, go, small_request, subject, values};
+use common::{attached, base, config, go, small_request, subject, values};
 use understudy_engine::attach::Window;
 use understudy_engine::safetensors::Precision;
 use understudy_personalize::{
-    Adapter, Dialect, Error, Job, LoraConfig, Warp, WarpConfig, WarpJob, convert, lora,
+    Adapter, Dialect, Error, Job, Recipe, VWarper, Warp, WarpConfig, WarpJob, convert,
 };
-use understudy_pipeline::{Base, Output, Request, generate, latent_shape};
+use understudy_pipeline::{Base, Output, Request, generate};
 
 const A: &str = "wan_pipeline_a";
 
 fn adapter(base: &Base) -> Adapter {
-    let config = LoraConfig { targets: config().targets, ..config().warper() };
+    let config = config();
     let subject = subject(config.size);
     let folder = tempfile::tempdir().unwrap();
-    lora::fit(
-        &Job { base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() },
-        &config,
-        &mut go,
-    )
-    .unwrap()
+    let job = Job { base, base_name: "tiny", subject: &subject, others: &[], folder: folder.path() };
+    VWarper.fit(&job, &config, None, &mut go).unwrap()
 }
 
 fn request(adapter: &Adapter, prompt: &str) -> Request {
     Request {
-        attachments: adapter.attachments(1.0),
+        attached: attached(adapter, 1.0),
         token_embeddings: adapter.token_embeddings(),
         ..small_request(prompt)
     }
@@ -54,11 +50,11 @@ fn warp_cached(
     cache: Option<&Path>,
 ) -> Result<Arc<Warp>, Error> {
     let [_, frames, rows, columns] =
-        latent_shape(&base.config, [request.frames, request.height, request.width]).unwrap();
+        base.about.geometry.latents([request.frames, request.height, request.width]).unwrap();
     let job = WarpJob {
         base,
         references: &adapter.references,
-        attachments: &request.attachments,
+        attached: &request.attached,
         embeddings: request.token_embeddings.as_ref(),
         phrase: "<s> ball",
         prompts: &request.prompts,
@@ -66,7 +62,7 @@ fn warp_cached(
         cache,
     };
     let warp = Warp::new(&job, config)?;
-    warp.attach(&mut request.attachments);
+    warp.attach(request.attached.to_mut(base.about.denoiser));
     request.companions.push(warp.clone());
     Ok(warp)
 }

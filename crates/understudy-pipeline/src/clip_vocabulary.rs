@@ -6,11 +6,13 @@ use understudy_engine::text;
 const START: &str = "<|startoftext|>";
 /// What ends a text, and fills what is left.
 pub(crate) const END: &str = "<|endoftext|>";
-/// How a text comes apart before its pieces are joined: endings, words, digits, and everything else that is visible.
+/// How a text comes apart before its pieces are joined: endings, words, digits, and everything else that is
+/// visible.
 const PIECES: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// The `tokenizer.json` of the tokenizer with these files: byte-level BPE of lower-case words that end in `</w>`.
+/// The `tokenizer.json` of the tokenizer with these files: byte-level BPE of lower-case words that end in
+/// `</w>`.
 ///
 /// # Errors
 /// Says what of them is malformed.

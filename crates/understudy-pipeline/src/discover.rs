@@ -1,5 +1,5 @@
-//! Finding a base's networks among the files of a folder, by what is in them: Wan's original release, ComfyUI's
-//! `models` folder, or a download under any names.
+//! Finding a base's networks among the files of a folder, by what is in them: Wan's original release,
+//! ComfyUI's `models` folder, or a download under any names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,30 +9,22 @@ use understudy_engine::error::WeightError;
 use understudy_engine::safetensors::{Checkpoint, is_checkpoint, shards};
 
 use crate::error::{Error, Result};
+use crate::family::FAMILIES;
+use crate::files::Parts;
 use crate::recognize::{Network, networks};
-use crate::source::Parts;
 
 /// Folders below the one given that are looked into.
 const DEPTH: usize = 3;
 /// The most files that are looked at.
 const MOST: usize = 4096;
-/// What the original release calls a network's file, and how that name begins: where a folder has several of a kind,
-/// these are the base.
-fn published(network: Network) -> (&'static str, &'static str) {
-    match network {
-        Network::Denoiser => ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model"),
-        Network::TextEncoder => ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5"),
-        Network::Autoencoder => ("Wan2.1_VAE.pth", "Wan2.1_VAE"),
-    }
-}
 
 impl Parts {
-    /// The networks in `folder` and the folders below it; `None` if there is none. Those that are `given` (denoiser,
-    /// text encoder, autoencoder) are not looked for, and left empty.
+    /// The networks in `folder` and the folders below it; `None` if there is none. Those that are `given`
+    /// (denoiser, text encoder, autoencoder) are not looked for, and left empty.
     ///
     /// # Errors
-    /// When one is missing or cannot be read, or several are there and none has the published name; the message says
-    /// which.
+    /// When one is missing or cannot be read, or several are there and none has the published name; the
+    /// message says which.
     pub fn find(folder: &Path, given: [bool; 3]) -> Result<Option<Self>> {
         let mut files = Vec::new();
         list(folder, DEPTH, &mut files);
@@ -43,9 +35,8 @@ impl Parts {
                 _ => Ok(None),
             };
         }
-        let file = |network: Network, given: bool| match given {
-            true => Ok(PathBuf::new()),
-            false => found.file(network, folder),
+        let file = |network: Network, given: bool| {
+            if given { Ok(PathBuf::new()) } else { found.file(network, folder) }
         };
         let transformer = file(Network::Denoiser, given[0])?;
         let text_encoder = file(Network::TextEncoder, given[1])?;
@@ -54,10 +45,10 @@ impl Parts {
         Ok(Some(Self {
             tokenizer: tokenizer(&files),
             config: (!given[0] && config.is_file()).then_some(config),
-            published: None,
             transformer,
             text_encoder,
             vae,
+            ..Self::default()
         }))
     }
 
@@ -130,7 +121,8 @@ impl Found {
         let own: Vec<&PathBuf> =
             self.networks.iter().filter(|(one, _)| *one == network).map(|(_, path)| path).collect();
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (usual, start) = published(network);
+        let named = FAMILIES.iter().map(|family| family.published(network));
+        let (usual, start) = named.into_iter().next().unwrap_or_default();
         let published: Vec<&PathBuf> =
             own.iter().copied().filter(|path| name(path).starts_with(start)).collect();
         match (&own[..], &published[..]) {
@@ -160,15 +152,16 @@ fn unreadable(folder: &Path, network: &str, error: &WeightError) -> Error {
     Error::File { file: folder.display().to_string(), reason, advice: "then run it again" }
 }
 
-/// Whether the file at `path` is a checkpoint by what it begins with, or should be one by its name: what a download leaves
-/// of one begins otherwise.
+/// Whether the file at `path` is a checkpoint by what it begins with, or should be one by its name: what a
+/// download leaves of one begins otherwise.
 fn may_hold_weights(path: &Path) -> bool {
     const ENDINGS: [&str; 4] = ["safetensors", "gguf", "pth", "ckpt"];
     let named = path.extension().is_some_and(|end| ENDINGS.iter().any(|own| end.eq_ignore_ascii_case(own)));
     named || is_checkpoint(path)
 }
 
-/// The text encoder's tokenizer among `files`: one in a folder of T5's before others, JSON before SentencePiece.
+/// The text encoder's tokenizer among `files`: one in a folder of T5's before others, JSON before
+/// SentencePiece.
 fn tokenizer(files: &[PathBuf]) -> Option<PathBuf> {
     let rank = |path: &&PathBuf| {
         let text = path.to_string_lossy().to_lowercase();

@@ -5,8 +5,8 @@ const BRACKETS: f32 = 1.1;
 
 /// A prompt taken apart: pieces of text, each with its weight.
 ///
-/// `(text:1.3)` counts 1.3 times, whatever is around it; `(text)` 1.1 times what is around it; `\(` and `\)` are
-/// brackets. A bracket without its other half is one, too.
+/// `(text:1.3)` counts 1.3 times, whatever is around it; `(text)` 1.1 times what is around it; `\(` and `\)`
+/// are brackets. A bracket without its other half is one, too.
 pub(crate) fn parse(prompt: &str) -> Vec<(String, f32)> {
     let mut parser = Parser { pieces: Vec::new(), text: String::new(), groups: Vec::new() };
     let mut characters = prompt.chars().peekable();

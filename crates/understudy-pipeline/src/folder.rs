@@ -122,8 +122,8 @@ impl Files {
         }
     }
 
-    /// Where the weights of the part in `folder` are: in the index of their shards or in one file, whole names before
-    /// those of a variant (`NAME.fp16.safetensors`), safetensors before PyTorch's.
+    /// Where the weights of the part in `folder` are: in the index of their shards or in one file, whole
+    /// names before those of a variant (`NAME.fp16.safetensors`), safetensors before PyTorch's.
     pub fn weights_of(&self, folder: &str) -> Option<String> {
         const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
         let rank = |name: &str| {

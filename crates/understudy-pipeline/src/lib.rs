@@ -1,9 +1,12 @@
 //! The stage: from a prompt to a video.
 //!
-//! A [`Base`] is a text-to-video model loaded from [`Files`], a diffusers folder on disk or compiled in.
-//! [`generate`] runs it for a [`Request`] and reports [`Event`]s; it is made of pieces that training uses
-//! too: [`encode_prompt`], [`encode_video`], a [`Denoiser`] and a [`Sampler`] over a [`Schedule`].
-//! [`save`] writes a folder that this crate and diffusers read. Nothing here prints.
+//! A [`Base`] is a text-to-video model loaded from a [`Source`]: a diffusers folder on disk or compiled in,
+//! or files as people share them. Which networks it has is its [family]'s matter; here they are a
+//! [`TextEncoder`], a [`Denoiser`] and an [`Autoencoder`]. [`generate`] runs them for a [`Request`] and
+//! reports [`Event`]s; it is made of pieces that training uses too: [`encode_prompt`], a [`Denoiser`], and a
+//! [`Sampler`] over a [`Schedule`]. Nothing here prints.
+//!
+//! [family]: Family
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -24,40 +27,40 @@ mod base;
 mod clip_vocabulary;
 mod companion;
 pub mod cost;
-mod denoiser;
 mod discover;
 mod emphasis;
 mod error;
-mod export;
+pub mod families;
+mod family;
+mod files;
 mod folder;
-mod kinds;
-mod limits;
-pub mod original;
+mod generate;
+mod geometry;
+mod naming;
+mod network;
+mod noise;
 mod prompt;
 mod recognize;
-mod sampler;
-mod schedule;
+mod request;
+mod sampling;
 mod scheduler;
-pub mod shapes;
-mod source;
 mod spiece;
-mod text_to_video;
 mod tokenize;
-mod video;
 pub mod wrapped;
 
-pub use base::{Base, BaseConfig, BaseWeights, LoadOptions};
+pub use base::{Base, LoadOptions, Networks, TEXT_ENCODER};
 pub use companion::{Companion, Moment};
-pub use denoiser::Denoiser;
 pub use error::{Error, Result};
-pub use export::{BaseParameters, save};
-pub use folder::{Files, below};
+pub use family::{Description, FAMILIES, Family, OpenBase, Usual};
+pub use files::{Files, OpenedBase, Parts, Source, below};
+pub use generate::{Event, Output, decode, denoise, generate};
+pub use geometry::Geometry;
+pub use naming::{BLOCK, Module, ModuleKind, Naming};
+pub use network::{Autoencoder, Conditioned, Denoiser, End, Step, TextEncoder, Texts};
+pub use noise::{Level, Noise, Predicts, mixed};
 pub use prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
-pub use recognize::{Recognized, compare, other_model, recognize};
-pub use sampler::{Sampler, dpm_plus_plus, euler, unipc};
-pub use schedule::Schedule;
+pub use recognize::{Network, Recognized, compare, other_model, recognize};
+pub use request::Request;
+pub use sampling::{Branch, Guided, Sampler, Schedule, dpm_plus_plus, euler, unipc};
 pub use scheduler::Scheduler;
-pub use source::{Parts, Source};
-pub use text_to_video::{Event, Output, Request, decode, denoise, generate};
 pub use tokenize::{Tokenizer, Tokens, clean, listed, without_weights};
-pub use video::{decode_video, encode_video, latent_shape};

@@ -1,10 +1,11 @@
 //! Prompts to the text states the denoiser reads.
 
 use burn::tensor::{Tensor, TensorData};
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::Attached;
 
-use crate::base::Base;
+use crate::base::{Base, TEXT_ENCODER};
 use crate::error::{Error, Result};
+use crate::network::Texts;
 use crate::tokenize::{Tokenizer, Tokens};
 
 /// Embedding rows for tokens: new ones that stand for a subject, or replacements for known ones.
@@ -21,65 +22,73 @@ pub struct TokenEmbeddings {
 pub struct PromptOptions<'a> {
     /// Tokens of a prompt, padding included; the base's own if `None`.
     pub max_sequence_length: Option<usize>,
-    /// What is attached to the text encoder.
-    pub attachments: Option<&'a Attachments>,
+    /// What is attached to the networks.
+    pub attached: Option<&'a Attached>,
     /// Rows that replace those of some tokens.
     pub token_embeddings: Option<&'a TokenEmbeddings>,
     /// Whether `(word:1.2)` in a prompt weighs the word; otherwise it is text like any other.
     pub weighted: bool,
 }
 
-/// The states of `prompts`, `(prompts, max_sequence_length, channels)`, zero beyond each prompt's last token as
-/// Wan wants them: the denoiser attends to all positions, zeros too.
+/// What the denoiser reads of `prompts`.
 ///
 /// # Errors
 /// When a prompt is longer than the limit, or token embeddings do not fit the base.
-pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> Result<Tensor<3>> {
-    let limit = options.max_sequence_length.unwrap_or(base.config.max_sequence_length);
-    let rows = base.config.text_encoder.vocab_size;
+pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> Result<Texts> {
+    let encoder = base.networks.text.as_ref();
+    let limit = options.max_sequence_length.unwrap_or(base.about.text_limit);
+    let [rows, _] = encoder.table();
     let subject = options.token_embeddings.map(|embeddings| Subject::new(base, embeddings)).transpose()?;
-    let tokenizer = subject.as_ref().map_or(&base.tokenizer, |subject| &subject.tokenizer);
-    let (tokens, weights) = match options.weighted {
-        true => tokenizer.encode_weighted(prompts, limit)?,
-        false => (tokenizer.encode(prompts, limit)?, Vec::new()),
+    let tokenizer = subject.as_ref().map_or(encoder.tokenizer(), |subject| &subject.tokenizer);
+    let (tokens, weights) = if options.weighted {
+        tokenizer.encode_weighted(prompts, limit)?
+    } else {
+        (tokenizer.encode(prompts, limit)?, Vec::new())
     };
     let has_row = |id: &u32| (*id as usize) < rows || subject.as_ref().is_some_and(|s| s.ids.contains(id));
     if let Some(id) = tokens.ids.iter().flatten().find(|id| !has_row(id)) {
         let reason = format!("the text encoder has {rows} rows; use the tokenizer it was made with");
         return Err(Error::Token { token: format!("id {id}"), reason });
     }
-
-    // Padding changes nothing before it, so only as many positions are computed as the longest prompt has.
-    let length = tokens.lengths.iter().copied().max().unwrap_or(0).max(1).min(limit);
-    let embedded = base.text_encoder.embed(tokens.tensor(length, rows, &base.device));
+    let embedded = encoder.embed(&tokens);
     let embedded = match &subject {
         Some(subject) => subject.replace(embedded, &tokens),
         None => embedded,
     };
-    let none = Attachments::none();
-    let attachments = options.attachments.unwrap_or(&none);
-    let states = base.text_encoder.forward(embedded, &tokens.lengths, attachments);
+    let none = Attached::none();
+    let attachments = options.attached.unwrap_or(&none).to(TEXT_ENCODER);
+    let texts = encoder.encode(embedded, &tokens, attachments);
     base.check_read()?;
-    let states = match weights.iter().flatten().any(|weight| *weight != 1.0) {
-        true => weigh(states, &weights, base, options)?,
-        false => states,
-    };
-    Ok(pad(states, &tokens.lengths, limit))
+    if weights.iter().flatten().all(|weight| *weight == 1.0) {
+        return Ok(texts);
+    }
+    weigh(texts, &tokens, &weights, base, options)
 }
 
-/// `states (prompts, length, channels)` moved by their weights away from what no text gives, or towards it: as
-/// ComfyUI does it, which compares with an empty prompt, its end and then nothing.
-fn weigh(states: Tensor<3>, weights: &[Vec<f32>], base: &Base, options: PromptOptions) -> Result<Tensor<3>> {
-    let [prompts, length, channels] = states.dims();
+/// `texts` moved by the weights of their words away from what no text gives, or towards it: as ComfyUI does
+/// it, which compares with an empty prompt, its end and then nothing.
+fn weigh(
+    texts: Texts,
+    tokens: &Tokens,
+    weights: &[Vec<f32>],
+    base: &Base,
+    options: PromptOptions,
+) -> Result<Texts> {
+    let [prompts, limit, channels] = texts.words.dims();
+    let length = tokens.longest();
+    let states = texts.words.narrow(1, 0, length);
     let device = states.device().without_autodiff();
-    let empty = encode_prompt(base, &[""], PromptOptions { weighted: false, ..options })?.narrow(1, 0, 1);
+    let empty =
+        encode_prompt(base, &[""], PromptOptions { weighted: false, ..options })?.words.narrow(1, 0, 1);
     let nothing = Tensor::zeros([1, length - 1, channels], &device);
     let empty = if length > 1 { Tensor::cat(vec![empty, nothing], 1) } else { empty };
     let of = |row: &Vec<f32>| (0..length).map(|at| row.get(at).copied().unwrap_or(1.0)).collect::<Vec<_>>();
     let values: Vec<f32> = weights.iter().flat_map(of).collect();
     let weights = Tensor::<3>::from_data(TensorData::new(values, [prompts, length, 1]), &device);
     let rest = weights.ones_like() - weights.clone();
-    Ok(states * weights + empty * rest)
+    let weighed = tokens.zeroed_beyond(states * weights + empty * rest);
+    debug_assert_eq!(weighed.dims()[1], limit);
+    Ok(Texts { words: weighed, ..texts })
 }
 
 /// Token embeddings with the ids their tokens have.
@@ -92,7 +101,7 @@ struct Subject<'a> {
 impl<'a> Subject<'a> {
     fn new(base: &Base, embeddings: &'a TokenEmbeddings) -> Result<Self> {
         let TokenEmbeddings { tokens, rows } = embeddings;
-        let expected = [tokens.len(), base.config.text_encoder.d_model];
+        let expected = [tokens.len(), base.about.text_table[1]];
         if rows.dims() != expected {
             let reason = format!(
                 "have rows of shape {:?}, but this base and {} tokens need {expected:?}; use those made for it",
@@ -101,7 +110,7 @@ impl<'a> Subject<'a> {
             );
             return Err(Error::Request { field: "token embeddings", reason });
         }
-        let tokenizer = base.tokenizer.with_added(tokens)?;
+        let tokenizer = base.networks.text.tokenizer().with_added(tokens)?;
         let ids = tokens.iter().filter_map(|token| tokenizer.id(token)).collect();
         Ok(Self { tokenizer, ids, rows })
     }
@@ -127,20 +136,4 @@ impl<'a> Subject<'a> {
         let kept = Tensor::<3>::from_data(TensorData::new(kept, [prompts, length, 1]), &device);
         embedded * kept + selected.matmul(self.rows.clone()).reshape([prompts, length, channels])
     }
-}
-
-/// `states (prompts, length, channels)` with zeros beyond each prompt's last token, up to `limit`.
-fn pad(states: Tensor<3>, lengths: &[usize], limit: usize) -> Tensor<3> {
-    let [prompts, length, channels] = states.dims();
-    let device = states.device().without_autodiff();
-    let real: Vec<f32> = lengths
-        .iter()
-        .flat_map(|&real| (0..length).map(move |position| if position < real { 1.0 } else { 0.0 }))
-        .collect();
-    let states = states * Tensor::<3>::from_data(TensorData::new(real, [prompts, length, 1]), &device);
-    if length == limit {
-        return states;
-    }
-    let rest = Tensor::zeros([prompts, limit - length, channels], &device);
-    Tensor::cat(vec![states, rest], 1)
 }

@@ -1,24 +1,13 @@
-//! What a file of weights is, told from its tensors: which network, whose names, which published model, and whether it
-//! is whole.
+//! What a file of weights is, told from its tensors: which network, whose names, which published model, and
+//! whether it is whole. Families are asked; of networks of other models only the names are known.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::Value;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::{Probe, WeightSource};
-use understudy_models::umt5::{Umt5Config, Umt5Encoder};
-use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use understudy_models::wan_vae::{WanVae, WanVaeConfig};
+use understudy_engine::weights::WeightSource;
 
-use crate::base::{BaseConfig, TEXT_ENCODER, TRANSFORMER, VAE, to_json};
-use crate::kinds::{self, Kind};
-use crate::limits;
-use crate::original;
-use crate::shapes::{Shapes, TIED};
-use crate::source::{WHOLE, decoder_blocks};
-use crate::wrapped::{self, Held};
+use crate::family::FAMILIES;
+use crate::files::Source;
 
 /// A file of one of a base's networks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,30 +28,23 @@ pub struct Recognized {
     pub misshapen: Vec<String>,
     /// Tensors the network does not have.
     pub unknown: Vec<String>,
+    /// The class that it is published as.
+    #[serde(skip)]
+    pub class: &'static str,
     /// Which of several copies in it is used, and what is left out.
     pub note: Option<String>,
 }
 
 impl Recognized {
     /// The same without what its tensors are compared with.
-    fn without_faults(self) -> Self {
+    pub(crate) fn without_faults(self) -> Self {
         Self { missing: Vec::new(), misshapen: Vec::new(), unknown: Vec::new(), ..self }
-    }
-
-    /// The class diffusers or transformers publishes such a network as.
-    pub fn class(&self) -> &'static str {
-        let all = [
-            (Network::Denoiser, TRANSFORMER),
-            (Network::TextEncoder, TEXT_ENCODER),
-            (Network::Autoencoder, VAE),
-        ];
-        all.into_iter().find(|(network, _)| network.name() == self.network).map_or("", |(_, part)| part.class)
     }
 }
 
 /// A network of a base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Network {
+pub enum Network {
     /// The diffusion transformer.
     Denoiser,
     /// UMT5.
@@ -72,304 +54,65 @@ pub(crate) enum Network {
 }
 
 impl Network {
-    pub(crate) fn name(self) -> &'static str {
+    /// What to call it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Denoiser => "denoiser",
             Self::TextEncoder => "text encoder",
             Self::Autoencoder => "autoencoder",
         }
     }
-
-    /// What the names of its tensors begin with, up to the first dot, in any naming.
-    pub(crate) fn first_words(self) -> &'static [&'static str] {
-        match self {
-            Self::Denoiser => &[
-                "blocks",
-                "patch_embedding",
-                "text_embedding",
-                "time_embedding",
-                "time_projection",
-                "head",
-                "condition_embedder",
-                "scale_shift_table",
-                "proj_out",
-                "img_emb",
-                "vace_blocks",
-                "vace_patch_embedding",
-            ],
-            Self::TextEncoder => {
-                &["blocks", "token_embedding", "norm", "shared", "encoder", "enc", "token_embd"]
-            }
-            Self::Autoencoder => &["encoder", "decoder", "conv1", "conv2", "quant_conv", "post_quant_conv"],
-        }
-    }
 }
 
-/// The networks that `checkpoint` holds: none, one, or all of a base.
+/// The networks of any family that `checkpoint` holds: none, one, or all of a base.
 pub(crate) fn networks(checkpoint: &Checkpoint) -> Vec<Network> {
-    let names = checkpoint.names();
-    match is_whole(&names) {
-        true => vec![Network::Denoiser, Network::TextEncoder, Network::Autoencoder],
-        false => network(&Shapes::of(checkpoint)).into_iter().collect(),
-    }
+    let found = FAMILIES.iter().map(|family| family.networks(checkpoint));
+    found.max_by_key(Vec::len).unwrap_or_default()
 }
-
-/// Whether a file of these tensors holds all networks of a base.
-fn is_whole(names: &[String]) -> bool {
-    WHOLE.iter().all(|prefix| names.iter().any(|name| name.starts_with(prefix)))
-}
-
-/// Which network tensors of these shapes are. Other models have tensors of the same names: Wan's patches and its
-/// autoencoder's kernels are of videos, and UMT5 has positions in every layer, where T5 has them in the first. None is told
-/// by one tensor alone, which may be missing.
-fn network(shapes: &Shapes) -> Option<Network> {
-    // Adapters have tensors of the same names.
-    if shapes.by_name().keys().any(|name| name.contains(".lora_") || name.ends_with(".alpha")) {
-        return None;
-    }
-    let named = |network| published(&held_in(network, shapes).shapes(shapes), network);
-    let (denoiser, text) = (named(Network::Denoiser), named(Network::TextEncoder));
-    let autoencoder = named(Network::Autoencoder);
-    let extents = |shapes: &Shapes, name: &str| shapes.by_name().get(name).map(Vec::len);
-    let any = |shapes: &Shapes, start: &str, part: &str| {
-        shapes.by_name().keys().any(|name| name.starts_with(start) && name.contains(part))
-    };
-    let patches = extents(&denoiser, "patch_embedding.weight");
-    let conditioned = any(&denoiser, "condition_embedder.", "") && any(&denoiser, "blocks.", ".attn2.");
-    if patches == Some(5) || (patches.is_none() && conditioned) || any(&denoiser, "vace_blocks.", "") {
-        return Some(Network::Denoiser);
-    }
-    if any(&text, "encoder.block.", ".layer.0.SelfAttention.") {
-        let several = any(&text, "encoder.block.1.", "");
-        let mut positions = text.by_name().keys().filter(|name| name.contains("relative_attention_bias"));
-        let later = positions.any(|name| !name.starts_with("encoder.block.0."));
-        return (later || !several).then_some(Network::TextEncoder);
-    }
-    let kernels = ["post_quant_conv.weight", "quant_conv.weight", "decoder.conv_in.weight"];
-    let videos = kernels.iter().any(|name| extents(&autoencoder, name) == Some(5));
-    (videos && any(&autoencoder, "decoder.", "")).then_some(Network::Autoencoder)
-}
-
-/// Where in a file of tensors of these `shapes` those of `network` are.
-fn held_in(network: Network, shapes: &Shapes) -> Held {
-    Held::of(network, shapes.by_name().keys().map(String::as_str))
-}
-
-/// `shapes`, by the names of `network` in any naming, by its published ones.
-fn published(shapes: &Shapes, network: Network) -> Shapes {
-    match network {
-        Network::Denoiser => renamed(shapes, original::denoiser),
-        Network::TextEncoder => renamed(shapes, original::text_encoder).without(&original::TEXT_DECODER),
-        Network::Autoencoder => {
-            let names: Vec<String> = shapes.by_name().keys().cloned().collect();
-            let blocks = decoder_blocks(&names);
-            renamed(shapes, |name| original::autoencoder(name, blocks))
-        }
-    }
-}
-
-/// `shapes` by other names.
-fn renamed(shapes: &Shapes, rename: impl Fn(&str) -> Option<String>) -> Shapes {
-    let own = shapes.by_name().iter();
-    own.map(|(name, shape)| (rename(name).unwrap_or_else(|| name.clone()), shape.clone())).collect()
-}
-
-const COMFYUI: &str = "ComfyUI";
-/// Tensors of a text encoder's file that are not its own: the tied embedding, and ComfyUI's tokenizer.
-const BESIDE: [&str; 2] = [TIED, "spiece_model"];
 
 /// What `checkpoint` holds of a base: nothing, a network, or all three. Only names and shapes are looked at.
 pub fn recognize(checkpoint: &Checkpoint) -> Vec<Recognized> {
-    let shapes = Shapes::of(checkpoint);
-    if !is_whole(&checkpoint.names()) {
-        return told(&shapes, None).into_iter().collect();
-    }
-    let part = |prefix: &&str| {
-        let own = shapes.by_name().iter();
-        let below =
-            own.filter_map(|(name, shape)| Some((name.strip_prefix(*prefix)?.to_owned(), shape.clone())));
-        let recognized = told(&below.collect(), None)?;
-        Some(Recognized { names: COMFYUI, ..recognized })
-    };
-    WHOLE.iter().filter_map(part).collect()
+    FAMILIES.iter().flat_map(|family| family.recognize(checkpoint, None)).collect()
+}
+
+/// The network in `checkpoint`, which is to be that of `base`.
+pub fn compare(checkpoint: &Checkpoint, base: &Source) -> Option<Recognized> {
+    FAMILIES.iter().find_map(|family| family.recognize(checkpoint, Some(base)).into_iter().next())
 }
 
 /// What network of another model `checkpoint` holds, if it is a known one.
 pub fn other_model(checkpoint: &Checkpoint) -> Option<&'static str> {
-    kinds::other(checkpoint.names().iter().map(String::as_str))
+    other(checkpoint.names().iter().map(String::as_str))
 }
 
-/// The network in `checkpoint`, which is to be that of `base`.
-pub fn compare(checkpoint: &Checkpoint, base: &BaseConfig) -> Option<Recognized> {
-    told(&Shapes::of(checkpoint), Some(base))
-}
+/// Networks of other models and the parts of names that tell them.
+const OTHERS: [(&str, &[&str]); 22] = [
+    ("HunyuanVideo's denoiser", &["txt_in.individual_token_refiner.", "context_embedder.token_refiner."]),
+    ("Flux's denoiser", &["double_blocks.0.img_attn.", "single_transformer_blocks.0.attn."]),
+    ("LTX-Video's denoiser", &["patchify_proj.", "adaln_single.emb.timestep_embedder."]),
+    ("Mochi's denoiser", &["t5_yproj.", "t5_y_embedder."]),
+    ("CogVideoX's denoiser", &["patch_embed.text_proj.", "transformer_blocks.0.norm1.linear."]),
+    ("Stable Diffusion 3's denoiser", &["joint_blocks.0."]),
+    ("Qwen-Image's denoiser", &["transformer_blocks.0.img_mod."]),
+    ("Cosmos's denoiser", &["x_embedder.proj.1.", "blocks.block0.blocks."]),
+    ("Lumina's or Z-Image's denoiser", &["cap_embedder."]),
+    ("a motion module of AnimateDiff", &["motion_modules."]),
+    ("a ControlNet", &["controlnet_cond_embedding.", "input_hint_block.", "zero_convs."]),
+    ("a UNet of Stable Diffusion", &["input_blocks.0.0.", "down_blocks.0.resnets.0.time_emb_proj."]),
+    ("an autoencoder of pictures", &["first_stage_model.", "encoder.down.0.block.0.", "quant_conv."]),
+    ("a tiny autoencoder (TAEHV)", &["decoder.3.conv.0.", "encoder.4.conv.0."]),
+    ("CLIP, its vision and its text", &["visual.transformer.", "logit_scale"]),
+    ("CLIP's vision encoder", &["vision_model.encoder.layers.0.", "visual_projection."]),
+    ("CLIP's text encoder", &["text_model.encoder.layers.0."]),
+    ("a T5 of another kind than UMT5", &["encoder.block.0.layer.0.SelfAttention.", "enc.blk.0.attn_q."]),
+    ("a language model", &["model.layers.0.self_attn.", "blk.0.attn_q.", "transformer.h.0."]),
+    ("a detector of YOLO's kind", &["model.0.conv.weight"]),
+    ("an upscaler", &["conv_first.", "RRDB_trunk.", "params_ema."]),
+    ("a state of training (optimizer)", &["optimizer_states", "state.0.exp_avg", "exp_avg."]),
+];
 
-/// Which network has tensors of these `shapes`; its configuration is that of `base`, or what the shapes tell.
-fn told(shapes: &Shapes, base: Option<&BaseConfig>) -> Option<Recognized> {
-    let names: Vec<String> = shapes.by_name().keys().cloned().collect();
-    let network = network(shapes)?;
-    let held = held_in(network, shapes);
-    let own = published(&held.shapes(shapes), network);
-    let recognized = match network {
-        Network::Denoiser => {
-            let kind = Kind::of(&own);
-            let config = base.map_or_else(|| own.transformer(None), |base| Ok(base.transformer.clone()));
-            // Which tensors there must be does not depend on the number of heads, which shapes do not always tell.
-            let (config, heads) = match (config, own.transformer(Some(1))) {
-                (Err(reason), Ok(any)) => (Ok(any), Some(reason)),
-                (config, _) => (config, None),
-            };
-            let found =
-                Recognized { model: kind.name.clone(), ..found(network, &names, &own, config, &Denoiser) };
-            match (kind.refusal(), heads) {
-                (Some(reason), _) => Recognized { not_supported: Some(reason), ..found.without_faults() },
-                (_, Some(reason)) => Recognized { not_supported: Some(reason), config: Value::Null, ..found },
-                _ => found,
-            }
-        }
-        Network::TextEncoder => {
-            let config = base.map_or_else(|| own.text_encoder(), |base| Ok(base.text_encoder.clone()));
-            found(network, &names, &own, config, &TextEncoder)
-        }
-        Network::Autoencoder => {
-            let config = base.map_or_else(|| own.autoencoder(), |base| Ok(base.vae.clone()));
-            let newer =
-                own.by_name().get("quant_conv.weight").is_some_and(|shape| shape.first() == Some(&96));
-            let found = found(network, &names, &own, config, &Autoencoder);
-            let model = newer.then(|| "Wan 2.2's autoencoder".to_owned()).or(found.model.clone());
-            Recognized { model, ..found }
-        }
-    };
-    Some(Recognized { note: held.note, ..recognized })
-}
-
-/// What a file whose tensors are `names` calls the tensor of `network` that is published as `published`.
-pub(crate) fn own_name(network: Network, published: &str, names: &[String]) -> String {
-    let held = Held::of(network, names.iter().map(String::as_str));
-    let names = held.names();
-    let own = match network {
-        Network::Denoiser => original::own_denoiser(published, &names),
-        Network::TextEncoder => original::own_text_encoder(published, &names),
-        Network::Autoencoder => original::own_autoencoder(published, &names, decoder_blocks(&names)),
-    };
-    held.in_file(&own)
-}
-
-/// What is asked of a kind of network.
-trait Part {
-    type Config: Serialize;
-    /// The published model of this configuration.
-    fn model(&self, _: &Self::Config) -> Option<&'static str> {
-        None
-    }
-    fn fault(&self, config: &Self::Config) -> Option<String>;
-    fn needed(&self, config: &Self::Config) -> BTreeMap<String, Vec<usize>>;
-}
-
-fn found<K: Part>(
-    network: Network,
-    names: &[String],
-    shapes: &Shapes,
-    config: Result<K::Config, String>,
-    kind: &K,
-) -> Recognized {
-    let starts = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
-    let bare: BTreeSet<String> = names.iter().map(|name| wrapped::bare(name)).collect();
-    let same = shapes.by_name().keys().all(|name| bare.contains(name));
-    let mut recognized = Recognized {
-        network: network.name(),
-        names: match (starts("model.diffusion_model.") || starts("diffusion_model."), same) {
-            (true, _) => COMFYUI,
-            (_, true) => "diffusers",
-            _ if bare.iter().any(|name| name.starts_with("enc.blk.")) => "llama.cpp",
-            _ => "Wan",
-        },
-        model: None,
-        config: Value::Null,
-        not_supported: None,
-        missing: Vec::new(),
-        misshapen: Vec::new(),
-        unknown: Vec::new(),
-        note: None,
-    };
-    let config = match config {
-        Ok(config) => config,
-        Err(reason) => return Recognized { not_supported: Some(reason), ..recognized },
-    };
-    recognized.config = to_json(&config);
-    recognized.model = kind.model(&config).map(str::to_owned);
-    recognized.not_supported = kind.fault(&config);
-    if recognized.not_supported.is_some() {
-        return recognized;
-    }
-    let needed = kind.needed(&config);
-    let called = |name: &str| own_name(network, name, names);
-    for (name, shape) in &needed {
-        match shapes.by_name().get(name) {
-            None => recognized.missing.push(format!("{} {shape:?}", called(name))),
-            Some(own) if own != shape => {
-                recognized.misshapen.push(format!("{} is {own:?} and needs {shape:?}", called(name)));
-            }
-            Some(_) => {}
-        }
-    }
-    let unknown = |name: &&String| !needed.contains_key(*name) && !BESIDE.contains(&name.as_str());
-    recognized.unknown = shapes.by_name().keys().filter(unknown).map(|name| called(name)).collect();
-    recognized
-}
-
-fn out_of_range(found: Result<(), (&'static str, String)>) -> Option<String> {
-    found.err().map(|(field, rule)| format!("{field}: must be {rule}"))
-}
-
-struct Denoiser;
-
-impl Part for Denoiser {
-    type Config = WanTransformerConfig;
-
-    fn fault(&self, config: &WanTransformerConfig) -> Option<String> {
-        config.unsupported().or_else(|| out_of_range(limits::transformer(config)))
-    }
-
-    fn needed(&self, config: &WanTransformerConfig) -> BTreeMap<String, Vec<usize>> {
-        Probe::shapes(&Device::flex(), |weights| WanTransformer::new(weights, config))
-    }
-}
-
-struct TextEncoder;
-
-impl Part for TextEncoder {
-    type Config = Umt5Config;
-
-    fn model(&self, config: &Umt5Config) -> Option<&'static str> {
-        let published = (config.d_model, config.num_layers, config.vocab_size) == (4096, 24, 256_384);
-        published.then_some("UMT5-XXL")
-    }
-
-    fn fault(&self, config: &Umt5Config) -> Option<String> {
-        out_of_range(limits::text_encoder(config))
-    }
-
-    fn needed(&self, config: &Umt5Config) -> BTreeMap<String, Vec<usize>> {
-        Probe::shapes(&Device::flex(), |weights| Umt5Encoder::new(weights, config))
-    }
-}
-
-struct Autoencoder;
-
-impl Part for Autoencoder {
-    type Config = WanVaeConfig;
-
-    fn model(&self, config: &WanVaeConfig) -> Option<&'static str> {
-        let published = (config.base_dim, config.z_dim, config.dim_mult.len()) == (96, 16, 4);
-        published.then_some("Wan 2.1's autoencoder")
-    }
-
-    fn fault(&self, config: &WanVaeConfig) -> Option<String> {
-        out_of_range(limits::autoencoder(config))
-    }
-
-    fn needed(&self, config: &WanVaeConfig) -> BTreeMap<String, Vec<usize>> {
-        Probe::shapes(&Device::flex(), |weights| WanVae::new(weights, config))
-    }
+/// What network of another model has tensors of these names.
+fn other<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static str> {
+    let has = |part: &&str| names.clone().any(|name| name.contains(*part));
+    OTHERS.iter().find(|(_, parts)| parts.iter().any(has)).map(|(name, _)| *name)
 }

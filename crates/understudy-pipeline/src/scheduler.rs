@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::sampler::Sampler;
+use crate::sampling::Sampler;
 
 /// A sampler with its shift.
 #[derive(Clone, Copy, Debug, PartialEq)]

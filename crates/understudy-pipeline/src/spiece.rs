@@ -138,9 +138,10 @@ fn read_piece(bytes: &[u8]) -> Result<(String, f64, u64), String> {
             _ => {}
         }
     }
-    match score.is_finite() {
-        true => Ok((piece, score, kind)),
-        false => Err(format!("the score of piece {piece:?} is not a number")),
+    if score.is_finite() {
+        Ok((piece, score, kind))
+    } else {
+        Err(format!("the score of piece {piece:?} is not a number"))
     }
 }
 

@@ -184,8 +184,9 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Whether the text encoder can have been taught `word`. A vocabulary of few pieces holds whole words, and spells what it
-    /// does not know; one of many is made to write anything, and fails at what it has no letters for.
+    /// Whether the text encoder can have been taught `word`. A vocabulary of few pieces holds whole words,
+    /// and spells what it does not know; one of many is made to write anything, and fails at what it has no
+    /// letters for.
     pub fn knows(&self, word: &str) -> bool {
         const FEW: usize = 4096;
         let Ok(encoding) = self.raw(&clean(word)) else { return false };
@@ -201,8 +202,8 @@ impl Tokenizer {
         !pieces.is_empty() && !missing && !spelled
     }
 
-    /// The words of `texts` that it does not [know](Self::knows), each once; words like `<s>`, which stand for a subject, are
-    /// none.
+    /// The words of `texts` that it does not [know](Self::knows), each once; words like `<s>`, which stand
+    /// for a subject, are none.
     pub fn unknown_words(&self, texts: &[&str]) -> Vec<String> {
         let mut unknown: Vec<String> = Vec::new();
         for word in texts.iter().flat_map(|text| text.split_whitespace()) {
@@ -239,9 +240,12 @@ impl Tokenizer {
             let (text, ends) = emphasis::joined(emphasis::parse(&clean(prompt)));
             let encoding = self.add(&text, limit, &mut tokens)?;
             // A token has the weight of its last character; one that stands for no text counts once.
-            let weight = |&(start, end): &(usize, usize)| match end > start {
-                true => ends.iter().find(|(own, _)| end <= *own).map_or(1.0, |(_, weight)| *weight),
-                false => 1.0,
+            let weight = |&(start, end): &(usize, usize)| {
+                if end > start {
+                    ends.iter().find(|(own, _)| end <= *own).map_or(1.0, |(_, weight)| *weight)
+                } else {
+                    1.0
+                }
             };
             weights.push(encoding.get_offsets().iter().map(weight).collect());
         }
@@ -318,8 +322,31 @@ impl Tokens {
         self.ids.push(ids);
     }
 
-    /// The first `count` ids of every row, `(prompts, count)`. Ids of `rows` or more, which an embedding of so
-    /// many rows does not have, become 0.
+    /// Positions of a row, padding included.
+    pub fn limit(&self) -> usize {
+        self.ids.first().map_or(0, Vec::len)
+    }
+
+    /// Positions that hold every real id; one at least.
+    pub(crate) fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0).max(1).min(self.limit())
+    }
+
+    /// `states (texts, length, channels)` with zeros beyond each text's last id, up to the limit.
+    pub(crate) fn zeroed_beyond(&self, states: Tensor<3>) -> Tensor<3> {
+        let [texts, length, channels] = states.dims();
+        let device = states.device().without_autodiff();
+        let row = |&real: &usize| (0..length).map(move |at| if at < real { 1.0_f32 } else { 0.0 });
+        let real: Vec<f32> = self.lengths.iter().flat_map(row).collect();
+        let states = states * Tensor::<3>::from_data(TensorData::new(real, [texts, length, 1]), &device);
+        match self.limit() - length {
+            0 => states,
+            rest => Tensor::cat(vec![states, Tensor::zeros([texts, rest, channels], &device)], 1),
+        }
+    }
+
+    /// The first `count` ids of every row, `(prompts, count)`. Ids of `rows` or more, which an embedding of
+    /// so many rows does not have, become 0.
     pub(crate) fn tensor(&self, count: usize, rows: usize, device: &Device) -> Tensor<2, Int> {
         let known = |&id: &u32| if (id as usize) < rows { id as i32 } else { 0 };
         let ids: Vec<i32> = self.ids.iter().flat_map(|row| row[..count].iter().map(known)).collect();

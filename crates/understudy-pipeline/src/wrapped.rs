@@ -1,17 +1,13 @@
-//! Networks that lie below other names in their file: dictionaries of a state of training, modules that hold the network,
-//! and the several copies of it that a training keeps.
+//! Networks that lie below other names in their file: dictionaries of a state of training, modules that hold
+//! the network, and the several copies of it that a training keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_engine::error::WeightError;
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::weights::WeightSource;
 
-use crate::recognize::Network;
-use crate::shapes::Shapes;
-
-/// Modules that programs put around parts of a network to shard, checkpoint or compile them: no part of a name, wherever
-/// they stand in it.
+/// Modules that programs put around parts of a network to shard, checkpoint or compile them: no part of a
+/// name, wherever they stand in it.
 const AROUND: [&str; 4] =
     ["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "_forward_module"];
 /// Dictionaries and modules that hold the average of a network over its training.
@@ -81,9 +77,10 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Those of `network` among `names`. Of several copies the average over the training is taken, or else that which the
-    /// least is around. What is not below anything, or beside the network, belongs to it, so that nothing strange goes unseen.
-    pub(crate) fn of<'a>(network: Network, names: impl IntoIterator<Item = &'a str>) -> Self {
+    /// Those among `names` of a network whose names begin with one of `first_words`, up to the first dot. Of
+    /// several copies the average over the training is taken, or else that which the least is around. What is
+    /// not below anything, or beside the network, belongs to it, so that nothing strange goes unseen.
+    pub(crate) fn of<'a>(first_words: &[&str], names: impl IntoIterator<Item = &'a str>) -> Self {
         let all: Vec<(&str, Vec<&str>, String)> = names
             .into_iter()
             .map(|name| {
@@ -91,7 +88,7 @@ impl Held {
                 (name, holders, bare)
             })
             .collect();
-        let is_own = |bare: &str| network.first_words().contains(&bare.split('.').next().unwrap_or_default());
+        let is_own = |bare: &str| first_words.contains(&bare.split('.').next().unwrap_or_default());
         let mut copies: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
         for (_, holders, _) in all.iter().filter(|(.., bare)| is_own(bare)) {
             *copies.entry(holders.clone()).or_insert(0) += 1;
@@ -120,9 +117,10 @@ impl Held {
             if !is_own(bare) && beside(holders, bare) {
                 names.insert(bare.clone(), (*name).to_owned());
             } else if chosen.get(bare.as_str()).is_none_or(|(own, _)| own != name) {
-                let first = match holders.is_empty() {
-                    true => bare.split('.').next().unwrap_or_default().to_owned(),
-                    false => holders.join("."),
+                let first = if holders.is_empty() {
+                    bare.split('.').next().unwrap_or_default().to_owned()
+                } else {
+                    holders.join(".")
                 };
                 left.insert(first);
             }
@@ -146,10 +144,9 @@ impl Held {
         self.names.get(name).cloned().unwrap_or_else(|| format!("{}{name}", self.prefix))
     }
 
-    /// Their shapes, of all the file's, by the network's names.
-    pub(crate) fn shapes(&self, all: &Shapes) -> Shapes {
-        let shape = |(bare, name): (&String, &String)| Some((bare.clone(), all.by_name().get(name)?.clone()));
-        self.names.iter().filter_map(shape).collect()
+    /// The file's names by the network's.
+    pub(crate) fn by_name(&self) -> &BTreeMap<String, String> {
+        &self.names
     }
 
     /// The tensors themselves by the network's names.
@@ -158,16 +155,6 @@ impl Held {
             self.names.iter().map(|(bare, name)| (name.as_str(), bare.as_str())).collect();
         checkpoint.only(|name| own.contains_key(name)).renamed(|name| Some((*own.get(name)?).to_owned()))
     }
-}
-
-/// The tensors of `network` in `checkpoint` by its own names, and what is to be said of it.
-pub(crate) fn held(
-    network: Network,
-    checkpoint: Checkpoint,
-) -> Result<(Checkpoint, Option<String>), WeightError> {
-    let names = checkpoint.names();
-    let held = Held::of(network, names.iter().map(String::as_str));
-    Ok((held.tensors(checkpoint)?, held.note))
 }
 
 fn said(used: &BTreeSet<&Vec<&str>>, left: &BTreeSet<String>) -> String {
@@ -194,7 +181,7 @@ mod tests {
     }
 
     fn held(names: &[String]) -> Held {
-        Held::of(Network::Denoiser, names.iter().map(String::as_str))
+        Held::of(&["patch_embedding", "blocks", "head"], names.iter().map(String::as_str))
     }
 
     #[test]

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::device;
 use understudy_engine::allocator::Allocator;
-use understudy_engine::ops::set_bf16_products;
+use understudy_engine::ops::Products;
 use understudy_pipeline::{Base, Event, Files, Request, generate};
 
 /// Less than this, such as the room products are packed in, comes from a thread's own lists.
 const LARGE: usize = 1 << 17;
-/// What the sampler makes of latents and the denoiser of its input and output is burn's, and small: latents here are 80 kB.
+/// What the sampler makes of latents and the denoiser of its input and output is burn's, and small: latents
+/// here are 80 kB.
 const LATENTS: usize = 16 * 16 * 16 * 5 * 4;
 
 static ASKED: AtomicUsize = AtomicUsize::new(0);
@@ -52,7 +53,7 @@ static GLOBAL: Counting = Counting;
 #[test]
 fn later_steps_live_in_the_memory_of_earlier_ones() {
     for bf16 in [false, true] {
-        set_bf16_products(bf16);
+        let _products = Products::rounded(bf16).scope();
         let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../understudy-nano/weights");
         let base = Base::load(&Files::folder(weights), &device()).unwrap();
         let request = Request {

@@ -9,12 +9,16 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use common::{Case, base, check, device, folder, go, values};
 use serde_json::{Value, json};
-use understudy_engine::attach::{Attachments, LowRank, Window};
+use understudy_engine::attach::{Attached, Attachments, LowRank, Window};
+use understudy_engine::ops::Products;
 use understudy_engine::parameters::Parameters;
 use understudy_engine::safetensors::{Checkpoint, Precision};
+use understudy_engine::weights::Weights;
+use understudy_models::wan_vae::WanVae;
+use understudy_pipeline::families::wan::{BaseParameters, WanConfig, save};
 use understudy_pipeline::{
-    Base, BaseConfig, BaseParameters, Error, Event, Files, PromptOptions, Request, Sampler, TokenEmbeddings,
-    decode_video, encode_prompt, encode_video, generate, latent_shape, save,
+    Base, Error, Event, Files, LoadOptions, PromptOptions, Request, Sampler, Source, TokenEmbeddings,
+    encode_prompt, generate,
 };
 
 const A: &str = "wan_pipeline_a";
@@ -42,9 +46,10 @@ fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }
@@ -192,7 +197,7 @@ fn words_are_weighed_where_that_is_asked_for() {
     let base = base(A);
     let states = |prompt: &str, weighted| {
         let options = PromptOptions { max_sequence_length: Some(24), weighted, ..Default::default() };
-        encode_prompt(&base, &[prompt], options).unwrap()
+        encode_prompt(&base, &[prompt], options).unwrap().words
     };
     let bits = |prompt, weighted| values(states(prompt, weighted));
     assert_eq!(bits("a (red:1) ball", true), bits("a red ball", false));
@@ -316,7 +321,15 @@ fn attachments_act_in_their_window_of_the_steps() {
     let run = |site: &str, inputs: usize, start: f32, end: f32| {
         let mut attachments = Attachments::none();
         attachments.add_low_rank(site, low_rank(32, inputs, Window { start, end }));
-        values(generate(&base, &Request { attachments, ..small() }, &mut go).unwrap().latents)
+        values(
+            generate(
+                &base,
+                &Request { attached: Attached::one("transformer", attachments), ..small() },
+                &mut go,
+            )
+            .unwrap()
+            .latents,
+        )
     };
     let plain = values(generate(&base, &small(), &mut go).unwrap().latents);
     let sites = [
@@ -343,17 +356,17 @@ fn subject_tokens_use_their_own_rows() {
             token_embeddings: Some(&embeddings),
             ..Default::default()
         };
-        encode_prompt(&base, &[prompt], options)
+        encode_prompt(&base, &[prompt], options).map(|texts| texts.words)
     };
     let plain = |prompt: &str| {
         let options = PromptOptions { max_sequence_length: Some(24), ..Default::default() };
-        values(encode_prompt(&base, &[prompt], options).unwrap())
+        values(encode_prompt(&base, &[prompt], options).unwrap().words)
     };
 
     // A new token with the row of a word is that word.
     let checkpoint = Checkpoint::open(&folder(A).join("text_encoder/model.safetensors"), &device()).unwrap();
     let (table, _) = checkpoint.values("shared.weight").unwrap();
-    let ball = base.tokenizer.id("▁ball").unwrap() as usize;
+    let ball = base.networks.text.tokenizer().id("▁ball").unwrap() as usize;
     let ball: [f32; 20] = table[ball * 20..][..20].try_into().unwrap();
     let found = values(encode("a red <s> rolls", "<s>", rows(ball)).unwrap());
     check("subject token", &found, &plain("a red ball rolls"), 1e-6);
@@ -374,7 +387,8 @@ fn subject_tokens_use_their_own_rows() {
 
 #[test]
 fn added_tokens_stand_after_the_vocabulary() {
-    let tokenizer = base(A).tokenizer;
+    let base = base(A);
+    let tokenizer = base.networks.text.tokenizer();
     let added = tokenizer.with_added(&["<s>".to_owned(), "<t>".to_owned()]).unwrap();
     assert_eq!(added.vocabulary(), tokenizer.vocabulary() + 2);
     let id = tokenizer.vocabulary() as u32;
@@ -388,13 +402,20 @@ fn added_tokens_stand_after_the_vocabulary() {
 #[test]
 fn videos_are_encoded_to_normalized_latents() {
     let base = base(A);
-    let video = decode_video(&base.vae, Case::open(A).tensor("latents_out"), None) * 2.0 - 1.0;
-    let latents = encode_video(&base, video.clone()).unwrap();
-    assert_eq!(latents.dims()[1..], latent_shape(&base.config, [5, 32, 16]).unwrap());
-    let mean = base.vae.encode(video).mean;
-    check("streamed", &values(base.vae.denormalize(latents)), &values(mean), 1e-5);
+    let video = base.networks.vae.decode(Case::open(A).tensor("latents_out"), None) * 2.0 - 1.0;
+    let latents = base.encode(video.clone()).unwrap();
+    assert_eq!(latents.dims()[1..], base.about.geometry.latents([5, 32, 16]).unwrap());
+    let file =
+        Checkpoint::open(&folder(A).join("vae/diffusion_pytorch_model.safetensors"), &device()).unwrap();
+    let vae = WanVae::new(&Weights::new(&file, &device()), &config().vae);
+    let mean = vae.encode(video).mean;
+    check("streamed", &values(vae.denormalize(latents)), &values(mean), 1e-5);
     let wrong = Tensor::<5>::zeros([1, 3, 4, 32, 16], &device());
-    assert!(encode_video(&base, wrong).unwrap_err().to_string().contains("use 1 or 5"));
+    assert!(base.encode(wrong).unwrap_err().to_string().contains("use 1 or 5"));
+}
+
+fn config() -> WanConfig {
+    WanConfig::read(&Files::folder(folder(A))).unwrap()
 }
 
 fn parameters(file: &str) -> Parameters {
@@ -411,7 +432,7 @@ fn parameters(file: &str) -> Parameters {
 fn a_saved_folder_loads_as_the_same_base() {
     let original = base(A);
     let target = tempfile::tempdir().unwrap();
-    let config = BaseConfig { max_sequence_length: 24, ..original.config.clone() };
+    let config = WanConfig { max_sequence_length: 24, ..config() };
     let [text_encoder, transformer, vae] = [
         parameters("text_encoder/model.safetensors"),
         parameters("transformer/diffusion_pytorch_model.safetensors"),
@@ -421,10 +442,11 @@ fn a_saved_folder_loads_as_the_same_base() {
     let request = Request { max_sequence_length: None, ..small() };
     let reference = generate(&original, &small(), &mut go).unwrap();
     for (precision, tolerance) in [(Precision::F32, 1e-9), (Precision::F16, 1e-2), (Precision::Bf16, 1e-1)] {
-        save(target.path(), &config, &original.tokenizer, networks, precision).unwrap();
+        save(target.path(), &config, original.networks.text.tokenizer(), networks, precision).unwrap();
         let loaded = load(target.path()).unwrap();
-        assert_eq!(loaded.config, config);
-        assert_eq!(loaded.identity, original.identity);
+        assert_eq!(WanConfig::read(&Files::folder(target.path())).unwrap(), config);
+        assert_eq!(loaded.about.text_limit, 24);
+        assert_eq!(loaded.about.identity, original.about.identity);
         let output = generate(&loaded, &request, &mut go).unwrap();
         check("saved", &values(output.latents), &values(reference.latents.clone()), tolerance);
     }
@@ -432,14 +454,14 @@ fn a_saved_folder_loads_as_the_same_base() {
 
 #[test]
 fn identity_tells_architectures_apart() {
-    let [a, b] = [A, "wan_pipeline_b"].map(|name| base(name).identity);
+    let [a, b] = [A, "wan_pipeline_b"].map(|name| base(name).about.identity.clone());
     assert_ne!(a, b);
     // Adapters carry it, so it must never change for the same architecture.
     assert_eq!(a, "wan-26fa557aae378c44");
     let folder = copy();
     edit(&folder.path().join("scheduler/scheduler_config.json"), |v| v["flow_shift"] = json!(5.0));
     edit(&folder.path().join("transformer/config.json"), |v| v["_diffusers_version"] = json!("9"));
-    assert_eq!(load(folder.path()).unwrap().identity, a);
+    assert_eq!(load(folder.path()).unwrap().about.identity, a);
 }
 
 #[test]
@@ -447,9 +469,10 @@ fn embedded_files_give_the_same_as_the_folder() {
     fn list(folder: &Path, prefix: &str, files: &mut Vec<(&'static str, &'static [u8])>) {
         for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
             let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
-            match entry.file_type().unwrap().is_dir() {
-                true => list(&entry.path(), &format!("{name}/"), files),
-                false => files.push((name.leak(), std::fs::read(entry.path()).unwrap().leak())),
+            if entry.file_type().unwrap().is_dir() {
+                list(&entry.path(), &format!("{name}/"), files)
+            } else {
+                files.push((name.leak(), std::fs::read(entry.path()).unwrap().leak()))
             }
         }
     }
@@ -466,4 +489,43 @@ fn embedded_files_give_the_same_as_the_folder() {
     let embedded = Files::Embedded { name: "nano", files: files.leak() };
     let message = Base::load(&embedded, &device()).unwrap_err().to_string();
     assert!(message.starts_with("nano/vae/config.json: "), "{message}");
+}
+
+#[test]
+fn every_file_is_opened_once() {
+    let folder = copy();
+    let opened = Source::Files(Files::folder(folder.path())).open(&device()).unwrap();
+    // What is asked for later is read from what is open.
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    assert_eq!(opened.about().identity, base(A).about.identity);
+    assert!(opened.tokenizer().knows("ball"));
+    let options = LoadOptions { blocks_on_host: 2, ..LoadOptions::default() };
+    let found = generate(&opened.load(options).unwrap(), &small(), &mut go).unwrap().frames;
+    assert_eq!(values(found), values(generate(&base(A), &small(), &mut go).unwrap().frames));
+}
+
+#[test]
+fn runs_of_two_precisions_in_one_process_keep_their_numbers() {
+    let run = |products: Products| {
+        let _products = products.scope();
+        values(generate(&base(A), &small(), &mut go).unwrap().latents)
+    };
+    let [single, rounded] = [Products::F32, Products::Bf16].map(run);
+    assert_ne!(single, rounded);
+    std::thread::scope(|threads| {
+        let runs: Vec<_> = [Products::F32, Products::Bf16]
+            .into_iter()
+            .cycle()
+            .take(6)
+            .map(|products| threads.spawn(move || (products, run(products))))
+            .collect();
+        for thread in runs {
+            let (products, found) = thread.join().unwrap();
+            assert_eq!(
+                found,
+                if products == Products::F32 { &single } else { &rounded }.clone(),
+                "{products:?}"
+            );
+        }
+    });
 }

@@ -1,4 +1,5 @@
-//! Files of weights as people have them: other names, other encodings, other models, and files that changed or broke.
+//! Files of weights as people have them: other names, other encodings, other models, and files that changed
+//! or broke.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -194,7 +195,7 @@ fn other_kinds_of_wan_are_named() {
     let path = target.path().join("wan.safetensors");
     write(&path, &tensors, BTreeMap::new(), Precision::F32).unwrap();
     let source = Source::Parts(Parts { transformer: path, ..published });
-    assert!(source.config().unwrap_err().to_string().contains("VACE"));
+    assert!(source.open(&device()).unwrap_err().to_string().contains("VACE"));
 }
 
 /// An fp8 number and what it stands for.
@@ -205,8 +206,8 @@ fn eighth(value: f32) -> (u8, f32) {
     (byte, 2_f32.powf(exponent).copysign(value))
 }
 
-/// What is written of a linear map in fp8, and what it stands for: each run of `size[1]` numbers in `size[0]` rows has a
-/// scale.
+/// What is written of a linear map in fp8, and what it stands for: each run of `size[1]` numbers in `size[0]`
+/// rows has a scale.
 fn quantized(tensor: &NamedValues, size: [usize; 2]) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
     let columns = tensor.shape[1];
     let across = columns.div_ceil(size[1]);
@@ -441,7 +442,7 @@ fn a_text_encoder_may_be_a_gguf_of_llama_cpp() {
     let message = Source::Parts(parts(&path)).load(&device()).unwrap_err().to_string();
     assert!(message.contains("1 missing (enc.blk.1.ffn_gate.weight "), "{message}");
     let without = Parts { tokenizer: None, ..parts(&path) };
-    let message = Source::Parts(without).tokenizer().unwrap_err().to_string();
+    let message = Source::Parts(without).open(&device()).unwrap_err().to_string();
     assert!(message.contains("umt5.gguf") && message.contains("--tokenizer"), "{message}");
 }
 
@@ -473,10 +474,20 @@ fn a_gguf_carries_its_tokenizer() {
             let map: Vec<[u8; 1]> = model.characters.iter().map(|byte| [*byte]).collect();
             file.numbers("tokenizer.ggml.precompiled_charsmap", 0, &map);
         }
+        let rows = pieces.len();
+        for tensor in tensors(&folder(A).join("text_encoder/model.safetensors"), llama) {
+            let shape = match tensor.name.as_str() {
+                "token_embd.weight" => vec![rows, tensor.shape[1]],
+                _ => tensor.shape,
+            };
+            let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+            file.tensors.push((tensor.name, shape, 0, bytes));
+        }
         file.write(&path);
-        let parts = Parts { text_encoder: path.clone(), ..Parts::default() };
-        assert!(parts.carries_tokenizer().unwrap());
-        let found = Source::Parts(parts).tokenizer().unwrap();
+        let published = Parts::published(&folder(A)).unwrap();
+        let source = Source::Parts(Parts { text_encoder: path.clone(), tokenizer: None, ..published });
+        let opened = source.open(&device()).unwrap();
+        let found = opened.tokenizer();
         let expected = Tokenizer::from_spiece(&bytes, name).unwrap();
         assert_eq!(found.vocabulary(), expected.vocabulary());
         assert_eq!(found.encode(&texts, 64).unwrap(), expected.encode(&texts, 64).unwrap());
@@ -609,9 +620,10 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }

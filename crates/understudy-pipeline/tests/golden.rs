@@ -7,27 +7,27 @@ use std::convert::Infallible;
 
 use burn::tensor::Tensor;
 use common::{Case, base, check, go, values};
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::{Attached, Window};
 use understudy_pipeline::{
-    Denoiser, PromptOptions, Sampler, Schedule, Scheduler, decode_video, encode_prompt, generate,
+    Branch, Guided, Noise, PromptOptions, Sampler, Schedule, Scheduler, encode_prompt, generate,
 };
 
 const SAMPLERS: [(&str, Sampler); 3] =
     [("euler", Sampler::Euler), ("unipc", Sampler::UniPc), ("dpm", Sampler::DpmPlusPlus)];
 
-/// The samples after each step, under the velocity `v` of a sample and a timestep.
+/// The samples after each step, with the data that `foresee` makes of a step and its sample.
 fn trajectory<const D: usize>(
     sampler: Sampler,
     schedule: &Schedule,
     start: Tensor<D>,
-    mut v: impl FnMut(usize, &Tensor<D>) -> Tensor<D>,
+    mut foresee: impl FnMut(usize, &Tensor<D>) -> Tensor<D>,
 ) -> Vec<f32> {
     let mut seen = Vec::new();
     let last = sampler.sample(start, schedule, |step, x| {
         if step > 0 {
             seen.extend(values(x.clone()));
         }
-        Ok::<_, Infallible>(v(step, x))
+        Ok::<_, Infallible>(foresee(step, x))
     });
     seen.extend(values(last.unwrap()));
     seen
@@ -66,7 +66,9 @@ fn schedulers_follow_diffusers() {
 
                 let found = trajectory(sampler, &schedule, case.tensor::<3>("start"), |step, x| {
                     let t = f64::from(schedule.timesteps()[step]);
-                    x.clone() * (0.3 * (t / 500.0).cos()) as f32 + (0.1 * (t / 100.0).sin()) as f32
+                    let velocity =
+                        x.clone() * (0.3 * (t / 500.0).cos()) as f32 + (0.1 * (t / 100.0).sin()) as f32;
+                    x.clone() - velocity * schedule.sigmas()[step]
                 });
                 let expected = case.values(&format!("{key}.trajectory"));
                 let error = common::error(&found, &expected);
@@ -91,16 +93,27 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     let options = PromptOptions { max_sequence_length: request.max_sequence_length, ..Default::default() };
     let text = encode_prompt(&base, &[&request.prompts[0]], options).unwrap();
     let negative = encode_prompt(&base, &[&request.negative_prompt], options).unwrap();
-    check("prompt_embeds", &values(text.clone()), &case.values("prompt_embeds"), 1e-4);
-    check("negative_prompt_embeds", &values(negative.clone()), &case.values("negative_prompt_embeds"), 1e-4);
+    check("prompt_embeds", &values(text.words.clone()), &case.values("prompt_embeds"), 1e-4);
+    check(
+        "negative_prompt_embeds",
+        &values(negative.words.clone()),
+        &case.values("negative_prompt_embeds"),
+        1e-4,
+    );
 
-    let scheduler = request.scheduler(&base.config);
+    let scheduler = request.scheduler(&base.about);
     let schedule = scheduler.sampler.schedule(scheduler.shift, request.steps);
-    let none = Attachments::none();
-    let mut denoiser = Denoiser::new(&base, text, Some((negative, request.guidance)), &none);
+    let attached = &Attached::none();
+    let branches = vec![
+        Branch { texts: text, attached, weight: request.guidance },
+        Branch { texts: negative, attached, weight: 1.0 - request.guidance },
+    ];
+    let mut guided = Guided::new(base.networks.denoiser.as_ref(), branches, 1, Window::ALWAYS, None);
     let noise = case.tensor::<5>("latents_in");
     let steps = trajectory(scheduler.sampler, &schedule, noise, |step, x| {
-        denoiser.velocity(x, schedule.timesteps()[step], step as f32 / request.steps as f32)
+        let level = schedule.level(step);
+        let prediction = guided.predict(x, level.timestep, step as f32 / request.steps as f32);
+        Noise::Flow.data(x, prediction, level)
     });
     let expected = |what: &str| case.values(&format!("{prefix}{what}"));
     check("latents_steps", &steps, &expected("latents_steps"), 1e-3);
@@ -108,7 +121,7 @@ fn pipeline(name: &str, sampler: Option<Sampler>, prefix: &str) {
     let output = generate(&base, &request, &mut go).unwrap();
     check("latents_out", &values(output.latents.clone()), &expected("latents_out"), 1e-3);
     check("frames", &channels_last(output.frames.clone()), &expected("frames"), 1e-3);
-    assert_eq!(values(decode_video(&base.vae, output.latents, None)), values(output.frames));
+    assert_eq!(values(base.networks.vae.decode(output.latents, None)), values(output.frames));
 }
 
 #[test]
@@ -143,7 +156,7 @@ fn tokens_are_the_published_tokenizers() {
         let request = case.request();
         let limit = request.max_sequence_length.unwrap();
         let prompts = [request.prompts[0].as_str(), request.negative_prompt.as_str()];
-        let tokens = base.tokenizer.encode(&prompts, limit).unwrap();
+        let tokens = base.networks.text.tokenizer().encode(&prompts, limit).unwrap();
         let ids: Vec<i64> = tokens.ids.iter().flatten().map(|&id| i64::from(id)).collect();
         assert_eq!(ids, case.integers("input_ids"));
         let mask = case.integers("attention_mask");

@@ -118,18 +118,20 @@ fn incomplete_and_foreign_files_are_errors() {
     assert!(message.contains("diffusion_pytorch_model.safetensors"), "{message}");
 
     // A text encoder where the denoiser should be.
-    let message = parts(&whole.join("models_t5_umt5-xxl-enc-bf16.pth")).config().unwrap_err().to_string();
+    let message =
+        parts(&whole.join("models_t5_umt5-xxl-enc-bf16.pth")).open(&device()).unwrap_err().to_string();
     assert!(message.contains("models_t5") && message.contains("patch_embedding.weight"), "{message}");
 
     // Image to video.
     let path = target.path().join("config.json");
     std::fs::write(&path, r#"{"model_type": "i2v", "num_heads": 1}"#).unwrap();
     let original = Parts::find(&whole, [false; 3]).unwrap().unwrap();
-    let message = Source::Parts(Parts { config: Some(path), ..original }).config().unwrap_err().to_string();
+    let message =
+        Source::Parts(Parts { config: Some(path), ..original }).open(&device()).unwrap_err().to_string();
     assert!(message.contains("i2v"), "{message}");
 
     // A folder of nothing is told what a base is.
     let nothing = tempfile::tempdir().unwrap();
-    let message = Source::folder(nothing.path()).unwrap().config().unwrap_err().to_string();
+    let message = Source::folder(nothing.path()).unwrap().open(&device()).unwrap_err().to_string();
     assert!(message.contains("model_index.json"), "{message}");
 }

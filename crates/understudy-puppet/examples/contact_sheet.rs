@@ -1,5 +1,5 @@
-//! Writes the pictures of `docs/puppet-world.md` to a folder (default `docs/images`) and prints the captions of
-//! the clips.
+//! Writes the pictures of `docs/puppet-world.md` to a folder (default `docs/images`) and prints the captions
+//! of the clips.
 
 use std::fs::File;
 use std::io::BufWriter;

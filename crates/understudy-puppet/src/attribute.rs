@@ -1,6 +1,7 @@
 //! The form shared by all enumerated attributes.
 
-/// Declares a fieldless enum with its values in order (`ALL`), their number (`COUNT`), and a lower-case word for each.
+/// Declares a fieldless enum with its values in order (`ALL`), their number (`COUNT`), and a lower-case word
+/// for each.
 macro_rules! attribute {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $word:literal,)+ }) => {
         $(#[$doc])*

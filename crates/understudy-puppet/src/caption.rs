@@ -185,12 +185,14 @@ impl Scenario {
         self.caption_with(rng.word(), detail)
     }
 
-    /// A caption of the given detail, worded by `seed`. Detail is lowered where it would exceed [`MAX_WORDS`].
+    /// A caption of the given detail, worded by `seed`. Detail is lowered where it would exceed
+    /// [`MAX_WORDS`].
     pub fn caption_with(&self, seed: u64, detail: Detail) -> String {
         self.word_caption(None, seed, detail)
     }
 
-    /// A caption in which `subject`, e.g. `"a <s> cat"`, stands in place of the first character's description.
+    /// A caption in which `subject`, e.g. `"a <s> cat"`, stands in place of the first character's
+    /// description.
     pub fn caption_with_subject(&self, subject: &str, seed: u64, detail: Detail) -> String {
         self.word_caption(Some(subject), seed, detail)
     }
@@ -235,8 +237,8 @@ impl Scenario {
 }
 
 impl Identity {
-    /// A noun phrase without article, e.g. `red and white striped cat with a blue cap`; always the same for the same
-    /// identity and detail.
+    /// A noun phrase without article, e.g. `red and white striped cat with a blue cap`; always the same for
+    /// the same identity and detail.
     pub fn describe(&self, detail: Detail) -> String {
         description(self, detail, &mut Rng::new(Stream::Caption, 2, 0))
     }

@@ -1,7 +1,7 @@
 //! The body of a puppet: from an identity and a posture to painted shapes.
 //!
-//! Coordinates are hundredths of the puppet's height, feet at the origin, y downwards; a bare head ends at about -86,
-//! ears and hats above that.
+//! Coordinates are hundredths of the puppet's height, feet at the origin, y downwards; a bare head ends at
+//! about -86, ears and hats above that.
 
 use tiny_skia::Transform;
 

@@ -146,8 +146,8 @@ impl Canvas {
         }
     }
 
-    /// From now on paints the label of `part`, opaque and without smooth edges, where it is a map of parts; otherwise does
-    /// nothing.
+    /// From now on paints the label of `part`, opaque and without smooth edges, where it is a map of parts;
+    /// otherwise does nothing.
     pub(crate) fn name(&mut self, part: Part) {
         if let Some(label) = &mut self.label {
             label.part = part as u8;

@@ -7,7 +7,8 @@ use crate::color::Color;
 use crate::rng::{Rng, Stream, mix};
 
 attribute! {
-    /// The two halves of the world. A code (of an identity or a motion program) belongs to one of them for good.
+    /// The two halves of the world. A code (of an identity or a motion program) belongs to one of them for
+    /// good.
     Split {
         /// What the models are trained on.
         Train => "train",
@@ -62,7 +63,8 @@ attribute! {
 }
 
 attribute! {
-    /// How the class's ears are worn; for a person, the hair; for a robot, the antennae; for a bird, the crest.
+    /// How the class's ears are worn; for a person, the hair; for a robot, the antennae; for a bird, the
+    /// crest.
     Crest {
         /// Small ears, short hair.
         Small => "small",
@@ -307,7 +309,8 @@ impl Identity {
         self.class.word()
     }
 
-    /// The canonical code: the attributes as digits of one mixed-radix number. Equal codes mean equal identities.
+    /// The canonical code: the attributes as digits of one mixed-radix number. Equal codes mean equal
+    /// identities.
     pub fn code(&self) -> u64 {
         let colors = Color::COUNT;
         let emblem = self.emblem.map_or(0, |it| 1 + it.shape.index() * colors + it.color.index());

@@ -1,7 +1,7 @@
 //! The procedural puppet world: identities, actions, scenes, captions and masks, deterministic by index.
 //!
-//! A [`World`] renders [`Scenario`]s to [`Clip`]s. A scenario is drawn by [`Split`] and index, or put together from an
-//! [`Identity`], a [`Motion`], a [`Scene`], a [`Light`], a [`Camera`] and a [`Style`]:
+//! A [`World`] renders [`Scenario`]s to [`Clip`]s. A scenario is drawn by [`Split`] and index, or put
+//! together from an [`Identity`], a [`Motion`], a [`Scene`], a [`Light`], a [`Camera`] and a [`Style`]:
 //!
 //! ```
 //! use understudy_puppet::{Action, Class, Identity, Light, Motion, Scenario, Scene, Size, Split, World};
@@ -13,8 +13,9 @@
 //! # Ok::<(), understudy_puppet::Error>(())
 //! ```
 //!
-//! What is held out is held out for good: whether an identity or a motion program belongs to [`Split::Train`] or
-//! [`Split::HeldOut`] is a hash of its canonical code. Motions from [`Motion::idiosyncratic`] belong to neither.
+//! What is held out is held out for good: whether an identity or a motion program belongs to [`Split::Train`]
+//! or [`Split::HeldOut`] is a hash of its canonical code. Motions from [`Motion::idiosyncratic`] belong to
+//! neither.
 
 mod attribute;
 mod backdrop;

@@ -52,8 +52,8 @@ impl Action {
 }
 
 attribute! {
-    /// A way of moving that no clip of either split shows, for measuring how well a motion of one's own is learned.
-    /// Each changes one action.
+    /// A way of moving that no clip of either split shows, for measuring how well a motion of one's own is
+    /// learned. Each changes one action.
     Quirk {
         /// Walking with one stiff leg, dropping at every second step.
         Limp => "limp",
@@ -89,7 +89,8 @@ impl Quirk {
     }
 }
 
-/// A motion program with its starting point. All parameters are whole levels, so that programs compare exactly.
+/// A motion program with its starting point. All parameters are whole levels, so that programs compare
+/// exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Motion {
     /// What is done.
@@ -170,8 +171,8 @@ impl Motion {
         program + Self::DISTINCT * self.quirk.map_or(0, |quirk| 1 + quirk.index() as u64)
     }
 
-    /// The split that the program belongs to for good, by a hash of its code; `None` for idiosyncratic motions, which
-    /// neither split shows.
+    /// The split that the program belongs to for good, by a hash of its code; `None` for idiosyncratic
+    /// motions, which neither split shows.
     pub fn split(&self) -> Option<Split> {
         self.quirk.is_none().then(|| Split::of_code(SPLIT_SALT, self.code()))
     }

@@ -238,12 +238,12 @@ impl Pose {
     }
 }
 
-/// What can be seen of an actor's posture in one frame, as numbers of about unit variance over the world's motions: what
-/// a judge of motion is trained to read from a frame, and what a motion is compared by.
+/// What can be seen of an actor's posture in one frame, as numbers of about unit variance over the world's
+/// motions: what a judge of motion is trained to read from a frame, and what a motion is compared by.
 ///
-/// In turn: place across the frame, height of the feet, sine and cosine of the rotation about the middle of the body, lean,
-/// turn about the axis, where the face looks, how far it looks down, shift of the head, crouch, both arms, both legs, both
-/// feet.
+/// In turn: place across the frame, height of the feet, sine and cosine of the rotation about the middle of
+/// the body, lean, turn about the axis, where the face looks, how far it looks down, shift of the head,
+/// crouch, both arms, both legs, both feet.
 pub type Posture = [f32; POSTURE];
 
 /// How many numbers a [`Posture`] has.
@@ -270,8 +270,8 @@ const USUAL: [(f32, f32); POSTURE] = [
 ];
 
 impl Pose {
-    /// The numbers of a character of `scale` 64ths of the short side for each hundredth of its height, whose place is `x` in
-    /// those.
+    /// The numbers of a character of `scale` 64ths of the short side for each hundredth of its height, whose
+    /// place is `x` in those.
     pub(crate) fn posture(&self, x: f32, scale: f32) -> Posture {
         let numbers = [
             x + self.shift * scale,

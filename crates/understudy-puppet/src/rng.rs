@@ -1,9 +1,10 @@
 //! Counter-based random numbers.
 //!
-//! Every decision in the world is a function of (seed, stream, index, draw number) in integer arithmetic, so that all
-//! machines and all thread counts make the same scenarios.
+//! Every decision in the world is a function of (seed, stream, index, draw number) in integer arithmetic, so
+//! that all machines and all thread counts make the same scenarios.
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): a bijection of 64-bit words with good avalanche.
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): a bijection of 64-bit words with good
+/// avalanche.
 pub(crate) const fn mix(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

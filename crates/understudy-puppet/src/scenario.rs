@@ -42,8 +42,8 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The `index`-th scenario of a split: identities and motion programs are of that split; places, lights, cameras,
-    /// styles and objects are shared by both.
+    /// The `index`-th scenario of a split: identities and motion programs are of that split; places, lights,
+    /// cameras, styles and objects are shared by both.
     pub fn from_index(split: Split, index: u64) -> Self {
         Self::drawn(split, index, None)
     }
@@ -78,8 +78,8 @@ impl Scenario {
         }
     }
 
-    /// One character in a place: by day, static camera, flat style, empty hands. The seed draws where it stands and
-    /// the details of the place.
+    /// One character in a place: by day, static camera, flat style, empty hands. The seed draws where it
+    /// stands and the details of the place.
     pub fn solo(identity: Identity, motion: Motion, scene: Scene, seed: u64) -> Self {
         Self::ensemble(&[(identity, motion)], scene, seed)
     }
@@ -95,7 +95,8 @@ impl Scenario {
         Self { seed, actors, scene, light: Light::Day, camera: Camera::Static, style: Style::Flat }
     }
 
-    /// One character performing a motion in a place, light and style drawn by the seed, under a static camera.
+    /// One character performing a motion in a place, light and style drawn by the seed, under a static
+    /// camera.
     pub fn performance(identity: Identity, motion: Motion, seed: u64) -> Self {
         let mut rng = Rng::new(Stream::Explicit, 1, seed);
         let scene = rng.pick(&Scene::ALL);
@@ -104,8 +105,8 @@ impl Scenario {
             .with_style(any_style(&mut rng))
     }
 
-    /// One of the varied reference pictures of a character, meant to be rendered as a single frame: place, pose, light
-    /// and position change with the seed; the face is in view.
+    /// One of the varied reference pictures of a character, meant to be rendered as a single frame: place,
+    /// pose, light and position change with the seed; the face is in view.
     pub fn portrait(identity: Identity, seed: u64) -> Self {
         const POSES: [Action; 8] = [
             Action::Wave,
@@ -149,8 +150,8 @@ impl Scenario {
 }
 
 impl Actor {
-    /// What can be seen of its posture in `frame` of a clip of `frames` under a camera that stands still; the frame is as wide
-    /// as it is high.
+    /// What can be seen of its posture in `frame` of a clip of `frames` under a camera that stands still; the
+    /// frame is as wide as it is high.
     pub fn posture(&self, frame: usize, frames: usize) -> Posture {
         let pose = Pose::at(&self.motion, frame, frames);
         let height = f32::from(self.height);

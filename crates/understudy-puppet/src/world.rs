@@ -141,7 +141,8 @@ impl World {
         Scenario::from_index(split, index)
     }
 
-    /// Which [`Part`](crate::Part) of the characters each pixel of one frame shows, shape (height, width); 0 where none.
+    /// Which [`Part`](crate::Part) of the characters each pixel of one frame shows, shape (height, width); 0
+    /// where none.
     pub fn parts(&self, scenario: &Scenario, index: usize) -> Vec<u8> {
         let part = |shown: Option<Shown>| shown.map_or(0, |shown| shown.part as u8);
         self.shown(scenario, index).into_iter().map(part).collect()
@@ -323,7 +324,8 @@ fn composite(frame: &mut [u8], layer: &[u8]) {
     }
 }
 
-/// The mask of the first of `players`, those after it in front: pixels that it covers by at least half, and no other.
+/// The mask of the first of `players`, those after it in front: pixels that it covers by at least half, and
+/// no other.
 fn visible(mask: &mut [u8], players: &[Player]) {
     let Some((player, others)) = players.split_first() else {
         return;

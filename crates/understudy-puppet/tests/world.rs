@@ -32,8 +32,8 @@ fn scenarios_are_the_same_on_every_machine() {
 const GOLDEN_SCENARIOS: [u64; 3] =
     [9_891_485_359_696_829_555, 11_009_743_570_166_810_865, 4_513_956_684_791_037_327];
 
-/// Per clip the mean of each channel and the share of masked pixels, in thousandths. Rasterizers may differ in the last
-/// bit between instruction sets; means hardly do.
+/// Per clip the mean of each channel and the share of masked pixels, in thousandths. Rasterizers may differ
+/// in the last bit between instruction sets; means hardly do.
 #[test]
 fn pixels_stay_as_they_are() {
     let found: Vec<[f64; 4]> = (0..GOLDEN_PIXELS.len() as u64)

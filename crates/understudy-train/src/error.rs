@@ -29,7 +29,7 @@ pub enum TrainError {
     },
     /// The loss or a gradient stopped being a number.
     #[error(
-        "step {step}: the loss is {loss} and the gradient's length {norm}; lower the learning rate and resume from the last checkpoint"
+        "step {step}: the loss is {loss} and the gradient's length {norm}; lower the learning rate and resume from the last state"
     )]
     Diverged {
         /// The step.

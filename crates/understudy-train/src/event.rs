@@ -76,7 +76,8 @@ pub enum Event {
     },
 }
 
-/// A path as text: what of its name is not Unicode is replaced, since an event is better with it than not told.
+/// A path as text: what of its name is not Unicode is replaced, since an event is better with it than not
+/// told.
 ///
 /// # Errors
 /// Those of `serializer`.

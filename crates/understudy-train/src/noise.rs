@@ -8,8 +8,9 @@ pub fn logit_normal(random: &mut Random, mean: f32, deviation: f32) -> f64 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-/// `count` levels whose logits are normal, shifted toward noise: one from every `count`-th of the distribution, in a
-/// drawn order, so that the loss of a batch does not depend on which levels it happens to have.
+/// `count` levels whose logits are normal, shifted toward noise: one from every `count`-th of the
+/// distribution, in a drawn order, so that the loss of a batch does not depend on which levels it happens to
+/// have.
 pub fn levels(random: &mut Random, count: usize, shift: f64) -> Vec<f32> {
     let mut order: Vec<usize> = (0..count).collect();
     for at in 0..count {
@@ -22,7 +23,8 @@ pub fn levels(random: &mut Random, count: usize, shift: f64) -> Vec<f32> {
     order.into_iter().map(&mut level).collect()
 }
 
-/// The value that a normal number is below with probability `p` in (0, 1), to 5e-4 (Abramowitz and Stegun, 26.2.23).
+/// The value that a normal number is below with probability `p` in (0, 1), to 5e-4 (Abramowitz and Stegun,
+/// 26.2.23).
 fn normal_quantile(p: f64) -> f64 {
     let tail = p.min(1.0 - p);
     let t = (-2.0 * tail.ln()).sqrt();

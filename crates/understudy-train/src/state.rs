@@ -25,8 +25,8 @@ pub struct State {
     pub sampled: bool,
 }
 
-/// The files of a run's folder that hold states, the newest first: one that is whole and about to get its name, the newest,
-/// and the one before it.
+/// The files of a run's folder that hold states, the newest first: one that is whole and about to get its
+/// name, the newest, and the one before it.
 const FILES: [&str; 3] = ["state.next.safetensors", "state.safetensors", "state.before.safetensors"];
 /// The entry of the metadata that holds the run's name.
 const RUN: &str = "run";
@@ -41,8 +41,8 @@ impl State {
         Self { ema: parameters.clone(), parameters, optimizer: AdamW::new(config), step: 0, sampled: true }
     }
 
-    /// Writes the state of a run called `name` to `folder`. The one before is kept beside it, so that there is a whole one
-    /// whatever becomes of the newest.
+    /// Writes the state of a run called `name` to `folder`. The one before is kept beside it, so that there
+    /// is a whole one whatever becomes of the newest.
     ///
     /// # Errors
     /// When it cannot be written; those that are there are then untouched.
@@ -90,8 +90,8 @@ impl State {
         Ok(0)
     }
 
-    /// Reads the newest whole state in `folder` of the run called `name`, or `None` if there is none; and which of the
-    /// files there are damaged, which are removed.
+    /// Reads the newest whole state in `folder` of the run called `name`, or `None` if there is none; and
+    /// which of the files there are damaged, which are removed.
     ///
     /// # Errors
     /// When it cannot be read or belongs to another run.
@@ -157,7 +157,8 @@ fn number(checkpoint: &Checkpoint, path: &Path, key: &str) -> Result<u64, TrainE
     })
 }
 
-/// Gives the state that is about to get its name that name, and the one that has it the name of the one before.
+/// Gives the state that is about to get its name that name, and the one that has it the name of the one
+/// before.
 fn place(folder: &Path) -> Result<(), TrainError> {
     let [next, newest, before] = FILES.map(|file| folder.join(file));
     rename(&newest, &before)?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use understudy_engine::ops;
+use understudy_engine::ops::Products;
 use understudy_engine::optimizer::{AdamWConfig, ema_step};
 use understudy_engine::parameters::{NamedGradients, Parameters};
 
@@ -80,7 +80,7 @@ pub struct TrainConfig {
     /// Decay of the moving average; 0 keeps the last step.
     #[serde(default)]
     pub ema_decay: f32,
-    /// Steps between checkpoints.
+    /// Steps between saved states.
     pub checkpoint_every: u64,
     /// Steps between samples; 0 for none.
     #[serde(default)]
@@ -111,7 +111,7 @@ pub fn train<O: Objective>(
 ) -> Result<State, TrainError> {
     let io = |action| move |error| TrainError::Io { action, path: folder.to_owned(), error };
     std::fs::create_dir_all(folder).map_err(io("create"))?;
-    ops::set_bf16_products(config.bf16_products);
+    let _products = Products::rounded(config.bf16_products).scope();
     let name = objective.name();
     let (found, damaged) = State::load(folder, &name, config.optimizer.clone(), device)?;
     let saved = found.as_ref().map(|state| (state.step, state.sampled));
@@ -132,9 +132,7 @@ pub fn train<O: Objective>(
         from: run.state.step,
         to: config.steps,
     });
-    let finished = run.steps();
-    ops::set_bf16_products(false);
-    finished.map(|()| run.state)
+    run.steps().map(|()| run.state)
 }
 
 /// The log, ready for a new line: the last one may have been cut off.
@@ -172,9 +170,11 @@ impl<O: Objective> Run<'_, O> {
         if !self.state.sampled {
             self.sample()?;
         }
+        let products = Products::current();
         std::thread::scope(|scope| {
             let (sender, batches) = sync_channel(2);
             scope.spawn(move || {
+                let _products = products.scope();
                 for step in first..last {
                     let batch = objective.batch(step);
                     // The receiver is gone when the run was stopped.
@@ -191,7 +191,7 @@ impl<O: Objective> Run<'_, O> {
             Ok::<(), TrainError>(())
         })?;
         if self.saved != Some((self.state.step, self.state.sampled)) {
-            self.checkpoint()?;
+            self.save_state()?;
         }
         let (step, path) = (self.state.step, self.folder.join(STATE));
         let _ = self.tell(Event::Done { step, path });
@@ -236,19 +236,16 @@ impl<O: Objective> Run<'_, O> {
         Ok(flow)
     }
 
-    /// Checkpoints and samples that are due after this step.
+    /// States and samples that are due after this step.
     fn periodic(&mut self) -> Result<(), TrainError> {
         let step = self.state.step;
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         // A run that ends while samples are made makes them when it goes on.
         self.state.sampled = !(due(self.config.sample_every) || step == self.config.steps);
         if due(self.config.checkpoint_every) {
-            self.checkpoint()?;
+            self.save_state()?;
         }
-        match self.state.sampled {
-            true => Ok(()),
-            false => self.sample(),
-        }
+        if self.state.sampled { Ok(()) } else { self.sample() }
     }
 
     /// Makes the samples of this step. When that fails, no step is lost.
@@ -257,7 +254,7 @@ impl<O: Objective> Run<'_, O> {
         let made = self.objective.sample(&self.state.ema, step, self.folder);
         if made.is_err() && self.saved.is_none_or(|(saved, _)| saved < step) {
             // What went wrong first is what is told.
-            let _ = self.checkpoint();
+            let _ = self.save_state();
         }
         if let Some(path) = made? {
             let _ = self.tell(Event::Sample { step, path });
@@ -266,7 +263,7 @@ impl<O: Objective> Run<'_, O> {
         Ok(())
     }
 
-    fn checkpoint(&mut self) -> Result<(), TrainError> {
+    fn save_state(&mut self) -> Result<(), TrainError> {
         self.state.save(self.folder, &self.name)?;
         let step = self.state.step;
         self.saved = Some((step, self.state.sampled));
@@ -276,7 +273,7 @@ impl<O: Objective> Run<'_, O> {
 
     fn tell(&mut self, event: Event) -> ControlFlow<()> {
         if let Ok(line) = serde_json::to_string(&event) {
-            // The log is a convenience; a full disk will be reported by the checkpoint.
+            // The log is a convenience; a full disk will be reported by the state.
             let _ = self.log.write_all(format!("{line}\n").as_bytes());
         }
         (self.emit)(&event)

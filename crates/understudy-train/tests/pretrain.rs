@@ -153,7 +153,7 @@ fn a_base_is_trained_from_its_judge_to_its_denoiser() {
     // What is exported opens as a base like any other, and nothing is left of the heads.
     let export = folder.join("denoiser/export");
     let base = Base::load(&Files::folder(&export), &Device::flex()).unwrap();
-    assert_eq!(base.transformer.depth(), 2);
+    assert_eq!(base.networks.denoiser.depth(), 2);
     let trained = state(&folder.join("denoiser"));
     let moments = |part: &str| {
         let own = trained.iter().filter(|(name, _)| name.contains("first_moment/") && name.contains(part));
@@ -176,7 +176,8 @@ fn a_base_is_trained_from_its_judge_to_its_denoiser() {
         let own = |entry: &std::fs::DirEntry| entry.file_name().to_str().unwrap().starts_with(kind);
         files.filter(own).map(|entry| entry.metadata().unwrap().len()).sum::<u64>()
     };
-    // Latents of 4 channels, 2 frames and 4 x 4 places as f16, of 3 clips and one more before each of steps 1 to 5.
+    // Latents of 4 channels, 2 frames and 4 x 4 places as f16, of 3 clips and one more before each of steps 1
+    // to 5.
     let clips = encoded("denoiser", "clips") / (2 * 4 * 2 * 16);
     assert!((7..=8).contains(&clips), "{clips}");
     assert_eq!(encoded("denoiser", "clips"), encoded("stopped", "clips"));

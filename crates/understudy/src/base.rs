@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, bail};
+use burn::tensor::Device;
 use clap::Args;
 use understudy_hub::{Cache, Repository};
-use understudy_pipeline::{BaseConfig, Files, Parts, Source};
+use understudy_pipeline::{Description, Files, Parts, Source};
 
 use crate::outputs::Input;
 use crate::report::WrongUsage;
@@ -44,7 +44,8 @@ impl fmt::Display for BaseName {
 pub struct BaseArguments {
     /// The base: a folder or a file of Wan 2.1's networks, a repository that was pulled, or nano.
     ///
-    /// A folder is in diffusers' layout, of Wan's original release or of files as ComfyUI has them; a file holds all networks.
+    /// A folder is in diffusers' layout, of Wan's original release or of files as ComfyUI has them; a file
+    /// holds all networks.
     #[arg(long, default_value = "nano", value_name = "DIR|FILE|REPOSITORY[@REVISION]|nano")]
     base: BaseName,
     /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
@@ -56,15 +57,14 @@ pub struct BaseArguments {
     /// A file of the autoencoder to use: safetensors or .pth.
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
-    /// The text encoder's tokenizer.json or spiece.model; ComfyUI's and GGUF text encoders carry theirs along.
+    /// The text encoder's tokenizer.json or spiece.model; ComfyUI's and GGUF text encoders carry theirs
+    /// along.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, less memory.
+    /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, less
+    /// memory.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub blocks_on_host: usize,
-    /// Whether it is nano, once that was looked at.
-    #[arg(skip)]
-    nano: OnceLock<bool>,
 }
 
 impl BaseArguments {
@@ -112,20 +112,6 @@ impl BaseArguments {
         named.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))).collect()
     }
 
-    /// Whether it is the embedded base, or one of its architecture in a folder.
-    pub fn is_nano(&self) -> bool {
-        *self.nano.get_or_init(|| {
-            let named = self.base == BaseName::Nano && !self.has_files();
-            let identity = || Some(self.source().ok()?.config().ok()?.identity());
-            named || identity().is_some_and(|own| nano_identity() == Some(own))
-        })
-    }
-
-    /// The settings its videos are usually made with.
-    pub fn usual(&self) -> Usual {
-        if self.is_nano() { Usual::NANO } else { Usual::WAN }
-    }
-
     /// Its files.
     ///
     /// # Errors
@@ -145,7 +131,8 @@ impl BaseArguments {
             }
         }
         // A text encoder of its own may come with its own tokenizer.
-        if self.tokenizer.is_some() || (self.text_encoder.is_some() && parts.carries_tokenizer()?) {
+        if self.tokenizer.is_some() || self.text_encoder.is_some() {
+            parts.tokenizer_beside = parts.tokenizer.take();
             parts.tokenizer.clone_from(&self.tokenizer);
         }
         Ok(Source::Parts(parts))
@@ -239,40 +226,10 @@ impl BaseName {
     }
 }
 
-/// The architecture of the embedded base.
-fn nano_identity() -> Option<String> {
-    Some(BaseConfig::read(&nano().ok()?).ok()?.identity())
-}
-
-/// The settings a base's videos are usually made with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Usual {
-    /// Frames, height and width.
-    pub size: [usize; 3],
-    /// Denoising steps.
-    pub steps: usize,
-    /// Guidance scale.
-    pub guidance: f32,
-    /// Frames a second.
-    pub fps: f64,
-    /// Enlargement of pictures and videos for the eye.
-    pub upscale: usize,
-}
-
-impl Usual {
-    /// Those of the embedded base.
-    pub const NANO: Self = Self { size: [17, 64, 64], steps: 20, guidance: 4.0, fps: 8.0, upscale: 4 };
-    /// The same with a size that a base of this configuration has positions for.
-    pub fn within(self, config: &BaseConfig) -> Self {
-        let positions = config.transformer.rope_max_seq_len;
-        let [frames, rows, columns] = config.transformer.patch_size.map(|patch| positions * patch);
-        let (temporal, spatial) = (config.vae.temporal_factor(), config.vae.spatial_factor());
-        let most = [(frames.saturating_sub(1)) * temporal + 1, rows * spatial, columns * spatial];
-        Self { size: [0, 1, 2].map(|axis| self.size[axis].min(most[axis])), ..self }
-    }
-
-    /// Those of Wan 2.1.
-    pub const WAN: Self = Self { size: [81, 480, 832], steps: 50, guidance: 5.0, fps: 16.0, upscale: 1 };
+/// Whether a base has the architecture of the embedded one, whose judges then know what it shows.
+pub fn is_nano(about: &Description) -> bool {
+    let embedded = || Some(Source::Files(nano().ok()?).open(&Device::flex()).ok()?.about().identity.clone());
+    about.usual.small && embedded().is_some_and(|identity| identity == about.identity)
 }
 
 /// The files of the embedded base and its judges.

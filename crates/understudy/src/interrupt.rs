@@ -24,8 +24,5 @@ pub fn listen() {
 
 /// Whether to go on.
 pub fn flow() -> ControlFlow<()> {
-    match ASKED.load(Ordering::SeqCst) {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    }
+    if ASKED.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

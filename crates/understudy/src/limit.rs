@@ -1,6 +1,7 @@
-//! What Linux lets this process take of the machine's memory: its control groups, of either version and however deep,
-//! and its own limits. `sysinfo`, which tells of the machine, leaves out limits of swap, `memory.high`, pages that can be given
-//! back at once, and `ulimit`, and finds none where a container sees the machine's path.
+//! What Linux lets this process take of the machine's memory: its control groups, of either version and
+//! however deep, and its own limits. `sysinfo`, which tells of the machine, leaves out limits of swap,
+//! `memory.high`, pages that can be given back at once, and `ulimit`, and finds none where a container sees
+//! the machine's path.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -57,8 +58,8 @@ impl Limits {
     }
 }
 
-/// The folders of the group `path` and of all it is in. In a container the path may be that of the machine, of which only
-/// the end of the way up is there.
+/// The folders of the group `path` and of all it is in. In a container the path may be that of the machine,
+/// of which only the end of the way up is there.
 fn above(mount: &Path, path: &str) -> Vec<PathBuf> {
     let path = Path::new(path.trim()).strip_prefix("/").unwrap_or(Path::new(""));
     path.ancestors().map(|group| mount.join(group)).collect()

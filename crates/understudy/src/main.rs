@@ -32,9 +32,8 @@ struct Arguments {
 
 /// Reads the arguments. A negative number is a value, whatever its flag makes of it.
 fn parse() -> Result<Arguments, clap::Error> {
-    let lenient = |argument: clap::Arg| match argument.get_action().takes_values() {
-        true => argument.allow_negative_numbers(true),
-        false => argument,
+    let lenient = |argument: clap::Arg| {
+        if argument.get_action().takes_values() { argument.allow_negative_numbers(true) } else { argument }
     };
     let negative = |command: clap::Command| command.mut_args(lenient);
     let mut command = Arguments::command().mut_subcommands(negative);

@@ -39,14 +39,17 @@ impl Input {
 fn holds(folder: &Path, output: &Path, reads: fn(&Path) -> bool, depth: usize) -> bool {
     let (Some(depth), Ok(entries)) = (depth.checked_sub(1), std::fs::read_dir(folder)) else { return false };
     let mut paths = entries.flatten().map(|entry| entry.path());
-    paths.any(|path| match path.is_dir() {
-        true => holds(&path, output, reads, depth),
-        false => reads(&path) && is_same(&path, output),
+    paths.any(|path| {
+        if path.is_dir() {
+            holds(&path, output, reads, depth)
+        } else {
+            reads(&path) && is_same(&path, output)
+        }
     })
 }
 
-/// Makes sure before any work that `outputs`, each with its flag, are different files, that none is among `inputs`, and
-/// that nobody else is writing them as long as what is returned is kept.
+/// Makes sure before any work that `outputs`, each with its flag, are different files, that none is among
+/// `inputs`, and that nobody else is writing them as long as what is returned is kept.
 ///
 /// # Errors
 /// Names the two flags, or who is writing.
@@ -71,8 +74,8 @@ pub fn reserve(outputs: &[(&str, impl AsRef<Path>)], inputs: &[Input]) -> Result
     outputs.iter().map(|(flag, path)| held(flag, path, Lock::beside(path))).collect()
 }
 
-/// That nobody else works in `folder`, which exists, as long as what is returned is kept. What processes that were killed left
-/// half-written there is removed.
+/// That nobody else works in `folder`, which exists, as long as what is returned is kept. What processes that
+/// were killed left half-written there is removed.
 ///
 /// # Errors
 /// Says who does.

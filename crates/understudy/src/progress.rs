@@ -158,8 +158,8 @@ impl Drop for Progress {
     }
 }
 
-/// Seconds that are left of a fit when `stage` has so many steps to go, of which one takes so long: what comes after it
-/// differs from its plan as this does.
+/// Seconds that are left of a fit when `stage` has so many steps to go, of which one takes so long: what
+/// comes after it differs from its plan as this does.
 fn left(stages: &[PlannedStage], stage: &str, steps: u64, seconds: f64) -> Option<f64> {
     let at = stages.iter().position(|own| own.name == stage)?;
     let planned = f64::from(stages[at].step_seconds).max(1e-9);
@@ -170,9 +170,10 @@ fn left(stages: &[PlannedStage], stage: &str, steps: u64, seconds: f64) -> Optio
 /// A bar, with the time that is left where one bar is the whole of the work.
 fn bar(total: u64, whole: bool) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    let template = match whole {
-        true => "{prefix} [{bar:32}] {pos}/{len} {msg} [{elapsed} < {eta}]",
-        false => "{prefix} [{bar:32}] {pos}/{len} {msg} [{elapsed}]",
+    let template = if whole {
+        "{prefix} [{bar:32}] {pos}/{len} {msg} [{elapsed} < {eta}]"
+    } else {
+        "{prefix} [{bar:32}] {pos}/{len} {msg} [{elapsed}]"
     };
     // The template is constant; were it wrong, the plain bar would do.
     if let Ok(style) = ProgressStyle::with_template(template) {

@@ -1,4 +1,5 @@
-//! Clips of the puppet world as subjects: what a person would have on disk, with what the world knows of them.
+//! Clips of the puppet world as subjects: what a person would have on disk, with what the world knows of
+//! them.
 
 use std::path::Path;
 
@@ -23,7 +24,8 @@ pub fn render(scenario: &Scenario) -> Result<Clip> {
     Ok(World::new(Size::new(FRAMES, SIDE, SIDE))?.render(scenario))
 }
 
-/// Writes a clip of one character as `folder/clip.mp4`, and its caption, what it does in brackets, as `clip.txt`.
+/// Writes a clip of one character as `folder/clip.mp4`, and its caption, what it does in brackets, as
+/// `clip.txt`.
 ///
 /// # Errors
 /// When a file cannot be written.

@@ -56,7 +56,8 @@ pub fn say(line: &str) {
 /// Why the events could not all be written.
 static UNTOLD: Mutex<Option<String>> = Mutex::new(None);
 
-/// Prints an event as a JSON line on stdout. Where it cannot be written the work goes on, and [`ended`] says so.
+/// Prints an event as a JSON line on stdout. Where it cannot be written the work goes on, and [`ended`] says
+/// so.
 pub fn event(event: &impl Serialize) {
     let mut untold = UNTOLD.lock().unwrap_or_else(PoisonError::into_inner);
     // After half a line the next would be read as its end.
@@ -156,8 +157,8 @@ pub fn date() -> String {
     format!("{day} {month} {year}, {:02}:{:02} UTC", now.hour(), now.minute())
 }
 
-/// `text` as a terminal may be shown it: names of files and words of prompts may hold what moves its cursor, changes its
-/// colours or turns the text around. Line ends stay.
+/// `text` as a terminal may be shown it: names of files and words of prompts may hold what moves its cursor,
+/// changes its colours or turns the text around. Line ends stay.
 pub fn printable(text: &str) -> String {
     let turns = |letter| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut out = String::with_capacity(text.len());
@@ -174,9 +175,12 @@ pub fn printable(text: &str) -> String {
 /// Arguments as a shell takes them.
 pub fn shell(arguments: &[String]) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || "-_=+.,:/@%".contains(letter);
-    let quoted = |argument: &String| match argument.chars().all(plain) && !argument.is_empty() {
-        true => argument.clone(),
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    let quoted = |argument: &String| {
+        if argument.chars().all(plain) && !argument.is_empty() {
+            argument.clone()
+        } else {
+            format!("'{}'", argument.replace('\'', "'\\''"))
+        }
     };
     arguments.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }

@@ -274,7 +274,7 @@ fn inspect_tells_what_is_there() {
 fn settings_are_printed_with_files_and_flags_in_their_place() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.toml"), "rank = 8\n[lora]\nsteps = 7\nbatch = 2\n").unwrap();
-    let flags = ["fit", "--print-config", "--preset", "nano", "--config", "mine.toml", "--steps", "9"];
+    let flags = ["fit", "--print-config", "--preset", "small", "--config", "mine.toml", "--steps", "9"];
     let printed = understudy(folder.path(), &flags).succeeds();
     let settings: BTreeMap<String, toml::Value> = toml::from_str(&printed).unwrap();
     assert_eq!(settings["rank"].as_integer(), Some(8));

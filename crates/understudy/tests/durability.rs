@@ -1,4 +1,5 @@
-//! Work is not lost and not spoiled: by ears that do not listen, by damage, by names, by itself, or by others.
+//! Work is not lost and not spoiled: by ears that do not listen, by damage, by names, by itself, or by
+//! others.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +32,8 @@ fn generate<'a>(flags: &[&'a str]) -> Vec<&'a str> {
 
 /// A fit of a moment.
 fn fit<'a>(flags: &[&'a str]) -> Vec<&'a str> {
-    let usual = ["fit", "--base", BASE, "--class", "cube", "--preset", "nano", "--rank", "2", "--batch", "1"];
+    let usual =
+        ["fit", "--base", BASE, "--class", "cube", "--preset", "small", "--rank", "2", "--batch", "1"];
     let steps = ["--steps", "2", "--token-steps", "2", "--sample-every", "0"];
     [&usual[..], &SIZE, &steps, flags].concat()
 }

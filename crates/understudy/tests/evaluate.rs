@@ -1,4 +1,5 @@
-//! `evaluate` against published networks in Python (`oracle/evaluate.py`), and what it does about what is missing.
+//! `evaluate` against published networks in Python (`oracle/evaluate.py`), and what it does about what is
+//! missing.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -258,12 +259,11 @@ fn samples_of_msrvtt_personalization_score_as_in_python() {
         // Folders of masks are no videos.
         assert_eq!(own.len(), 8);
         for ((name, column), found) in own {
-            match samples.contains(&name.as_str()) {
-                true => {
-                    let (found, expected) = (found.unwrap(), case[&name][&column].as_f64().unwrap());
-                    assert!((found - expected).abs() < 1e-4, "{name} {column}: {found} {expected}");
-                }
-                false => assert_eq!(found, None),
+            if samples.contains(&name.as_str()) {
+                let (found, expected) = (found.unwrap(), case[&name][&column].as_f64().unwrap());
+                assert!((found - expected).abs() < 1e-4, "{name} {column}: {found} {expected}");
+            } else {
+                assert_eq!(found, None)
             }
         }
         let other = "missing: b: text-s: it is no sample of this mode";

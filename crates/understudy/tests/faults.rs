@@ -1,7 +1,9 @@
-//! What becomes of a fit, a suite and a generation whose process is killed, or whose disk is full, at any of their writes:
-//! run again they end with the same bits, what goes wrong is told in one line, and nobody leaves anything behind.
+//! What becomes of a fit, a suite and a generation whose process is killed, or whose disk is full, at any of
+//! their writes: run again they end with the same bits, what goes wrong is told in one line, and nobody
+//! leaves anything behind.
 //!
-//! Every write: `cargo test --release -p understudy --test faults -- --ignored --nocapture`, half an hour on two cores.
+//! Every write: `cargo test --release -p understudy --test faults -- --ignored --nocapture`, half an hour on
+//! two cores.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -129,9 +131,10 @@ impl Work {
         if let Some(left) = files(&work).keys().find(|path| path.contains(".understudy")) {
             return Err(format!("{left} is left behind"));
         }
-        match self.result(&work) == *expected {
-            true => Ok(()),
-            false => Err(format!("other bits: {}", differences(&self.result(&work), expected))),
+        if self.result(&work) == *expected {
+            Ok(())
+        } else {
+            Err(format!("other bits: {}", differences(&self.result(&work), expected)))
         }
     }
 
@@ -152,8 +155,8 @@ impl Work {
     }
 }
 
-/// Whether a file that lies where a result is to be is something else. What a run keeps for itself is none, and latents grow by a
-/// row for each video that is done.
+/// Whether a file that lies where a result is to be is something else. What a run keeps for itself is none,
+/// and latents grow by a row for each video that is done.
 fn is_result(path: &str, bytes: &[u8], expected: &BTreeMap<String, Vec<u8>>) -> bool {
     !path.contains(".run/") && path != "v.safetensors" && expected.get(path).is_some_and(|own| own != bytes)
 }
@@ -165,12 +168,11 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => {
-                    let name = path.strip_prefix(folder).unwrap().display().to_string();
-                    found.insert(name, fs::read(&path).unwrap());
-                }
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                let name = path.strip_prefix(folder).unwrap().display().to_string();
+                found.insert(name, fs::read(&path).unwrap());
             }
         }
     }
@@ -183,7 +185,8 @@ fn differences(found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Ve
     differs.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// What a run may end with otherwise: its log has times in it, and what it would fall back on depends on where it stopped.
+/// What a run may end with otherwise: its log has times in it, and what it would fall back on depends on
+/// where it stopped.
 fn is_same_again(path: &str) -> bool {
     let other = [".understudy", "events.jsonl", "state.before.safetensors", "state.next.safetensors"];
     !other.iter().any(|part| path.contains(part))
@@ -203,7 +206,7 @@ fn fit() -> Work {
     }
     let usual =
         ["fit", "--base", BASE, "--subject", "subject", "--class", "cube", "--out", "cube.safetensors"];
-    let size = ["--preset", "nano", "--height", "16", "--width", "16", "--rank", "2", "--batch", "1"];
+    let size = ["--preset", "small", "--height", "16", "--width", "16", "--rank", "2", "--batch", "1"];
     let steps = ["--config", "few.toml", "--steps", "4", "--token-steps", "2"];
     let clip = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden/evaluate/clip");
     let dino = concat!(env!("CARGO_MANIFEST_DIR"), "/../../oracle/golden/evaluate/dino");

@@ -66,7 +66,7 @@ fn a_run_says_how_far_it_got_and_how_it_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     pictures(&folder.path().join("subject"), 1);
     let fit = ["fit", "--base", BASE, "--subject", "subject", "--class", "cube", "--out", "a.safetensors"];
-    let flags = ["--preset", "nano", "--height", "16", "--width", "16", "--rank", "1"];
+    let flags = ["--preset", "small", "--height", "16", "--width", "16", "--rank", "1"];
     let steps = ["--steps", "2", "--token-steps", "1", "--sample-every", "0"];
     understudy(folder.path(), &[&fit[..], &flags, &steps].concat()).succeeds();
     let text = understudy(folder.path(), &["inspect", "a.safetensors.run"]).succeeds();

@@ -1,4 +1,5 @@
-//! That the README's own commands learn their subject on the embedded base, with nothing set: minutes, not seconds.
+//! That the README's own commands learn their subject on the embedded base, with nothing set: minutes, not
+//! seconds.
 #![cfg(feature = "nano")]
 #![allow(clippy::unwrap_used)]
 

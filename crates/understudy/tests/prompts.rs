@@ -71,9 +71,8 @@ fn prompts_come_from_a_file_in_any_usual_encoding() {
 fn what_is_done_outlives_the_command_and_is_kept_when_it_goes_on() {
     const PROMPTS: [&str; 4] = ["a red ball", "two green cubes", "a blue cube", "a ball"];
     let several = PROMPTS.into_iter().flat_map(|prompt| ["--prompt", prompt]).collect::<Vec<_>>();
-    let frames = |path: &Path| match path.is_dir() {
-        true => Video::read_frames(path, 8.0).unwrap(),
-        false => Video::read(path).unwrap(),
+    let frames = |path: &Path| {
+        if path.is_dir() { Video::read_frames(path, 8.0).unwrap() } else { Video::read(path).unwrap() }
     };
     for (out, name) in [("v.gif", "v-#.gif"), ("v", "v-#"), ("v.mp4", "v-#.mp4")] {
         let asked = command(&[&several[..], &["--out", out, "--steps", "30", "--json"]].concat());

@@ -17,9 +17,10 @@ fn benchmarks() -> PathBuf {
 fn made(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
-        match entry.path().is_dir() {
-            true => found.extend(made(&entry.path())),
-            false => found.push((entry.path(), entry.metadata().unwrap().modified().unwrap())),
+        if entry.path().is_dir() {
+            found.extend(made(&entry.path()))
+        } else {
+            found.push((entry.path(), entry.metadata().unwrap().modified().unwrap()))
         }
     }
     found.retain(|(path, _)| {

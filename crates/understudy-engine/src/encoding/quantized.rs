@@ -1,7 +1,7 @@
 //! GGUF's block quantizations: small integers with scales for every block.
 //!
-//! The layouts are those of ggml (`ggml-quants`), here read only. `K` kinds have blocks of 256 numbers in sub-blocks
-//! with scales of their own.
+//! The layouts are those of ggml (`ggml-quants`), here read only. `K` kinds have blocks of 256 numbers in
+//! sub-blocks with scales of their own.
 
 use half::f16;
 

@@ -33,7 +33,8 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activated(x, Kind::Silu)
 }
 
-/// The gated unit of diffusers: of `x (..., 2 * width)` the first half times the exact GELU of the second, `(..., width)`.
+/// The gated unit of diffusers: of `x (..., 2 * width)` the first half times the exact GELU of the second,
+/// `(..., width)`.
 pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match Primitive::of(&x) {
         Some(x) => apply(Geglu, [x]).into_tensor(),

@@ -23,9 +23,9 @@ pub struct AttentionOptions {
 /// Softmax attention. `query (batch, heads, queries, dim)`, `key` and `value (batch, heads, keys, dim)`;
 /// the result is shaped like `query`.
 ///
-/// Memory is linear in tokens, forward and backward: scores are made block by block and, for the gradient, made again.
-/// Causal attention, which only short texts use, is composed and stores them; so is hiding keys on devices other than the
-/// CPU engine.
+/// Memory is linear in tokens, forward and backward: scores are made block by block and, for the gradient,
+/// made again. Causal attention, which only short texts use, is composed and stores them; so is hiding keys
+/// on devices other than the CPU engine.
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
     let [batch, heads, q_tokens, dim] = query.dims();
     let k_tokens = key.dims()[2];
@@ -46,8 +46,8 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: At
 }
 
 /// [`attention`] over `heads` heads that lie one after the other in the channels: `query (batch, queries,
-/// channels)`, `key` and `value (batch, keys, channels)`; the result is shaped like `query`. The last key stands for
-/// `repeats` keys like it.
+/// channels)`, `key` and `value (batch, keys, channels)`; the result is shaped like `query`. The last key
+/// stands for `repeats` keys like it.
 pub fn multi_head_attention(
     query: Tensor<3>,
     key: Tensor<3>,
@@ -90,11 +90,13 @@ fn repeated(keys: usize, repeats: usize) -> Vec<f32> {
     bias
 }
 
-/// Attention on devices other than the CPU engine. Hidden keys and scales of one's own, which only texts have, are composed.
+/// Attention on devices other than the CPU engine. Hidden keys and scales of one's own, which only texts
+/// have, are composed.
 fn elsewhere(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, options: &AttentionOptions) -> Tensor<4> {
-    match options.scale.is_none() && options.key_lengths.is_none() && !options.causal {
-        true => sliced_attention(query, key, value),
-        false => composed(query, key, value, options),
+    if options.scale.is_none() && options.key_lengths.is_none() && !options.causal {
+        sliced_attention(query, key, value)
+    } else {
+        composed(query, key, value, options)
     }
 }
 

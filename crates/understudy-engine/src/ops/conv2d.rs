@@ -26,7 +26,8 @@ pub struct Conv2dOptions {
 pub enum Conv2dWeight {
     /// A tensor of any device, which may be trained.
     Dense(Tensor<4>),
-    /// A frozen one of the CPU engine, laid out once for all products with it, in 16 bits where these hold every number.
+    /// A frozen one of the CPU engine, laid out once for all products with it, in 16 bits where these hold
+    /// every number.
     Packed(Arc<ConvWeight>),
 }
 
@@ -43,8 +44,8 @@ impl Conv2dWeight {
         }
     }
 
-    /// `x (batch, rows, columns, inputs)` convolved with this weight, plus `bias (1 or batch, outputs)`; gives `(batch,
-    /// rows', columns', outputs)`.
+    /// `x (batch, rows, columns, inputs)` convolved with this weight, plus `bias (1 or batch, outputs)`;
+    /// gives `(batch, rows', columns', outputs)`.
     pub fn conv2d(&self, x: Tensor<4>, bias: Tensor<2>, options: Conv2dOptions) -> Tensor<4> {
         let weight = match self {
             Self::Dense(weight) => return conv2d(x, weight.clone(), bias, options),
@@ -63,8 +64,8 @@ impl Conv2dWeight {
     }
 }
 
-/// `x (batch, rows, columns, inputs)` convolved with `weight (outputs, inputs, rows, columns)`, plus `bias (1 or batch,
-/// outputs)`; gives `(batch, rows', columns', outputs)`.
+/// `x (batch, rows, columns, inputs)` convolved with `weight (outputs, inputs, rows, columns)`, plus `bias (1
+/// or batch, outputs)`; gives `(batch, rows', columns', outputs)`.
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, options: Conv2dOptions) -> Tensor<4> {
     match (Primitive::of(&x), Primitive::of(&weight), Primitive::of(&bias)) {
         (Some(x), Some(weight), Some(bias)) => apply(Conv2d(options), [x, weight, bias]).into_tensor(),

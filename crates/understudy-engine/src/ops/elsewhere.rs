@@ -1,8 +1,8 @@
 //! Matrix products on devices other than the CPU engine.
 //!
-//! They round as those of the CPU engine do (see [`set_bf16_products`](super::set_bf16_products)): operands become bf16,
-//! everything else stays f32. Their sums are rounded once more, since there the result of a product has the type of its
-//! operands.
+//! They round as those of the CPU engine do (see [`Products`](super::Products)): operands become bf16,
+//! everything else stays f32. Their sums are rounded once more, since there the result of a product has the
+//! type of its operands.
 
 use burn::tensor::{DType, Tensor};
 
@@ -23,12 +23,10 @@ pub(super) fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.cast(DType::F32)
 }
 
-/// A frozen `weight` of another device as products take it now, so that it is rounded once; anything else as it is.
+/// A frozen `weight` of another device as products take it now, so that it is rounded once; anything else as
+/// it is.
 pub(super) fn kept<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
-    match weight.is_autodiff() || Primitive::of(&weight).is_some() {
-        true => weight,
-        false => operand(weight),
-    }
+    if weight.is_autodiff() || Primitive::of(&weight).is_some() { weight } else { operand(weight) }
 }
 
 /// `x (..., inputs)` times the transpose of `weight (outputs, inputs)`, plus `bias (outputs)`.

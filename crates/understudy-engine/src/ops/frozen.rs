@@ -17,8 +17,8 @@ impl Weight {
         self.linear_then(x, bias, None)
     }
 
-    /// The same, and `activation` of it. What bias and activation make of a packed weight's product the CPU engine computes
-    /// part by part, while it is in the cache.
+    /// The same, and `activation` of it. What bias and activation make of a packed weight's product the CPU
+    /// engine computes part by part, while it is in the cache.
     pub fn linear_then<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -49,10 +49,12 @@ impl Weight {
         }
     }
 
-    /// [`Weight::linear`], plus `scale * (x A^T) B^T` with A `down (rank, inputs)` and B `up (outputs, rank)`.
+    /// [`Weight::linear`], plus `scale * (x A^T) B^T` with A `down (rank, inputs)` and B `up (outputs,
+    /// rank)`.
     ///
-    /// Where the weight and the bias are frozen, as they are when a LoRA is fitted or used, the CPU engine adds the residual
-    /// into the product, and its gradient into the other's, instead of making and adding either.
+    /// Where the weight and the bias are frozen, as they are when a LoRA is fitted or used, the CPU engine
+    /// adds the residual into the product, and its gradient into the other's, instead of making and adding
+    /// either.
     pub fn adapted<const D: usize>(
         &self,
         x: Tensor<D>,

@@ -17,8 +17,8 @@ pub struct GroupNormOptions {
     pub silu: bool,
 }
 
-/// `x (batch, ..., channels)`, every group of an item's channels with zero mean and unit variance over all positions, times
-/// `weight (channels)`, plus `bias (channels)`, and what follows.
+/// `x (batch, ..., channels)`, every group of an item's channels with zero mean and unit variance over all
+/// positions, times `weight (channels)`, plus `bias (channels)`, and what follows.
 pub fn group_norm<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,

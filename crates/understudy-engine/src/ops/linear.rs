@@ -21,8 +21,9 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// `tensor`, packed if it is a frozen one of the CPU engine and bf16 holds every number of it, or if products round to
-    /// bf16 anyway (see [`set_bf16_products`](super::set_bf16_products)); then frozen ones of other devices are bf16, too.
+    /// `tensor`, packed if it is a frozen one of the CPU engine and bf16 holds every number of it, or if
+    /// products round to bf16 anyway (see [`Products`](super::Products)); then frozen ones of other devices
+    /// are bf16, too.
     pub fn new(tensor: Tensor<2>) -> Self {
         match Array::frozen(&tensor).and_then(|array| packed(&array)) {
             Some(packed) => Self::Packed(Arc::new(packed)),
@@ -34,10 +35,7 @@ impl Weight {
 fn packed(weight: &Array) -> Option<PackedB> {
     let shape = weight.shape();
     let right = MatRef::new(weight.data(), shape[0], shape[1]).t();
-    match super::bf16_products() {
-        true => Some(PackedB::new(right)),
-        false => PackedB::exact(right),
-    }
+    if super::bf16_products() { Some(PackedB::new(right)) } else { PackedB::exact(right) }
 }
 
 /// `x (..., inputs)` times the transpose of `weight (outputs, inputs)`, plus `bias (outputs)`.

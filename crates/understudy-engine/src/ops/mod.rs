@@ -14,12 +14,11 @@ mod frozen;
 mod group_norm;
 mod linear;
 mod norm;
+mod products;
 mod rope;
 mod sliced_attention;
 #[cfg(test)]
 mod testing;
-
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use activation::{activated, geglu, gelu, gelu_tanh, silu};
 pub use attention::{AttentionOptions, attention, multi_head_attention, repeat_last};
@@ -30,25 +29,8 @@ pub(crate) use frozen::residual;
 pub use group_norm::{GroupNormOptions, group_norm};
 pub use linear::{Weight, gated_add, linear};
 pub use norm::{channel_rms_norm, layer_norm, layer_norm_modulate, rms_norm};
+pub use products::{Products, ProductsScope, bf16_products};
 pub use rope::rope_heads;
 pub use understudy_kernels::Activation;
 
-static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
-
-/// Whether matrix products round their operands to bf16 (accumulating in f32), for the whole process. Much faster on GPUs
-/// and where the processor has AMX or AVX512-BF16. Off unless asked for.
-pub fn set_bf16_products(on: bool) {
-    BF16_PRODUCTS.store(on, Ordering::Relaxed);
-}
-
-/// See [`set_bf16_products`].
-pub fn bf16_products() -> bool {
-    BF16_PRODUCTS.load(Ordering::Relaxed)
-}
-
-fn precision() -> understudy_kernels::Precision {
-    match bf16_products() {
-        true => understudy_kernels::Precision::Bf16,
-        false => understudy_kernels::Precision::F32,
-    }
-}
+use products::precision;

@@ -1,8 +1,9 @@
 //! Attention on devices other than the CPU engine, with memory linear in tokens.
 //!
-//! The device's own kernel is tried first, which stores no scores; but where it declines a shape it becomes the form that
-//! stores all of them, without a word. And burn's graph has no other form for the gradient. So queries go through in slices,
-//! of which even the stored scores are few, and the gradient makes the scores of a slice again.
+//! The device's own kernel is tried first, which stores no scores; but where it declines a shape it becomes
+//! the form that stores all of them, without a word. And burn's graph has no other form for the gradient. So
+//! queries go through in slices, of which even the stored scores are few, and the gradient makes the scores
+//! of a slice again.
 
 use std::fmt::Debug;
 
@@ -27,7 +28,8 @@ const SCORES: usize = 1 << 30;
 /// The same where the gradient makes them: 1 GB, and as much again for each thing it makes of them.
 const SCORES_AGAIN: usize = 1 << 28;
 
-/// Softmax attention of `query (batch, heads, queries, dim)` to `key` and `value (batch, heads, keys, dim)`, every key seen.
+/// Softmax attention of `query (batch, heads, queries, dim)` to `key` and `value (batch, heads, keys, dim)`,
+/// every key seen.
 pub(super) fn sliced_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
     let inputs = [query, key, value];
     #[cfg(feature = "gpu")]
@@ -37,7 +39,8 @@ pub(super) fn sliced_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4
     forward(inputs, SCORES)
 }
 
-/// The attention as one node of the graph that some input belongs to; nothing where none does, or on another backend.
+/// The attention as one node of the graph that some input belongs to; nothing where none does, or on another
+/// backend.
 #[cfg_attr(not(any(feature = "gpu", test)), allow(dead_code))]
 fn tracked<B>(inputs: &[Tensor<4>; 3]) -> Option<Tensor<4>>
 where
@@ -65,9 +68,10 @@ where
     B: Backend,
     DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B>>,
 {
-    match tensor.is_autodiff() {
-        true => tensor.clone().try_into_primitive::<Autodiff<B>>().ok(),
-        false => tensor.clone().try_into_primitive::<B>().ok().map(FloatTensor::<Autodiff<B>>::new),
+    if tensor.is_autodiff() {
+        tensor.clone().try_into_primitive::<Autodiff<B>>().ok()
+    } else {
+        tensor.clone().try_into_primitive::<B>().ok().map(FloatTensor::<Autodiff<B>>::new)
     }
 }
 
@@ -118,8 +122,8 @@ fn forward([query, key, value]: [Tensor<4>; 3], scores: usize) -> Tensor<4> {
     Tensor::cat(slices(query.dims()[2], rows).map(slice).collect(), 2)
 }
 
-/// Attention by the device's kernel. The fast ones decline queries that are not whole tiles, so these are padded, and cut
-/// again.
+/// Attention by the device's kernel. The fast ones decline queries that are not whole tiles, so these are
+/// padded, and cut again.
 fn by_device(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
     let [batch, heads, queries, dim] = query.dims();
     let query = match queries.next_multiple_of(TILE) - queries {
@@ -137,8 +141,8 @@ fn product(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     widened(operand(a).matmul(operand(b)))
 }
 
-/// The gradients of queries, keys and values that are wanted, from that of the output. Scores are products of f32: what they are
-/// rounded by, weights would be multiplied by.
+/// The gradients of queries, keys and values that are wanted, from that of the output. Scores are products of
+/// f32: what they are rounded by, weights would be multiplied by.
 fn gradients(
     [query, key, value]: [Tensor<4>; 3],
     output: Tensor<4>,

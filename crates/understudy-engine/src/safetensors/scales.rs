@@ -1,4 +1,5 @@
-//! What 8-bit numbers are multiplied by: scales that stand beside a tensor, as quantizing programs write them.
+//! What 8-bit numbers are multiplied by: scales that stand beside a tensor, as quantizing programs write
+//! them.
 
 use super::{Checkpoint, Entry};
 use crate::error::WeightError;
@@ -20,8 +21,9 @@ pub(super) struct Scales {
 }
 
 impl Scales {
-    /// The `values` of `shape` beside a tensor of shape `of`: one for all, one a row, one a run of a row (rows, runs, 1)
-    /// as musubi-tuner has them, or one a square of 128 by 128 numbers; `None` if they are none of these.
+    /// The `values` of `shape` beside a tensor of shape `of`: one for all, one a row, one a run of a row
+    /// (rows, runs, 1) as musubi-tuner has them, or one a square of 128 by 128 numbers; `None` if they are
+    /// none of these.
     fn new(values: Vec<f32>, shape: &[usize], of: &[usize]) -> Option<Self> {
         let rows = of.first().copied().unwrap_or(1);
         let columns: usize = of.iter().skip(1).product();

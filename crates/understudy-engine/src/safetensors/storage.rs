@@ -1,7 +1,7 @@
 //! The bytes of an open checkpoint.
 //!
-//! A file is read piece by piece and not mapped: a map of a file that somebody shortens, or of a disk that goes away, ends
-//! the process at the next look at it, and nothing can be told.
+//! A file is read piece by piece and not mapped: a map of a file that somebody shortens, or of a disk that
+//! goes away, ends the process at the next look at it, and nothing can be told.
 
 use std::borrow::Cow;
 use std::fs::File;

@@ -64,7 +64,8 @@ pub struct NamedValues {
     pub values: Vec<f32>,
 }
 
-/// A tensor whose values are taken when they are written, so that a file needs the memory of one of its tensors.
+/// A tensor whose values are taken when they are written, so that a file needs the memory of one of its
+/// tensors.
 pub struct LazyValues<'a> {
     /// Path of the tensor.
     pub name: String,
@@ -114,8 +115,8 @@ pub fn write_lazily(
     write_pieces(path, &pieces(tensors, precision), metadata)
 }
 
-/// The same for a program's own files: a last tensor, [`CHECKSUM`], is the checksum of all bytes before it, so that
-/// [`Checkpoint::open_sealed`](super::Checkpoint::open_sealed) notices damage.
+/// The same for a program's own files: a last tensor, [`CHECKSUM`], is the checksum of all bytes before it,
+/// so that [`Checkpoint::open_sealed`](super::Checkpoint::open_sealed) notices damage.
 ///
 /// # Errors
 /// As [`write`].
@@ -203,8 +204,8 @@ fn write_pieces(
     replace(path, |mut file| assemble(pieces, metadata, &mut file))
 }
 
-/// Writes a safetensors file. The header is padded to eight bytes and in a fixed order, so equal content gives equal files;
-/// the format's own crate orders metadata at random.
+/// Writes a safetensors file. The header is padded to eight bytes and in a fixed order, so equal content
+/// gives equal files; the format's own crate orders metadata at random.
 fn assemble(pieces: &[Piece], metadata: BTreeMap<String, String>, out: &mut impl Write) -> io::Result<()> {
     const AT_ONCE: usize = 1 << 16;
     let mut header = Map::new();

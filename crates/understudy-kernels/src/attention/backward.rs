@@ -36,8 +36,9 @@ multiversion! {
     }
 }
 
-/// Gradients `(dq, dk, dv)` of [`attention_forward`](super::attention_forward) from its inputs, its results `out` and
-/// `lse`, and `dout`, shaped as `out`. Queries without any key give zeros. Memory is linear in the tokens.
+/// Gradients `(dq, dk, dv)` of [`attention_forward`](super::attention_forward) from its inputs, its results
+/// `out` and `lse`, and `dout`, shaped as `out`. Queries without any key give zeros. Memory is linear in the
+/// tokens.
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
-//! Attention with bf16 products: operands are packed once per head, and weights are written straight into the layout
-//! the next product wants.
+//! Attention with bf16 products: operands are packed once per head, and weights are written straight into the
+//! layout the next product wants.
 
 use super::AttentionShape;
 use crate::bf16::{DEPTH, LANES, Panels, Side, TILE, multiply, round_quiet};
@@ -46,7 +46,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// Writes `2^(s * factor - top)` of a row into lane `lane` of a left panel, zeros to fill it; gives the sum.
+    /// Writes `2^(s * factor - top)` of a row into lane `lane` of a left panel, zeros to fill it; gives the
+    /// sum.
     fn row_weights(row: &[f32], factor: f32, top: f32, lane: usize, panel: &mut [u16]) -> f32 {
         let mut acc = [0f32; DEPTH];
         for (tile, s) in panel.chunks_exact_mut(TILE).zip(row.chunks(DEPTH)) {
@@ -210,9 +211,9 @@ struct Rows<'a> {
 }
 
 multiversion! {
-    /// Two keys by all queries of a block: from products `s` and `dp` (two rows each), the weights and the slopes of
-    /// the products, in left panels (lane: key, depth: query) and the slopes also in right panels (lane: query, depth:
-    /// key). `wanted` says which of the keys count.
+    /// Two keys by all queries of a block: from products `s` and `dp` (two rows each), the weights and the
+    /// slopes of the products, in left panels (lane: key, depth: query) and the slopes also in right panels
+    /// (lane: query, depth: key). `wanted` says which of the keys count.
     fn slopes(
         s: [&[f32]; 2], dp: [&[f32]; 2], rows: Rows, wanted: [bool; 2], pair: usize,
         weights: &mut [u16], left: &mut [u16], right: &mut [u16], right_stride: usize,
@@ -249,9 +250,8 @@ multiversion! {
     }
 }
 
-/// See [`super::attention_backward`] for one head: `dout` is that of all heads, `lse`, the gradients and `delta` are its
-/// own; `delta` is the dot product of each query's
-/// output and output gradient.
+/// See [`super::attention_backward`] for one head: `dout` is that of all heads, `lse`, the gradients and
+/// `delta` are its own; `delta` is the dot product of each query's output and output gradient.
 pub(super) fn backward_head(
     x: &Inputs,
     head: usize,
@@ -368,7 +368,8 @@ pub(super) fn backward_head(
     }
 }
 
-/// Zeros what lies beyond `(rows, cols)` in a block of `(tall, wide)`, so that no old scratch is read as a number.
+/// Zeros what lies beyond `(rows, cols)` in a block of `(tall, wide)`, so that no old scratch is read as a
+/// number.
 fn clear_padding(m: &mut [f32], (rows, tall): (usize, usize), (cols, wide): (usize, usize)) {
     if cols < wide {
         m.chunks_exact_mut(wide).take(rows).for_each(|row| row[cols..].fill(0.0));

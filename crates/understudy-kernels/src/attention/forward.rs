@@ -10,8 +10,8 @@ use crate::par::{self, Buffer, Shared};
 use crate::simd::{self, multiversion};
 
 multiversion! {
-    /// One block of keys for one query: turns products into weights relative to the running maximum `top`; gives the
-    /// factor by which what was summed before shrinks.
+    /// One block of keys for one query: turns products into weights relative to the running maximum `top`;
+    /// gives the factor by which what was summed before shrinks.
     pub(super) fn weigh(
         row: &mut [f32], scale: f32, bias: Option<&[f32]>, mask: Option<&[bool]>, top: &mut f32, sum: &mut f32,
     ) -> f32 {
@@ -32,13 +32,14 @@ multiversion! {
     }
 }
 
-/// `out = softmax(scale q k^T + bias) v` for every head; keys that `mask` excludes get no weight, and a query without
-/// any key gives zeros.
+/// `out = softmax(scale q k^T + bias) v` for every head; keys that `mask` excludes get no weight, and a query
+/// without any key gives zeros.
 ///
-/// `q` (batch, heads, q_tokens, dim), `k` and `v` (batch, heads, k_tokens, dim), `bias` (k_tokens), the same for all
-/// queries, (heads, q_tokens, k_tokens), the same for the whole batch, or (batch * heads, q_tokens, k_tokens).
-/// [`AttentionShape`] says where heads lie. Gives `out`, shaped as `q`, and the log-sum-exp of the scores (batch, heads,
-/// q_tokens), minus infinity where there is no key. Memory beyond the outputs is linear in the tokens.
+/// `q` (batch, heads, q_tokens, dim), `k` and `v` (batch, heads, k_tokens, dim), `bias` (k_tokens), the same
+/// for all queries, (heads, q_tokens, k_tokens), the same for the whole batch, or (batch * heads, q_tokens,
+/// k_tokens). [`AttentionShape`] says where heads lie. Gives `out`, shaped as `q`, and the log-sum-exp of the
+/// scores (batch, heads, q_tokens), minus infinity where there is no key. Memory beyond the outputs is linear
+/// in the tokens.
 ///
 /// # Panics
 ///

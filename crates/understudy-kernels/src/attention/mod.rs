@@ -17,8 +17,8 @@ const QUERIES: usize = 128;
 /// Keys handled together.
 const KEYS: usize = 512;
 
-/// Sizes of an attention: queries (batch, heads, q_tokens, dim), keys and values (batch, heads, k_tokens, dim), or, with
-/// `heads_inside`, (batch, q_tokens, heads, dim) and (batch, k_tokens, heads, dim).
+/// Sizes of an attention: queries (batch, heads, q_tokens, dim), keys and values (batch, heads, k_tokens,
+/// dim), or, with `heads_inside`, (batch, q_tokens, heads, dim) and (batch, k_tokens, heads, dim).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionShape {
     /// Batch items.
@@ -65,9 +65,10 @@ impl AttentionShape {
     /// Where `token` of `tokens` of `head` (counted over the batch) begins.
     fn at(&self, head: usize, token: usize, tokens: usize) -> usize {
         let (item, inner) = (head / self.heads, head % self.heads);
-        match self.heads_inside {
-            true => ((item * tokens + token) * self.heads + inner) * self.dim,
-            false => (head * tokens + token) * self.dim,
+        if self.heads_inside {
+            ((item * tokens + token) * self.heads + inner) * self.dim
+        } else {
+            (head * tokens + token) * self.dim
         }
     }
 

@@ -74,8 +74,8 @@ impl Tiles {
     }
 }
 
-/// Calls `compute` with where a whole block goes, how far its rows are apart, and whether it is added: the output, or, where
-/// the block is cut off, a scratch block of which the rest is taken.
+/// Calls `compute` with where a whole block goes, how far its rows are apart, and whether it is added: the
+/// output, or, where the block is cut off, a scratch block of which the rest is taken.
 ///
 /// # Safety
 ///
@@ -101,8 +101,8 @@ impl Tiles {
     ///
     /// # Safety
     ///
-    /// The panels must hold a tile for each offset, and the right operand 16 rows of 64 bytes, `stride` elements apart,
-    /// from each start and offset.
+    /// The panels must hold a tile for each offset, and the right operand 16 rows of 64 bytes, `stride`
+    /// elements apart, from each start and offset.
     pub(super) unsafe fn gathered(
         &self,
         a: [*const u16; 2],
@@ -155,7 +155,8 @@ impl Tiles {
             }
             return;
         }
-        // SAFETY: the caller's promise; `sums` is 32 rows of 128 bytes; the registers named are declared as clobbered.
+        // SAFETY: the caller's promise; `sums` is 32 rows of 128 bytes; the registers named are declared as
+        // clobbered.
         unsafe {
             asm!(
                 "tilezero tmm0",
@@ -205,7 +206,8 @@ impl Tiles {
 }
 
 impl Tiles {
-    /// A whole block whose left tiles lie `stride` elements a row in memory, one after another along the rows.
+    /// A whole block whose left tiles lie `stride` elements a row in memory, one after another along the
+    /// rows.
     ///
     /// # Safety
     ///
@@ -227,7 +229,8 @@ impl Drop for Tiles {
 ///
 /// # Safety
 ///
-/// The tile registers must be configured, the panels hold `block.tiles` tiles, and `c` 32 rows of 32, `ld` apart.
+/// The tile registers must be configured, the panels hold `block.tiles` tiles, and `c` 32 rows of 32, `ld`
+/// apart.
 unsafe fn full(block: &Block, c: *mut f32, ld: usize, accumulate: bool, (left, next): (usize, usize)) {
     let c_low = c.wrapping_add(LANES * ld);
     // SAFETY: the caller's promise; the registers named are declared as clobbered.
@@ -287,7 +290,8 @@ unsafe fn full(block: &Block, c: *mut f32, ld: usize, accumulate: bool, (left, n
     }
 }
 
-/// 32 by 32 sums of several products, each of two left and two right panels of `tiles` tiles: tiles 0 to 3 hold the sums.
+/// 32 by 32 sums of several products, each of two left and two right panels of `tiles` tiles: tiles 0 to 3
+/// hold the sums.
 ///
 /// One product has [`full`]: through this, with a table of one, products 256 deep took a third longer.
 ///

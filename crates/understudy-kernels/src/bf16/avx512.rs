@@ -3,14 +3,14 @@
 use super::{Block, LANES, TILE};
 use std::arch::x86_64::*;
 
-/// Rows whose sums are held at once. A pair of the left is broadcast for two right panels: processors that split 512 bits
-/// broadcast no faster than they multiply, so that one panel alone would wait for them.
+/// Rows whose sums are held at once. A pair of the left is broadcast for two right panels: processors that
+/// split 512 bits broadcast no faster than they multiply, so that one panel alone would wait for them.
 const ROWS: usize = 8;
 
 /// # Safety
 ///
-/// The processor must have AVX512-BF16, the panels must hold `block.tiles` tiles, and the output must be valid and
-/// unique.
+/// The processor must have AVX512-BF16, the panels must hold `block.tiles` tiles, and the output must be
+/// valid and unique.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn block(block: &Block) {
     for first in (0..block.rows).step_by(ROWS) {
@@ -19,10 +19,7 @@ pub(super) unsafe fn block(block: &Block) {
         let c = block.c.wrapping_add(first * block.ld);
         // SAFETY: the caller's promise, for some rows of the block.
         unsafe {
-            match block.cols > LANES {
-                true => strip::<2>(block, a, c, rows),
-                false => strip::<1>(block, a, c, rows),
-            }
+            if block.cols > LANES { strip::<2>(block, a, c, rows) } else { strip::<1>(block, a, c, rows) }
         }
     }
 }

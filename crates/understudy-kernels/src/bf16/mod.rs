@@ -1,9 +1,9 @@
 //! Products of bf16 tiles: the packed layout and the kernels on it.
 //!
-//! An operand is cut into *panels* of 16 *lanes* (rows of the left, columns of the right operand), and a panel into
-//! *tiles* 32 deep along the inner dimension. A tile is 16 by 16 pairs of bf16, 1 KiB. In a left tile the pairs of one
-//! lane lie together; in a right tile those of one depth do. That is what AMX loads, and what the AVX-512 dot-product
-//! instruction wants.
+//! An operand is cut into *panels* of 16 *lanes* (rows of the left, columns of the right operand), and a
+//! panel into *tiles* 32 deep along the inner dimension. A tile is 16 by 16 pairs of bf16, 1 KiB. In a left
+//! tile the pairs of one lane lie together; in a right tile those of one depth do. That is what AMX loads,
+//! and what the AVX-512 dot-product instruction wants.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -121,9 +121,10 @@ fn blocks<'a>(
             // A missing second panel repeats the first; its outputs are not stored.
             let panel = |p: Panels, lane: usize, lanes: usize| {
                 let first = p.data[lane / LANES * p.stride..].as_ptr();
-                let second = match lanes - lane > LANES {
-                    true => p.data[(lane / LANES + 1) * p.stride..].as_ptr(),
-                    false => first,
+                let second = if lanes - lane > LANES {
+                    p.data[(lane / LANES + 1) * p.stride..].as_ptr()
+                } else {
+                    first
                 };
                 [first, second]
             };
@@ -141,10 +142,11 @@ fn blocks<'a>(
     })
 }
 
-/// [`multiply`] of operands in [`PARTS`], each the next plane of so many elements on (without a plane the right one is
-/// exact in bf16), by AMX: what f32 products give, but for the last bit or two (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype
-/// For Higher-Precision Computations", 2019). Of the nine products of parts the three smallest are left out: they are below
-/// what f32 resolves. Where an operand is infinite the result is no number.
+/// [`multiply`] of operands in [`PARTS`], each the next plane of so many elements on (without a plane the
+/// right one is exact in bf16), by AMX: what f32 products give, but for the last bit or two (Henry, Tang and
+/// Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
+/// 2019). Of the nine products of parts the three smallest are left out: they are below what f32 resolves.
+/// Where an operand is infinite the result is no number.
 ///
 /// # Safety
 ///
@@ -172,8 +174,8 @@ pub(crate) unsafe fn multiply_parts(
     }
 }
 
-/// 32 by 32 products of left panels and right tiles that are gathered from memory: pair row `r` of tile `t` of column
-/// group `g` is the 32 elements from `right[starts[g] + offsets[t] + r * stride]` on.
+/// 32 by 32 products of left panels and right tiles that are gathered from memory: pair row `r` of tile `t`
+/// of column group `g` is the 32 elements from `right[starts[g] + offsets[t] + r * stride]` on.
 ///
 /// `lanes` (at most 32) says how many rows of `sums`, 32 wide, matter.
 #[allow(clippy::too_many_arguments)]
@@ -219,8 +221,8 @@ pub(crate) fn multiply_gathered(
     }
 }
 
-/// 32 by 32 products of left rows as they lie in memory and right panels: row `r` is `left.0[r * left.1..]`, of which
-/// `left.2` rows (at most 32, a multiple of 16) exist; `cols` right lanes do.
+/// 32 by 32 products of left rows as they lie in memory and right panels: row `r` is `left.0[r * left.1..]`,
+/// of which `left.2` rows (at most 32, a multiple of 16) exist; `cols` right lanes do.
 ///
 /// Writes or adds to 32 rows of 32, `ld` apart; what belongs to missing rows and lanes is unspecified.
 ///

@@ -19,15 +19,16 @@ pub(crate) fn round(x: f32) -> u32 {
     if x.is_nan() { (bits >> 16) | 0x40 } else { rounded }
 }
 
-/// Bits of the nearest bf16 for numbers that arithmetic produced: as [`round`], but a NaN only the kind that arithmetic
-/// gives.
+/// Bits of the nearest bf16 for numbers that arithmetic produced: as [`round`], but a NaN only the kind that
+/// arithmetic gives.
 #[inline(always)]
 pub(crate) fn round_quiet(x: f32) -> u16 {
     let bits = x.to_bits();
     (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// Packs `lanes` by `depth` elements, element `(l, k)` at `src[l * strides.0 + k * strides.1]`, zeros to fill the tile.
+/// Packs `lanes` by `depth` elements, element `(l, k)` at `src[l * strides.0 + k * strides.1]`, zeros to fill
+/// the tile.
 pub(crate) fn pack_tile(
     isa: Isa,
     side: Side,
@@ -38,7 +39,8 @@ pub(crate) fn pack_tile(
     tile: &mut [u16],
 ) {
     assert!(lanes <= LANES && depth <= DEPTH && tile.len() == TILE, "tile shape");
-    // Packing by lanes gives a left tile, by depth a right tile; transposing the 16 by 16 pairs gives the other.
+    // Packing by lanes gives a left tile, by depth a right tile; transposing the 16 by 16 pairs gives the
+    // other.
     let by_depth = strides.0 == 1 && strides.1 != 1;
     if by_depth {
         match isa {
@@ -62,8 +64,8 @@ pub(crate) fn pack_tile(
     }
 }
 
-/// Packs the three parts of each element, as [`pack_tile`] packs one: three bf16 whose sum is the element, each holding the
-/// next eight bits of it. Of what is not finite the first part is all.
+/// Packs the three parts of each element, as [`pack_tile`] packs one: three bf16 whose sum is the element,
+/// each holding the next eight bits of it. Of what is not finite the first part is all.
 pub(crate) fn pack_parts(
     isa: Isa,
     side: Side,
@@ -80,9 +82,10 @@ pub(crate) fn pack_parts(
         let [first, second, third] = tiles;
         // SAFETY: this `Isa` exists only on machines that have the features.
         unsafe {
-            match by_depth {
-                true => parts_by_depth_avx512(src, strides.1, [&mut *first, &mut *second, &mut *third]),
-                false => parts_by_lane_avx512(src, strides.0, [&mut *first, &mut *second, &mut *third]),
+            if by_depth {
+                parts_by_depth_avx512(src, strides.1, [&mut *first, &mut *second, &mut *third])
+            } else {
+                parts_by_lane_avx512(src, strides.0, [&mut *first, &mut *second, &mut *third])
             }
             if by_depth == (side == Side::Left) {
                 for tile in [first, second, third] {
@@ -119,8 +122,8 @@ fn parts_of(x: f32) -> [f32; PARTS] {
     [first, second, cut(rest - second)]
 }
 
-/// [`round_quiet`] of sixteen numbers, given by their bits: the rounded number is in the upper half of each lane, what is
-/// below it unspecified.
+/// [`round_quiet`] of sixteen numbers, given by their bits: the rounded number is in the upper half of each
+/// lane, what is below it unspecified.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn nearest_avx512(bits: std::arch::x86_64::__m512i) -> std::arch::x86_64::__m512i {
@@ -140,7 +143,8 @@ fn paired_avx512(
     _mm512_or_si512(_mm512_srli_epi32::<16>(even), _mm512_and_si512(odd, _mm512_set1_epi32(-65536)))
 }
 
-/// [`parts_of`] sixteen numbers, each part in the upper half of its lane; what is below is unspecified in the last.
+/// [`parts_of`] sixteen numbers, each part in the upper half of its lane; what is below is unspecified in the
+/// last.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn parts_of_avx512(x: std::arch::x86_64::__m512) -> [std::arch::x86_64::__m512i; PARTS] {

@@ -7,8 +7,9 @@ use crate::simd::multiversion;
 /// Elements of the half of a tile that two panels give to one tile of the transpose.
 const HALF: usize = TILE / 2;
 
-/// A tile of the transpose of a right operand: its lanes are the 16 depths of `half` (0 or 1) of a tile, its 32 depths the
-/// lanes of two neighbouring panels, whose tiles at that depth are `sources`; a missing panel is zeros.
+/// A tile of the transpose of a right operand: its lanes are the 16 depths of `half` (0 or 1) of a tile, its
+/// 32 depths the lanes of two neighbouring panels, whose tiles at that depth are `sources`; a missing panel
+/// is zeros.
 pub(crate) fn transpose_panels(isa: Isa, sources: [Option<&[u16]>; 2], half: usize, tile: &mut [u16]) {
     for (source, out) in sources.into_iter().zip(tile.chunks_exact_mut(HALF)) {
         match (source, isa) {
@@ -37,8 +38,8 @@ multiversion! {
     }
 }
 
-/// [`transpose_half`]: two lanes by two depths are 64 bits; each such block is transposed, then the blocks as a matrix of
-/// eight by eight.
+/// [`transpose_half`]: two lanes by two depths are 64 bits; each such block is transposed, then the blocks
+/// as a matrix of eight by eight.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn transpose_half_avx512(source: &[u16], out: &mut [u16]) {

@@ -1,4 +1,5 @@
-//! The matrix a gather multiplies: one row for each input channel and tap, one column for each output position.
+//! The matrix a gather multiplies: one row for each input channel and tap, one column for each output
+//! position.
 
 use super::gather::Gather;
 

@@ -1,8 +1,8 @@
 //! The gather with unit steps in bf16, without a column matrix.
 //!
-//! The input is kept as *pair rows*: for every image row and every pair of channels one run of positions, each a pair of
-//! bf16. Sixteen pair rows are a right tile as it lies in memory, and a shift by a tap is another address. Where the
-//! channels do not fill tiles, the taps along the width count as channels too.
+//! The input is kept as *pair rows*: for every image row and every pair of channels one run of positions,
+//! each a pair of bf16. Sixteen pair rows are a right tile as it lies in memory, and a shift by a tap is
+//! another address. Where the channels do not fill tiles, the taps along the width count as channels too.
 
 use super::gather::Gather;
 use crate::bf16::{DEPTH, LANES, Panels, Side, multiply_gathered, round};
@@ -50,8 +50,8 @@ impl Plan {
         self.rows * self.pairs * self.width * 2
     }
 
-    /// For every tile along the inner dimension: the offset of its rows in the packed input, in elements, and which
-    /// tap (all of a row's where they are unrolled) and first channel it begins with.
+    /// For every tile along the inner dimension: the offset of its rows in the packed input, in elements, and
+    /// which tap (all of a row's where they are unrolled) and first channel it begins with.
     fn steps(&self) -> Vec<(usize, usize, usize)> {
         let across = if self.unrolled { 1 } else { self.taps[2] };
         let mut steps = Vec::new();
@@ -217,7 +217,8 @@ pub(super) fn run(
                             let bias = bias.map_or(0.0, |b| b[o + c]);
                             let step = gather.step_to[2];
                             let at = gather.target(item, o + c, z * count_y + row) + x * step;
-                            // SAFETY: each task writes its own rows of positions, and phases run one after another.
+                            // SAFETY: each task writes its own rows of positions, and phases run one after
+                            // another.
                             let y = unsafe { out.slice(at, (width - 1) * step + 1) };
                             let sums = &sums[c * 2 * LANES + t * LANES..][..width];
                             if step == 1 {

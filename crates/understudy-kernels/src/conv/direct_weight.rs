@@ -1,8 +1,8 @@
 //! The weight gradient of a gather with unit steps in bf16, without a column matrix.
 //!
-//! For one tap it is the product, over positions, of the shifted input and the output gradient. Both are kept as whole
-//! planes in which an image row is followed by the width's padding, so positions form one long run: a tap is a shift
-//! of that run, and the gradient is zero where the run passes through padding.
+//! For one tap it is the product, over positions, of the shifted input and the output gradient. Both are kept
+//! as whole planes in which an image row is followed by the width's padding, so positions form one long run:
+//! a tap is a shift of that run, and the gradient is zero where the run passes through padding.
 
 use super::gather::Gather;
 use crate::bf16::{DEPTH, LANES, Panels, Side, multiply_shifted, round};
@@ -85,8 +85,8 @@ fn pack_gradient(gather: &Gather, plan: &Plan, dy: &[f32], z: usize, panel: usiz
     pack_lanes(Side::Right, MatRef::new(&padded, LANES, run), 0, 0, run, out);
 }
 
-/// Sum over positions and batch of input times gradient, (to.channels, from.channels, taps). At most `partial` elements
-/// of partial sums.
+/// Sum over positions and batch of input times gradient, (to.channels, from.channels, taps). At most
+/// `partial` elements of partial sums.
 pub(super) fn run(
     path: Bf16Path,
     gather: &Gather,

@@ -25,8 +25,8 @@ impl Grid {
     }
 }
 
-/// `to[first_to + step_to * j] = sum over channels and offsets of weight * from[step_from * j + offset]` for every
-/// position `j` below `count`, inputs outside being zero.
+/// `to[first_to + step_to * j] = sum over channels and offsets of weight * from[step_from * j + offset]` for
+/// every position `j` below `count`, inputs outside being zero.
 #[derive(Clone, Debug)]
 pub(super) struct Gather {
     pub(super) batch: usize,

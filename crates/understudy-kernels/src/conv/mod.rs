@@ -1,8 +1,8 @@
 //! Convolution over depth, height and width, with its gradients.
 //!
-//! Forward and backward-data are one operation, a *gather* (see [`gather`]): every output position sums weighted inputs
-//! at fixed offsets. Backward-data of a strided convolution is one gather for each residue of the position modulo the
-//! stride, so no product with an inserted zero is ever computed.
+//! Forward and backward-data are one operation, a *gather* (see [`gather`]): every output position sums
+//! weighted inputs at fixed offsets. Backward-data of a strided convolution is one gather for each residue of
+//! the position modulo the stride, so no product with an inserted zero is ever computed.
 
 mod columns;
 mod direct;
@@ -93,8 +93,9 @@ impl Conv3dShape {
     }
 }
 
-/// Convolution (cross-correlation, as in deep learning) with zero padding: `x` (batch, in_channels, d, h, w), `weight`
-/// (out_channels, in_channels, kd, kh, kw), `bias` (out_channels); gives (batch, out_channels, od, oh, ow).
+/// Convolution (cross-correlation, as in deep learning) with zero padding: `x` (batch, in_channels, d, h, w),
+/// `weight` (out_channels, in_channels, kd, kh, kw), `bias` (out_channels); gives (batch, out_channels, od,
+/// oh, ow).
 ///
 /// # Panics
 ///
@@ -114,7 +115,8 @@ pub fn conv3d_forward(
     y
 }
 
-/// Gradient of [`conv3d_forward`] with respect to its input: `dy` shaped as the output, gives the shape of `x`.
+/// Gradient of [`conv3d_forward`] with respect to its input: `dy` shaped as the output, gives the shape of
+/// `x`.
 ///
 /// # Panics
 ///
@@ -129,7 +131,8 @@ pub fn conv3d_backward_data(dy: &[f32], weight: &[f32], shape: &Conv3dShape, pre
     };
     let (stride, taps) = (shape.stride, shape.taps());
     for phase in 0..stride.iter().product() {
-        // Inputs at `first + stride * j` get `dy[(first + pad - tap) / stride + j]` from the taps that divide.
+        // Inputs at `first + stride * j` get `dy[(first + pad - tap) / stride + j]` from the taps that
+        // divide.
         let [_, sh, sw] = stride;
         let first = [phase / (sh * sw), phase / sw % sh, phase % sw];
         let count = std::array::from_fn(|i| (shape.input[i] + stride[i] - 1 - first[i]) / stride[i]);

@@ -17,8 +17,9 @@ multiversion! {
     }
 }
 
-/// Gradients of [`conv3d_forward`](super::conv3d_forward) with respect to weight and bias: `x` its input, `dy` shaped
-/// as its output; gives `dweight` (out_channels, in_channels, kd, kh, kw) and `dbias` (out_channels).
+/// Gradients of [`conv3d_forward`](super::conv3d_forward) with respect to weight and bias: `x` its input,
+/// `dy` shaped as its output; gives `dweight` (out_channels, in_channels, kd, kh, kw) and `dbias`
+/// (out_channels).
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
 //! Convolution over pictures whose channels lie together: (batch, rows, columns, channels).
 //!
-//! Products run over channels, so no column matrix is built: the rows of a product are the channels of pixels as they lie in
-//! the padded picture.
+//! Products run over channels, so no column matrix is built: the rows of a product are the channels of pixels
+//! as they lie in the padded picture.
 
 mod direct;
 #[cfg(test)]
@@ -70,8 +70,9 @@ impl Conv2dShape {
     }
 }
 
-/// Convolution (cross-correlation, as in deep learning) with zero padding: `x` (batch, rows, columns, inputs), `bias`
-/// (outputs) or, one for each item, (batch, outputs); gives (batch, output rows, output columns, outputs).
+/// Convolution (cross-correlation, as in deep learning) with zero padding: `x` (batch, rows, columns,
+/// inputs), `bias` (outputs) or, one for each item, (batch, outputs); gives (batch, output rows, output
+/// columns, outputs).
 ///
 /// # Panics
 ///

@@ -7,8 +7,8 @@ use crate::par::{self, Shared};
 use crate::simd::multiversion;
 use crate::tile::COLUMNS;
 
-/// Weights (outputs, inputs, rows, columns) in panels of 32 outputs, each (taps, inputs, 32), in the narrowest type that
-/// holds every number of them.
+/// Weights (outputs, inputs, rows, columns) in panels of 32 outputs, each (taps, inputs, 32), in the
+/// narrowest type that holds every number of them.
 #[derive(Clone)]
 pub struct ConvWeight {
     numbers: Numbers,

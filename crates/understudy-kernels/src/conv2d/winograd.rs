@@ -1,8 +1,9 @@
 //! Convolutions of 3 by 3 taps with a fraction of the products.
 //!
-//! Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016): tiles of `M x M`
-//! outputs, their inputs of `(M + 2) x (M + 2)` pixels and the weights are each taken to `(M + 2)^2` points, where a
-//! convolution is one product for each point. Of the 9 products an output takes, 4 are left for `M = 2` and 2.25 for `M = 4`.
+//! Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016):
+//! tiles of `M x M` outputs, their inputs of `(M + 2) x (M + 2)` pixels and the weights are each taken to `(M
+//! + 2)^2` points, where a convolution is one product for each point. Of the 9 products an output takes, 4
+//! are left for `M = 2` and 2.25 for `M = 4`.
 
 use super::{Conv2dShape, ConvWeight, Padded, item_bias};
 use crate::cpu::Isa;
@@ -91,7 +92,8 @@ impl Transforms<2, 4> for Points {
     }
 }
 
-/// The inner points of `M = 4`, whose squares are 1/2 and 2: of a third of the rounding error that 1 and 2 have.
+/// The inner points of `M = 4`, whose squares are 1/2 and 2: of a third of the rounding error that 1 and 2
+/// have.
 const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const FAR: f32 = std::f32::consts::SQRT_2;
 

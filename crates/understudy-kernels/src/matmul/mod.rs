@@ -16,12 +16,13 @@ pub(crate) use panels::{pack_lanes, panels_len};
 /// Arithmetic of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Operands and sums in f32. Large products are computed from bf16 parts of the operands where there is AMX, as exact as
-    /// in f32 otherwise, but that of numbers below 1e-33 parts are lost.
+    /// Operands and sums in f32. Large products are computed from bf16 parts of the operands where there is
+    /// AMX, as exact as in f32 otherwise, but that of numbers below 1e-33 parts are lost.
     F32,
     /// Operands rounded to bf16 (to nearest even), products summed in f32.
     ///
-    /// Fast where the processor has AMX or AVX512-BF16; elsewhere it gives the same rounding at about the speed of f32.
+    /// Fast where the processor has AMX or AVX512-BF16; elsewhere it gives the same rounding at about the
+    /// speed of f32.
     Bf16,
 }
 
@@ -201,15 +202,16 @@ fn check_product(a: MatRef, b: MatRef) {
     assert_eq!(a.cols, b.rows, "matmul: columns of a and rows of b");
 }
 
-/// Whether [`matmul`] computes an f32 product from bf16 parts of its operands by AMX: it must be there, and the work outweigh
-/// the packing. Products within a task of another kernel stay plain: they are small, or pack one operand again and again.
+/// Whether [`matmul`] computes an f32 product from bf16 parts of its operands by AMX: it must be there, and
+/// the work outweigh the packing. Products within a task of another kernel stay plain: they are small, or
+/// pack one operand again and again.
 fn in_parts(m: usize, k: usize, n: usize) -> bool {
     const LEAST: usize = 64;
     m.min(n).min(k) >= LEAST && Bf16Path::best() == Bf16Path::Amx
 }
 
-/// What becomes of a product: `f(a b + bias)`, of which either may be left out. Each part of the product is finished by the
-/// task that computed it, while it is in the cache.
+/// What becomes of a product: `f(a b + bias)`, of which either may be left out. Each part of the product is
+/// finished by the task that computed it, while it is in the cache.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
     /// Added to every row, as long as one.
@@ -255,14 +257,15 @@ impl<'a> Output<'a> {
     }
 }
 
-/// `gemm` splits rows and columns over threads and never the inner dimension, and cuts the inner dimension by shape and
-/// cache size alone, so the result does not depend on the number of threads.
+/// `gemm` splits rows and columns over threads and never the inner dimension, and cuts the inner dimension by
+/// shape and cache size alone, so the result does not depend on the number of threads.
 fn matmul_f32(a: MatRef, b: MatRef, out: &Output, threads: Threads) {
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         Threads::Pool => gemm::Parallelism::Rayon(0),
     };
-    // SAFETY: the checks of `matmul_into` keep every index inside its slice, and the output is borrowed mutably.
+    // SAFETY: the checks of `matmul_into` keep every index inside its slice, and the output is borrowed
+    // mutably.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -288,7 +291,8 @@ fn matmul_f32(a: MatRef, b: MatRef, out: &Output, threads: Threads) {
     }
 }
 
-/// [`matmul`] with a right-hand side packed before. With [`Precision::F32`] only the left operand has more digits than bf16.
+/// [`matmul`] with a right-hand side packed before. With [`Precision::F32`] only the left operand has more
+/// digits than bf16.
 ///
 /// # Panics
 ///

@@ -58,10 +58,11 @@ impl PackedB {
         b.check();
         let holds = |x: &f32| x.to_bits() & 0xffff == 0;
         let whole = [(b.cols, 1), (1, b.rows)].contains(&(b.row_stride, b.col_stride));
-        let all = match whole {
-            true => b.data[..b.rows * b.cols].par_chunks(CHUNK).all(|part| part.iter().all(holds)),
-            false => (0..b.rows * b.cols)
-                .all(|at| holds(&b.data[at / b.cols * b.row_stride + at % b.cols * b.col_stride])),
+        let all = if whole {
+            b.data[..b.rows * b.cols].par_chunks(CHUNK).all(|part| part.iter().all(holds))
+        } else {
+            (0..b.rows * b.cols)
+                .all(|at| holds(&b.data[at / b.cols * b.row_stride + at % b.cols * b.col_stride]))
         };
         all.then(|| Self::new(b))
     }
@@ -152,8 +153,9 @@ impl PackedRef<'_> {
     }
 }
 
-/// The product in f32 without AMX: some columns of the right-hand side at a time are widened and stay in the cache. Columns
-/// are cut at fixed places and never the inner dimension, so the result does not depend on the number of threads.
+/// The product in f32 without AMX: some columns of the right-hand side at a time are widened and stay in the
+/// cache. Columns are cut at fixed places and never the inner dimension, so the result does not depend on the
+/// number of threads.
 pub(super) fn matmul_widened(a: MatRef, b: PackedRef, out: &Output) {
     let (k, n, matrix) = (b.rows(), b.cols(), b.matrix);
     // The last element written, which `at` checks.

@@ -1,4 +1,5 @@
-//! Driver of products on tiles: packs both operands, each number as one bf16 or in parts, and cuts the output into blocks.
+//! Driver of products on tiles: packs both operands, each number as one bf16 or in parts, and cuts the output
+//! into blocks.
 
 use super::{MatRef, Output, PackedB, PackedRef, Threads};
 use crate::bf16::{self, DEPTH, LANES, PARTS, Panels, Side, TILE, multiply};
@@ -15,7 +16,8 @@ const SUPER_DEPTH: usize = 4096;
 const SUPER_DEPTH_IN_PARTS: usize = 1024;
 /// Elements of the left operand packed at once.
 const SUPER_LEFT: usize = 16 << 20;
-/// Tiles along the inner dimension per pass over an output block: 512 deep, so a panel pair stays in the L1 cache.
+/// Tiles along the inner dimension per pass over an output block: 512 deep, so a panel pair stays in the L1
+/// cache.
 const PASS: usize = 16;
 
 /// Panels and depth a packing task handles.
@@ -61,7 +63,8 @@ fn tiles_of(depth0: usize, depth: usize) -> impl Iterator<Item = (usize, usize)>
     (0..depth).step_by(DEPTH).map(move |k| (depth0 + k, DEPTH.min(depth - k)))
 }
 
-/// How packed panels lie: `stride` elements apart, the parts of each `plane` elements apart, of which there are `parts`.
+/// How packed panels lie: `stride` elements apart, the parts of each `plane` elements apart, of which there
+/// are `parts`.
 #[derive(Clone, Copy)]
 struct Layout {
     parts: usize,
@@ -109,7 +112,8 @@ fn pack_part(
     }
 }
 
-/// Packs `panels` of the transpose of what is packed, over the tiles of depths `part.0..part.0 + part.1` from `depth0` on.
+/// Packs `panels` of the transpose of what is packed, over the tiles of depths `part.0..part.0 + part.1` from
+/// `depth0` on.
 fn repack_part(
     b: &PackedB,
     depth0: usize,
@@ -237,8 +241,8 @@ pub(super) fn matmul_tiles(
                     let c = out.c.at((m0 + i) * out.ld + j);
                     let more = accumulate || p > 0;
                     let tiles = PASS.min(blocks - p);
-                    // SAFETY: the block lies inside the output and belongs to this task alone; numbers are in parts only
-                    // where there is AMX.
+                    // SAFETY: the block lies inside the output and belongs to this task alone; numbers are in
+                    // parts only where there is AMX.
                     unsafe {
                         match numbers {
                             Numbers::Rounded => multiply(path, left, right, tiles, c, out.ld, (h, w), more),
@@ -260,7 +264,8 @@ pub(super) fn matmul_tiles(
     }
 }
 
-/// Rows and columns of an output block: large enough to reuse packed panels, small enough to give every core some.
+/// Rows and columns of an output block: large enough to reuse packed panels, small enough to give every core
+/// some.
 fn block_size(m: usize, n: usize) -> (usize, usize) {
     let (mut mb, mut nb) = (256, 512);
     while m.div_ceil(mb) * n.div_ceil(nb) < 16 && mb * nb > 64 * 64 {

@@ -69,7 +69,8 @@ fn shape(x: &[f32], n: usize, gamma: &[f32]) -> (usize, usize) {
     (c, x.len() / (n * c))
 }
 
-/// `y = x / max(norm of x over c, 1e-12) * sqrt(c) * gamma[c]`; `x` and the result (n, c, spatial), `gamma` (c).
+/// `y = x / max(norm of x over c, 1e-12) * sqrt(c) * gamma[c]`; `x` and the result (n, c, spatial), `gamma`
+/// (c).
 ///
 /// # Panics
 ///

@@ -77,7 +77,8 @@ fn slope<const FMA: bool>(z: f32, silu: bool) -> f32 {
 }
 
 multiversion! {
-    /// The sums over positions of the gradient before the activation, and of its product with `(x - mean) * rstd`.
+    /// The sums over positions of the gradient before the activation, and of its product with `(x - mean) *
+    /// rstd`.
     fn slopes(
         x: &[f32], dy: &[f32], affine: [&[f32]; 2], statistics: [&[f32]; 2], silu: bool, sums: &mut [f32],
         products: &mut [f32],
@@ -131,8 +132,8 @@ impl GroupNormParams<'_> {
         x.len() / self.batch
     }
 
-    /// For each item the two sums over positions that `span(item, part, first, second)` makes of parts of an item, added in
-    /// order: (batch, 2, channels).
+    /// For each item the two sums over positions that `span(item, part, first, second)` makes of parts of an
+    /// item, added in order: (batch, 2, channels).
     fn sums(
         &self,
         item: usize,
@@ -203,8 +204,9 @@ impl GroupNormParams<'_> {
     }
 }
 
-/// `x` (batch, positions, channels), every group of an item's channels with zero mean and unit variance, times the weight,
-/// plus the bias, and what follows; gives the result, the means and the inverse deviations, these (batch, channels).
+/// `x` (batch, positions, channels), every group of an item's channels with zero mean and unit variance,
+/// times the weight, plus the bias, and what follows; gives the result, the means and the inverse deviations,
+/// these (batch, channels).
 ///
 /// # Panics
 ///

@@ -6,7 +6,8 @@ use crate::floats::Floats;
 use crate::par::{self, Shared};
 use crate::simd::{fma, multiversion, sum1, sum2};
 
-/// What follows the normalization: `y = (LN(x) * weight + bias) * (1 + scale) + shift`, a part left out being neutral.
+/// What follows the normalization: `y = (LN(x) * weight + bias) * (1 + scale) + shift`, a part left out being
+/// neutral.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNormParams<'a> {
     /// Channels of a row.
@@ -165,7 +166,8 @@ fn for_each_chunk(
     });
 }
 
-/// Backward of [`layer_norm_modulate_forward`] from its input and saved `mean` and `rstd`; `dy` shaped as `x`.
+/// Backward of [`layer_norm_modulate_forward`] from its input and saved `mean` and `rstd`; `dy` shaped as
+/// `x`.
 ///
 /// # Panics
 ///

@@ -13,7 +13,8 @@ pub use layer::{
 };
 pub use rms::{rms_norm_backward, rms_norm_forward};
 
-/// Rows a task handles: about 32 thousand elements, and at most 64 tasks a batch item so that partial sums stay small.
+/// Rows a task handles: about 32 thousand elements, and at most 64 tasks a batch item so that partial sums
+/// stay small.
 fn rows_per_task(rows: usize, c: usize) -> usize {
     (2 * crate::par::CHUNK / c).max(rows.div_ceil(64)).max(1)
 }

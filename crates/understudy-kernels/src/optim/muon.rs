@@ -5,8 +5,9 @@ use crate::optim::sum_squares;
 
 /// Iterations of [`orthogonalize`].
 pub const NEWTON_SCHULZ_ITERATIONS: usize = 5;
-/// Coefficients of the odd polynomial that [`orthogonalize`] iterates, of degree 1, 3 and 5: it drives singular values from almost anywhere in (0, 1]
-/// quickly to between 0.7 and 1.2, and no closer to 1, which does not matter to training.
+/// Coefficients of the odd polynomial that [`orthogonalize`] iterates, of degree 1, 3 and 5: it drives
+/// singular values from almost anywhere in (0, 1] quickly to between 0.7 and 1.2, and no closer to 1, which
+/// does not matter to training.
 pub const NEWTON_SCHULZ: [f32; 3] = [3.4445, -4.7750, 2.0315];
 
 /// `matrix` (rows, cols) with its singular values replaced by values near 1 and its singular vectors kept.

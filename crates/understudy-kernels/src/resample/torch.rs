@@ -33,7 +33,8 @@ impl Torch {
         self.taps_at(from, to, from as f32 / to as f32)
     }
 
-    /// The same with positions `scale` apart, as with `scale_factor` of `1 / scale`; antialiased ones have their own.
+    /// The same with positions `scale` apart, as with `scale_factor` of `1 / scale`; antialiased ones have
+    /// their own.
     pub fn taps_at(self, from: usize, to: usize, scale: f32) -> Vec<Taps<f32>> {
         match self {
             Self::Bilinear => plain(from, to, scale, |at| (at.max(0.0), 0, |t| vec![1.0 - t, t])),

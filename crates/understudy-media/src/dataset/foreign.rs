@@ -4,7 +4,8 @@ use toml::{Table, Value};
 
 use crate::shown;
 
-/// What a description is that is another trainer's: the field that tells, and what it is and what to give instead.
+/// What a description is that is another trainer's: the field that tells, and what it is and what to give
+/// instead.
 pub(super) fn table(text: &str) -> Option<(&'static str, String)> {
     let table: Table = text.parse().ok()?;
     let of = |table: &Table, key: &str| -> Vec<Table> {

@@ -1,4 +1,5 @@
-//! Finding the samples of the H.264 track of an MP4. Every size and offset is checked against the file before use.
+//! Finding the samples of the H.264 track of an MP4. Every size and offset is checked against the file before
+//! use.
 
 use std::fs;
 use std::path::Path;
@@ -192,7 +193,8 @@ fn movie_body(file: &[u8]) -> Result<&[u8], Fault> {
     Err("not an MP4, or truncated: it has no `moov` box".into())
 }
 
-/// The first H.264 track. Tracks that do not parse, such as exotic metadata, do not matter unless none is left.
+/// The first H.264 track. Tracks that do not parse, such as exotic metadata, do not matter unless none is
+/// left.
 fn video_track(movie: &[u8]) -> Result<(Trak, Avc1), Fault> {
     let (mut rest, mut problem) = (movie, None);
     while rest.len() >= 8 {

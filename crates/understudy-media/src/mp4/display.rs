@@ -17,8 +17,8 @@ pub(super) struct Display {
 }
 
 impl Display {
-    /// What the matrices of a track and its movie say. Its samples have the aspect that the first of these says that says one: the
-    /// matrices, `pasp`, the track's size, the stream.
+    /// What the matrices of a track and its movie say. Its samples have the aspect that the first of these
+    /// says that says one: the matrices, `pasp`, the track's size, the stream.
     ///
     /// # Errors
     /// Where they turn by anything but quarters.

@@ -26,8 +26,9 @@ struct Edit {
 }
 
 impl Shown {
-    /// What is shown of the `count` samples of a track, in a movie whose clock has `movie_scale` units a second. As ffmpeg has
-    /// it, a frame that began before its edit is not shown, and frames play at their own rate whatever an edit's rate is.
+    /// What is shown of the `count` samples of a track, in a movie whose clock has `movie_scale` units a
+    /// second. As ffmpeg has it, a frame that began before its edit is not shown, and frames play at their
+    /// own rate whatever an edit's rate is.
     pub fn of(trak: &Trak, movie_scale: u32, count: usize) -> Result<Self, String> {
         let scale = trak.mdia.mdhd.timescale;
         let mut moments = moments(&trak.mdia.minf.stbl, count);

@@ -13,8 +13,8 @@ use crate::h264::{self, Encoded};
 const IDENTITY: Matrix =
     Matrix { a: 0x10000, b: 0, u: 0, c: 0, d: 0x10000, v: 0, x: 0, y: 0, w: 0x4000_0000 };
 
-/// Encodes a clip as MP4. Odd sides are padded to even ones by repeating the last column or row: 4:2:0 video cannot
-/// say an odd size.
+/// Encodes a clip as MP4. Odd sides are padded to even ones by repeating the last column or row: 4:2:0 video
+/// cannot say an odd size.
 pub(crate) fn encode(video: &Video, qp: u8, comment: Option<&str>) -> Result<Vec<u8>, String> {
     let odd = video.width() % 2 == 1 || video.height() % 2 == 1;
     let padded = odd.then(|| Video {
@@ -37,7 +37,8 @@ struct Timing {
 }
 
 impl Timing {
-    /// Exact for whole rates, for the NTSC rates `n * 1000 / 1001`, and for thousandths; nearest thousandth otherwise.
+    /// Exact for whole rates, for the NTSC rates `n * 1000 / 1001`, and for thousandths; nearest thousandth
+    /// otherwise.
     fn of(fps: f64) -> Self {
         let whole = fps.round();
         let ntsc = (fps * 1.001).round();

@@ -8,9 +8,11 @@ use crate::{Image, Result};
 /// An interpolation of `cv2.resize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenCv {
-    /// `INTER_LINEAR`: two sources across and two down, weights of 11 bits. Halving both sides is the mean of four.
+    /// `INTER_LINEAR`: two sources across and two down, weights of 11 bits. Halving both sides is the mean of
+    /// four.
     Linear,
-    /// `INTER_AREA`: the mean of what a pixel covers. Linear, but within each source pixel, where a side grows.
+    /// `INTER_AREA`: the mean of what a pixel covers. Linear, but within each source pixel, where a side
+    /// grows.
     Area,
 }
 
@@ -39,8 +41,8 @@ impl OpenCv {
     }
 }
 
-/// The source before a position and the fraction towards the next, from the position, the source's side and the
-/// result's.
+/// The source before a position and the fraction towards the next, from the position, the source's side and
+/// the result's.
 type Place = fn(usize, usize, usize) -> (i64, f32);
 
 /// With the centres of pixels on one another.

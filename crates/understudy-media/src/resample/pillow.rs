@@ -24,17 +24,24 @@ impl Pillow {
     /// [`Error::Invalid`] when a side is zero or the picture is inconsistent.
     pub fn resize(self, image: &Image, [height, width]: [usize; 2]) -> Result<Image> {
         check(image, [height, width])?;
-        let across = |rgb: Vec<u8>| match width == image.width {
-            true => rgb,
-            false => along(&rgb, [image.width, 3], &self.taps(image.width, width), blend),
+        let across = |rgb: Vec<u8>| {
+            if width == image.width {
+                rgb
+            } else {
+                along(&rgb, [image.width, 3], &self.taps(image.width, width), blend)
+            }
         };
-        let down = |rgb: Vec<u8>, columns: usize| match height == image.height {
-            true => rgb,
-            false => along(&rgb, [image.height, columns * 3], &self.taps(image.height, height), blend),
+        let down = |rgb: Vec<u8>, columns: usize| {
+            if height == image.height {
+                rgb
+            } else {
+                along(&rgb, [image.height, columns * 3], &self.taps(image.height, height), blend)
+            }
         };
-        let rgb = match down_first([image.height, image.width], [height, width]) {
-            true => across(down(image.rgb.clone(), image.width)),
-            false => down(across(image.rgb.clone()), width),
+        let rgb = if down_first([image.height, image.width], [height, width]) {
+            across(down(image.rgb.clone(), image.width))
+        } else {
+            down(across(image.rgb.clone()), width)
         };
         Ok(Image { width, height, rgb })
     }
@@ -50,8 +57,8 @@ impl Pillow {
     }
 }
 
-/// Whether the pass down comes first, as since Pillow 13 where rows are removed and columns are kept, or far fewer of
-/// them removed. Which is first shows in the last bit.
+/// Whether the pass down comes first, as since Pillow 13 where rows are removed and columns are kept, or far
+/// fewer of them removed. Which is first shows in the last bit.
 fn down_first(from: [usize; 2], to: [usize; 2]) -> bool {
     let [rows, columns] = [0, 1].map(|side| from[side] as i64 - to[side] as i64);
     rows > 0 && 2 * columns < rows

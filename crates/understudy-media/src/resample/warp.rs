@@ -3,9 +3,9 @@
 use super::check;
 use crate::{Error, Image, Result};
 
-/// `image` moved by `matrix`, which takes `(x, y, 1)` of it to `(x, y)` of a picture of `[height, width]`, with black
-/// where it has nothing: `cv2.warpAffine` with `INTER_LINEAR`, identical to OpenCV 4.11 and later. Releases before round
-/// positions to a 32nd of a pixel and so give samples that differ by a few levels.
+/// `image` moved by `matrix`, which takes `(x, y, 1)` of it to `(x, y)` of a picture of `[height, width]`,
+/// with black where it has nothing: `cv2.warpAffine` with `INTER_LINEAR`, identical to OpenCV 4.11 and later.
+/// Releases before round positions to a 32nd of a pixel and so give samples that differ by a few levels.
 ///
 /// # Errors
 /// [`Error::Invalid`] when a side is zero, the picture is inconsistent, or the matrix has no inverse.
@@ -42,9 +42,10 @@ fn between(image: &Image, [x, y]: [f32; 2]) -> [u8; 3] {
     let (right, down) = (x - left, y - top);
     let sample = |row: f32, column: f32, lane: usize| {
         let inside = row >= 0.0 && column >= 0.0 && row < image.height as f32 && column < image.width as f32;
-        match inside {
-            true => f32::from(image.rgb[(row as usize * image.width + column as usize) * 3 + lane]),
-            false => 0.0,
+        if inside {
+            f32::from(image.rgb[(row as usize * image.width + column as usize) * 3 + lane])
+        } else {
+            0.0
         }
     };
     std::array::from_fn(|lane| {

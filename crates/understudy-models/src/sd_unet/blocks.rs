@@ -3,7 +3,8 @@
 use burn::tensor::Tensor;
 use understudy_engine::attach::Attachments;
 use understudy_engine::ops::{self, Conv2dOptions};
-use understudy_engine::weights::{Init, Weights};
+use understudy_engine::sites::Role;
+use understudy_engine::weights::Weights;
 
 use super::config::SdUnetConfig;
 use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, hooked_heads};
@@ -41,7 +42,7 @@ impl ResnetBlock {
             norm2: norm("norm2", outputs),
             conv2: Conv2d::new(&weights.at("conv2"), [outputs, outputs], 3, 1),
             conv_shortcut: (inputs != outputs)
-                .then(|| Linear::of_pixels(&weights.at("conv_shortcut"), inputs, outputs)),
+                .then(|| Linear::of_patches(&weights.at("conv_shortcut"), [outputs, inputs, 1, 1])),
         }
     }
 
@@ -72,6 +73,7 @@ struct Attention {
 impl Attention {
     fn new(weights: &Weights, channels: usize, context: usize, heads: usize) -> Self {
         let linear = |name: &str, inputs| Linear::new(&weights.at(name), inputs, channels, false);
+        weights.attention_site();
         Self {
             site: weights.path(""),
             heads,
@@ -111,14 +113,22 @@ impl TransformerBlock {
     fn new(weights: &Weights, channels: usize, context: usize, heads: usize) -> Self {
         let norm = |name: &str| LayerNorm::affine(&weights.at(name), channels, TRANSFORMER_EPS);
         let inner = 4 * channels;
+        let text = weights.at("attn2").serving(Role::CrossAttention);
+        let feed_forward = weights.at("ff.net").serving(Role::FeedForward);
+        text.state_site(channels);
         Self {
             norm1: norm("norm1"),
-            attn1: Attention::new(&weights.at("attn1"), channels, channels, heads),
+            attn1: Attention::new(
+                &weights.at("attn1").serving(Role::SelfAttention),
+                channels,
+                channels,
+                heads,
+            ),
             norm2: norm("norm2"),
-            attn2: Attention::new(&weights.at("attn2"), channels, context, heads),
+            attn2: Attention::new(&text, channels, context, heads),
             norm3: norm("norm3"),
-            ff_in: Linear::new(&weights.at("ff.net.0.proj"), channels, 2 * inner, true),
-            ff_out: Linear::new(&weights.at("ff.net.2"), inner, channels, true),
+            ff_in: Linear::new(&feed_forward.at("0.proj"), channels, 2 * inner, true),
+            ff_out: Linear::new(&feed_forward.at("2"), inner, channels, true),
         }
     }
 
@@ -127,6 +137,7 @@ impl TransformerBlock {
         let hidden = hidden + self.attn1.forward(normed.clone(), normed, attachments);
         let normed = self.norm2.forward(hidden.clone());
         let hidden = hidden + self.attn2.forward(normed, text.clone(), attachments);
+        let hidden = attachments.after(&self.attn2.site, hidden);
         let inner = self.ff_in.forward(self.norm3.forward(hidden.clone()), attachments);
         hidden + self.ff_out.forward(ops::geglu(inner), attachments)
     }
@@ -144,9 +155,12 @@ struct Transformer {
 impl Transformer {
     fn new(weights: &Weights, config: &SdUnetConfig, level: usize) -> Self {
         let channels = config.channels(level);
-        let project = |name: &str| match config.use_linear_projection {
-            true => Linear::new(&weights.at(name), channels, channels, true),
-            false => Linear::of_pixels(&weights.at(name), channels, channels),
+        let project = |name: &str| {
+            if config.use_linear_projection {
+                Linear::new(&weights.at(name), channels, channels, true)
+            } else {
+                Linear::of_patches(&weights.at(name), [channels, channels, 1, 1])
+            }
         };
         let block = |index: usize| {
             let weights = weights.at("transformer_blocks").at(index);
@@ -192,6 +206,7 @@ impl Layer {
         attention: Option<usize>,
     ) -> Self {
         let resnet = weights.at("resnets").at(index);
+        resnet.state_site(channels[1]);
         let transformer = |level| Transformer::new(&weights.at("attentions").at(index), config, level);
         Self {
             site: resnet.path(""),
@@ -236,6 +251,7 @@ impl DownBlock {
             let weights = weights.at("downsamplers.0");
             let options = Conv2dOptions { stride: 2, padding: config.downsample_padding };
             let conv = Conv2d::with_options(&weights.at("conv"), [outputs; 2], 3, options);
+            weights.state_site(outputs);
             (weights.path(""), conv)
         };
         Self {
@@ -343,8 +359,8 @@ impl UpBlock {
     }
 }
 
-/// Every pixel of `x (batch, rows, columns, channels)` four times, cut to `extent`, which is at most one less than twice:
-/// odd sides were halved upwards.
+/// Every pixel of `x (batch, rows, columns, channels)` four times, cut to `extent`, which is at most one less
+/// than twice: odd sides were halved upwards.
 fn upsampled(x: Tensor<4>, [rows, columns]: [usize; 2]) -> Tensor<4> {
     let [batch, height, width, channels] = x.dims();
     let twice = x
@@ -352,13 +368,4 @@ fn upsampled(x: Tensor<4>, [rows, columns]: [usize; 2]) -> Tensor<4> {
         .expand([batch, height, 2, width, 2, channels])
         .reshape([batch, 2 * height, 2 * width, channels]);
     twice.narrow(1, 0, rows).narrow(2, 0, columns)
-}
-
-impl Linear {
-    /// A linear map that is published as a convolution of one pixel.
-    fn of_pixels(weights: &Weights, inputs: usize, outputs: usize) -> Self {
-        let init = Init::Normal((inputs as f32).powf(-0.5));
-        let weight = weights.tensor("weight", [outputs, inputs, 1, 1], init).reshape([outputs, inputs]);
-        Self::from_parts(weights.path(""), weight, weights.tensor("bias", [outputs], Init::Zeros))
-    }
 }

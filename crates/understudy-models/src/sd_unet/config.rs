@@ -48,14 +48,15 @@ pub struct SdUnetConfig {
     pub layers_per_block: PerBlock,
     /// Transformer blocks of an attention.
     pub transformer_layers_per_block: PerBlock,
-    /// The number of heads, unless `num_attention_heads` gives it: a mistake in the name that is kept for compatibility.
+    /// The number of heads, unless `num_attention_heads` gives it: a mistake in the name that is kept for
+    /// compatibility.
     pub attention_head_dim: PerBlock,
     /// The number of heads.
     pub num_attention_heads: Option<PerBlock>,
     /// Channels of the text.
     pub cross_attention_dim: PerBlock,
-    /// Whether attentions begin and end with linear maps; convolutions of one pixel otherwise, which are the same but for
-    /// the shape of their weights.
+    /// Whether attentions begin and end with linear maps; convolutions of one pixel otherwise, which are the
+    /// same but for the shape of their weights.
     pub use_linear_projection: bool,
     /// Groups of every normalization.
     pub norm_num_groups: usize,
@@ -114,7 +115,8 @@ impl Default for SdUnetConfig {
 
 const MID: &str = "UNetMidBlock2DCrossAttn";
 
-/// Options of diffusers that are not implemented, with the value they must have where it is not null, false or absent.
+/// Options of diffusers that are not implemented, with the value they must have where it is not null, false
+/// or absent.
 const OTHERS: [(&str, &str); 19] = [
     ("center_input_sample", "false"),
     ("mid_block_scale_factor", "1"),

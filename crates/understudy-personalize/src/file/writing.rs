@@ -11,14 +11,15 @@ use super::scalars::Scalars;
 use super::{AdapterFile, MOTION, ROWS, SCALARS, Unmatched, is_zero, multiplied};
 use crate::error::{Error, Result, list};
 use crate::metadata::{FOLDED, PEFT, to_peft};
+use crate::methods::v_warper::references::REFERENCES;
 use crate::names::{self, Dialect, Part, key};
-use crate::references::REFERENCES;
 
 impl AdapterFile {
     /// Writes it to `path` in the names of `dialect`, whole or not at all; gives what is to be said of it.
     ///
     /// # Errors
-    /// When `dialect` has no place for something, and when the file cannot be written; nothing is left behind then.
+    /// When `dialect` has no place for something, and when the file cannot be written; nothing is left behind
+    /// then.
     pub(crate) fn write(mut self, path: &Path, dialect: Dialect) -> Result<Vec<String>> {
         // What cannot be written is the fault of what was read.
         let own = self.path.clone().unwrap_or_else(|| path.to_owned());
@@ -68,7 +69,7 @@ impl AdapterFile {
         let mut tensors = BTreeMap::new();
         let mut homeless: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for ((site, part), tensor) in std::mem::take(&mut self.parts) {
-            match (key(dialect, &site, part), part) {
+            match (key(self.naming(), dialect, &site, part), part) {
                 (Some(key), _) => drop(tensors.insert(key, tensor)),
                 (None, Part::Product(name)) => {
                     let kind = if name.starts_with("hada") { "LoHa" } else { "LoKr" };
@@ -77,7 +78,7 @@ impl AdapterFile {
                 (None, Part::Magnitude) => drop(homeless.entry("DoRA").or_default().insert(site)),
                 (None, Part::Mid) => drop(homeless.entry("a LoRA with a core").or_default().insert(site)),
                 (None, _) => {
-                    let name = names::tensor(&site, part);
+                    let name = names::tensor(self.naming(), &site, part);
                     homeless.entry("what is added to tensors").or_default().insert(name);
                 }
             }
@@ -85,12 +86,11 @@ impl AdapterFile {
         let said = |(what, names): (&str, BTreeSet<String>)| {
             format!("{what} ({}: {})", names.len(), list(&names.into_iter().collect::<Vec<_>>()))
         };
-        match homeless.is_empty() {
-            true => Ok(tensors),
-            false => {
-                let said: Vec<String> = homeless.into_iter().map(said).collect();
-                Err(format!("{dialect} has no keys for {}; use comfyui or kohya", said.join(" and ")))
-            }
+        if homeless.is_empty() {
+            Ok(tensors)
+        } else {
+            let said: Vec<String> = homeless.into_iter().map(said).collect();
+            Err(format!("{dialect} has no keys for {}; use comfyui or kohya", said.join(" and ")))
         }
     }
 
@@ -98,9 +98,9 @@ impl AdapterFile {
     fn drop_zeros(&mut self, dialect: Dialect) {
         let is_difference =
             |part: Part| matches!(part, Part::Weight | Part::Bias | Part::Modulation | Part::UpBias);
-        let before = self.parts.len();
+        let (before, naming) = (self.parts.len(), self.naming());
         self.parts.retain(|(site, part), tensor| {
-            !is_difference(*part) || key(dialect, site, *part).is_some() || !is_zero(tensor)
+            !is_difference(*part) || key(naming, dialect, site, *part).is_some() || !is_zero(tensor)
         });
         let dropped = before - self.parts.len();
         if dropped > 0 {
@@ -142,8 +142,8 @@ impl AdapterFile {
         Ok(())
     }
 
-    /// Biases of B are what is added to the bias, divided by the scale; diffusers knows only those, ComfyUI and kohya
-    /// only these.
+    /// Biases of B are what is added to the bias, divided by the scale; diffusers knows only those, ComfyUI
+    /// and kohya only these.
     fn move_biases(&mut self, dialect: Dialect) -> Result<(), String> {
         let (from, to) = match dialect {
             Dialect::ComfyUi | Dialect::Kohya => (Part::UpBias, Part::Bias),
@@ -183,7 +183,7 @@ impl AdapterFile {
             scales.insert(site, (rank, alpha));
         }
         let any = |wanted| self.parts.keys().any(|(_, part)| *part == wanted);
-        let peft = to_peft(&scales, any(Part::UpBias), any(Part::Magnitude));
+        let peft = to_peft(self.naming(), &scales, any(Part::UpBias), any(Part::Magnitude));
         self.metadata.insert(PEFT.to_owned(), peft.to_string());
         Ok(())
     }
@@ -241,9 +241,9 @@ pub struct Converted {
 
 /// Rewrites the adapter at `from` in the names of `dialect`.
 ///
-/// Numbers are not touched, so going to another dialect and back gives the tensors of the first file, with two
-/// exceptions: DiffSynth reads no scale, so B is multiplied by it (and divided again on the way back, which is exact
-/// for powers of two); and a bias difference is divided by the scale for diffusers.
+/// Numbers are not touched, so going to another dialect and back gives the tensors of the first file, with
+/// two exceptions: DiffSynth reads no scale, so B is multiplied by it (and divided again on the way back,
+/// which is exact for powers of two); and a bias difference is divided by the scale for diffusers.
 ///
 /// # Errors
 /// When `from` is no adapter, `dialect` has no place for something in it, or `to` cannot be written.

@@ -48,7 +48,8 @@ impl Subject {
     }
 }
 
-/// A caption on one line, its words a space apart, so that a class of several words is found in it however they are parted.
+/// A caption on one line, its words a space apart, so that a class of several words is found in it however
+/// they are parted.
 pub(super) fn tidy(caption: &str) -> String {
     caption.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -19,21 +19,23 @@ pub struct SubjectOptions {
     pub size: [usize; 2],
     /// What the base needs heights and widths to be whole multiples of.
     pub multiple: [usize; 2],
-    /// The largest ratio of sides that pictures and clips are trained at, each at the shape nearest to its own; all are cut to
-    /// the one size without it.
+    /// The largest ratio of sides that pictures and clips are trained at, each at the shape nearest to its
+    /// own; all are cut to the one size without it.
     pub buckets: Option<f32>,
     /// Frames of the clips a video is cut into.
     pub clip_frames: usize,
-    /// Frames a second of the base's videos: of a video that has more the frames between are left out, so that it is as fast.
+    /// Frames a second of the base's videos: of a video that has more the frames between are left out, so
+    /// that it is as fast.
     pub fps: f64,
     /// Whether an unreadable picture is an error; otherwise it is left out.
     pub strict: bool,
 }
 
 impl Subject {
-    /// Reads a folder of pictures, one picture, one video, or a description of a data set (TOML or JSONL); of a folder without
-    /// pictures its one video. Beside a video `NAME` its captions may lie, one a line, in `NAME.txt`, and in `NAME.masks/` (or
-    /// `masks/NAME/`, ...) pictures, one a frame in the order of their names, that say where the subject is: white.
+    /// Reads a folder of pictures, one picture, one video, or a description of a data set (TOML or JSONL); of
+    /// a folder without pictures its one video. Beside a video `NAME` its captions may lie, one a line, in
+    /// `NAME.txt`, and in `NAME.masks/` (or `masks/NAME/`, ...) pictures, one a frame in the order of their
+    /// names, that say where the subject is: white.
     ///
     /// # Errors
     /// When the class or the token cannot be used, or no picture or video can be read.
@@ -124,15 +126,16 @@ impl Subject {
             self.notes.extend(notes);
         }
         self.leave_out(cut);
-        match self.pictures.is_empty() {
-            true => Err(Error::Subject {
+        if self.pictures.is_empty() {
+            Err(Error::Subject {
                 field: "subject",
                 reason: format!(
                     "{}: has several videos and no picture; a subject is learned from one video: name it alone",
                     shown(path)
                 ),
-            }),
-            false => Ok(()),
+            })
+        } else {
+            Ok(())
         }
     }
 
@@ -177,8 +180,8 @@ impl Subject {
         Ok(())
     }
 
-    /// A video at the rate of the base's and the size that it is trained at, and the masks of its frames; none where there are
-    /// none beside it. Says what is left out of it.
+    /// A video at the rate of the base's and the size that it is trained at, and the masks of its frames;
+    /// none where there are none beside it. Says what is left out of it.
     fn read_video(&mut self, path: &Path, options: &SubjectOptions) -> Result<(Video, Vec<Mask>)> {
         let footage = Footage::read(path)?;
         let said = footage.notes.iter().map(|text| Note { path: path.to_owned(), text: (*text).to_owned() });
@@ -218,9 +221,10 @@ fn unused(dataset: &Dataset, options: &SubjectOptions) -> Vec<String> {
     }
     let buckets = options.buckets.is_some();
     if dataset.items.iter().any(|own| own.enable_bucket.is_some_and(|wanted| wanted != buckets)) {
-        let instead = match buckets {
-            true => "each is trained at a shape near its own (--set buckets=1 cuts all to one)",
-            false => "all are cut to one size (buckets)",
+        let instead = if buckets {
+            "each is trained at a shape near its own (--set buckets=1 cuts all to one)"
+        } else {
+            "all are cut to one size (buckets)"
         };
         unused.push(format!("its enable_bucket is not used: {instead}"));
     }

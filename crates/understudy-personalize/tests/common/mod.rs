@@ -3,11 +3,13 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use understudy_engine::attach::Attached;
 use understudy_engine::safetensors::Checkpoint;
 use understudy_media::{Image, Mask, Picture};
-use understudy_personalize::{FitEvent, LoraConfig, Subject};
+use understudy_personalize::{Adapter, FitEvent, Learning, Subject};
 use understudy_pipeline::{Base, Files, Request};
 
 pub fn device() -> Device {
@@ -20,7 +22,7 @@ pub fn golden(name: &str) -> PathBuf {
 
 pub fn base(name: &str) -> Base {
     let mut base = Base::load(&Files::folder(golden(name)), &device()).unwrap();
-    base.config.max_sequence_length = 24;
+    Arc::make_mut(&mut base.about).text_limit = 24;
     base
 }
 
@@ -64,8 +66,8 @@ pub fn subject(size: [usize; 2]) -> Subject {
 }
 
 /// A few steps of everything at 16x16.
-pub fn config() -> LoraConfig {
-    let mut config = LoraConfig::nano();
+pub fn config() -> Learning {
+    let mut config = Learning::small();
     config.size = [16, 16];
     config.rank = 3;
     config.alpha = 6.0;
@@ -84,6 +86,11 @@ pub fn config() -> LoraConfig {
     config.samples.frames = 5;
     config.samples.steps = 2;
     config
+}
+
+/// The residuals of an adapter, attached with a weight.
+pub fn attached(adapter: &Adapter, weight: f32) -> Attached {
+    Attached::one("transformer", adapter.attachments(weight))
 }
 
 pub fn small_request(prompt: &str) -> Request {

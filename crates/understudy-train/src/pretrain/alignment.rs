@@ -1,7 +1,8 @@
 //! Heads that read from a middle block of the denoiser what the world knows of every place.
 //!
-//! Representation alignment (Yu et al., "Representation alignment for generation: training diffusion transformers is easier
-//! than you think", 2025) with the truth in the place of another network's features. The heads are no part of the base.
+//! Representation alignment (Yu et al., "Representation alignment for generation: training diffusion
+//! transformers is easier than you think", 2025) with the truth in the place of another network's features.
+//! The heads are no part of the base.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -39,7 +40,8 @@ pub(crate) struct Heads {
 pub(crate) struct Lost {
     /// Of all three, each counting alike.
     pub(crate) total: Tensor<1>,
-    /// How far they are from the truth about what is shown (divergence), looks (cross-entropy) and postures (squared error).
+    /// How far they are from the truth about what is shown (divergence), looks (cross-entropy) and postures
+    /// (squared error).
     pub(crate) each: [(&'static str, f32); 3],
 }
 
@@ -131,7 +133,8 @@ mod tests {
     use understudy_engine::random::Random;
     use understudy_puppet::POSTURE;
 
-    /// Two tokens of one place: one shows nothing, the other half of a character's torso and half of its head.
+    /// Two tokens of one place: one shows nothing, the other half of a character's torso and half of its
+    /// head.
     fn truth() -> Truth {
         let mut shares = vec![0.0; 2 * SHOWN];
         shares[0] = 1.0;

@@ -1,5 +1,5 @@
-//! Training the video autoencoder: reconstruction, with the characters weighed more than the scenery, what judges see of
-//! it, and a light pull of the latents toward a normal distribution.
+//! Training the video autoencoder: reconstruction, with the characters weighed more than the scenery, what
+//! judges see of it, and a light pull of the latents toward a normal distribution.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,8 @@ pub struct Phase {
     pub frames: usize,
     /// Clips a batch.
     pub batch: usize,
-    /// Rows and columns of the part of every clip that is learned from, mostly around a character; all of it if not said.
+    /// Rows and columns of the part of every clip that is learned from, mostly around a character; all of it
+    /// if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<[usize; 2]>,
 }
@@ -57,7 +58,8 @@ pub struct AutoencoderRecipe {
     /// What networks see of the frames, if they are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perception: Option<PerceptionRecipe>,
-    /// An autoencoder to start from in place of random weights: what an earlier run of the same network exported.
+    /// An autoencoder to start from in place of random weights: what an earlier run of the same network
+    /// exported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
     /// The network.
@@ -74,8 +76,8 @@ pub struct Difference {
     pub absolute: f32,
     /// Of its square, which large ones dominate.
     pub squared: f32,
-    /// Of the size of its own differences between neighbours in time, rows and columns, which edges that are blurred or in
-    /// the wrong place dominate.
+    /// Of the size of its own differences between neighbours in time, rows and columns, which edges that are
+    /// blurred or in the wrong place dominate.
     pub edges: f32,
 }
 
@@ -86,8 +88,8 @@ impl Default for Difference {
 }
 
 impl Difference {
-    /// The mean cost of `difference (clips, 3, frames, rows, columns)`, whose pixels count by `weight (clips, 1, frames, rows,
-    /// columns)`.
+    /// The mean cost of `difference (clips, 3, frames, rows, columns)`, whose pixels count by `weight (clips,
+    /// 1, frames, rows, columns)`.
     fn cost(self, difference: Tensor<5>, weight: Tensor<5>) -> Tensor<1> {
         let mut cost = difference.clone().abs() * self.absolute;
         if self.squared > 0.0 {

@@ -43,8 +43,8 @@ impl Clips {
         self.world.scenario(split, index)
     }
 
-    /// The training scenario `index`, two characters in a fifth of them: of those that the world gives one, every seventeenth
-    /// gets another.
+    /// The training scenario `index`, two characters in a fifth of them: of those that the world gives one,
+    /// every seventeenth gets another.
     pub(crate) fn training(index: u64) -> Scenario {
         const PAIRED: u64 = 17;
         match index % PAIRED {
@@ -63,8 +63,8 @@ impl Clips {
         self.kept(scenarios, frames, |_| start)
     }
 
-    /// Renders `scenarios`, whose indices begin at `first`, and keeps one frame of each, anywhere in it but the
-    /// same every time.
+    /// Renders `scenarios`, whose indices begin at `first`, and keeps one frame of each, anywhere in it but
+    /// the same every time.
     pub fn stills(&self, scenarios: &[Scenario], first: u64) -> ClipBatch {
         self.kept(scenarios, 1, |at| still(first + at as u64, self.size.frames))
     }

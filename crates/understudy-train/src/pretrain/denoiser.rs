@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -11,12 +12,14 @@ use understudy_engine::random::Random;
 use understudy_engine::safetensors::{Checkpoint, Precision};
 use understudy_engine::weights::{Below, WeightSource, Weights};
 use understudy_models::umt5::Umt5Config;
-use understudy_models::wan_transformer::WanTransformerConfig;
+use understudy_models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use understudy_models::wan_vae::{WanVae, WanVaeConfig};
 use understudy_pipeline::cost::Halved;
+use understudy_pipeline::families::wan::{
+    BaseParameters, BaseWeights, WanConfig, WanNetworks, build, describe, save,
+};
 use understudy_pipeline::{
-    Base, BaseConfig, BaseParameters, BaseWeights, PromptOptions, Request, Sampler, Scheduler, Tokenizer,
-    encode_prompt, generate,
+    Description, PromptOptions, Request, Sampler, Scheduler, Tokenizer, Usual, encode_prompt, generate,
 };
 use understudy_puppet::{Detail, Scenario, Split};
 
@@ -133,6 +136,9 @@ pub struct Batch {
     kind: Kind,
 }
 
+/// What videos of such bases usually are, but for their size.
+const USUAL: Usual = Usual { size: [1; 3], steps: 20, guidance: 4.0, fps: 8.0, enlarged: 4, small: true };
+
 /// The encoded material of a recipe.
 #[derive(Clone, Debug)]
 pub struct Caches {
@@ -145,7 +151,8 @@ pub struct Caches {
 /// The denoiser's objective.
 pub struct Denoiser {
     recipe: DenoiserRecipe,
-    config: BaseConfig,
+    config: WanConfig,
+    about: Arc<Description>,
     caches: Caches,
     tokenizer: Tokenizer,
     vae: Parameters,
@@ -167,14 +174,16 @@ impl Denoiser {
     ) -> Result<Self, TrainError> {
         let encoder = build_vae(&vae, &vae_config, device)?;
         let layout = Layout::new(recipe.size, &vae_config, recipe.transformer.patch_size)?;
-        let config = BaseConfig {
+        let config = WanConfig {
             text_encoder: recipe.text_encoder.clone(),
             transformer: recipe.transformer.clone(),
             vae: vae_config,
             scheduler: Scheduler { sampler: Sampler::UniPc, shift: f64::from(recipe.clips.shift) },
             max_sequence_length: recipe.max_tokens,
+            usual: Some(Usual { size: recipe.size, ..USUAL }),
         };
-        Ok(Self { recipe, config, caches, tokenizer, vae, encoder, layout })
+        let about = Arc::new(describe(&config, Halved::default(), 0));
+        Ok(Self { recipe, config, about, caches, tokenizer, vae, encoder, layout })
     }
 
     /// What steps of `kind` learn from.
@@ -185,17 +194,16 @@ impl Denoiser {
         }
     }
 
-    /// The base whose two trained networks are in `source`.
-    fn base(&self, source: &dyn WeightSource, device: &Device) -> Result<Base, TrainError> {
+    /// The networks of a base, of which the two that are trained are in `source`.
+    fn networks(&self, source: &dyn WeightSource, device: &Device) -> Result<WanNetworks, TrainError> {
         let [text_encoder, transformer] =
             [TEXT_ENCODER, TRANSFORMER].map(|prefix| Below::new(source, prefix));
         let weights = BaseWeights {
             text_encoder: Weights::new(&text_encoder, device),
             transformer: Weights::new(&transformer, device),
             vae: Weights::new(&self.vae, device),
-            halved: Halved::default(),
         };
-        Ok(Base::build(self.config.clone(), self.tokenizer.clone(), weights, device)?)
+        Ok(build(&self.config, self.tokenizer.clone(), &weights, device)?)
     }
 
     /// The heads in `source`, if the recipe has any.
@@ -234,7 +242,7 @@ impl Denoiser {
             transformer: &below(TRANSFORMER),
             vae: &self.vae,
         };
-        Ok(understudy_pipeline::save(folder, &self.config, &self.tokenizer, parameters, Precision::Bf16)?)
+        Ok(save(folder, &self.config, &self.tokenizer, parameters, Precision::Bf16)?)
     }
 }
 
@@ -251,16 +259,15 @@ fn exported(folder: &Path, device: &Device) -> Result<Parameters, TrainError> {
     Ok(parameters)
 }
 
-/// What `base` predicts for `noised` latents under `text`, and the tokens after `block`, if there is one.
+/// What `network` predicts for `noised` latents under `text`, and the tokens after `block`, if there is one.
 fn predict(
-    base: &Base,
+    network: &WanTransformer,
     noised: Tensor<5>,
     timesteps: &[f32],
     text: Tensor<3>,
     block: Option<usize>,
 ) -> (Tensor<5>, Option<Tensor<3>>) {
     let none = Attachments::none();
-    let network = &base.transformer;
     let dims = noised.dims();
     let rotary = network.rotary(dims, &noised.device());
     let conditions = network.conditions(timesteps, network.context(text, &none), &none);
@@ -297,11 +304,11 @@ impl Objective for Denoiser {
         self.heads(&source, device)?;
         if let Some(folder) = &self.recipe.start {
             let mut parameters = exported(folder, device)?;
-            self.base(&parameters, device)?;
+            self.networks(&parameters, device)?;
             parameters.extend(source.into_parameters());
             return Ok(parameters);
         }
-        self.base(&source, device)?;
+        self.networks(&source, device)?;
         Ok(source.into_parameters())
     }
 
@@ -328,7 +335,7 @@ impl Objective for Denoiser {
     fn step(&self, parameters: &Parameters, batch: Batch, step: u64) -> Result<StepResult, TrainError> {
         let leaves = parameters.leaves();
         let device = device_of(parameters);
-        let base = self.base(&leaves, &device)?;
+        let networks = self.networks(&leaves, &device)?;
         let heads = self.heads(&leaves, &device)?;
         let (_, cache) = self.material(batch.kind);
         let latents = cache.tensor(batch.latents, &device);
@@ -340,10 +347,11 @@ impl Objective for Denoiser {
         let target = noise - latents;
 
         let captions: Vec<&str> = batch.captions.iter().map(String::as_str).collect();
-        let text = encode_prompt(&base, &captions, PromptOptions::default())?;
+        let base = networks.base(self.about.clone());
+        let text = encode_prompt(&base, &captions, PromptOptions::default())?.words;
         let timesteps: Vec<f32> = batch.sigmas.iter().map(|sigma| sigma * 1000.0).collect();
         let block = self.recipe.alignment.map(|recipe| recipe.block);
-        let (predicted, tokens) = predict(&base, noised, &timesteps, text, block);
+        let (predicted, tokens) = predict(&networks.transformer, noised, &timesteps, text, block);
         let weights = self.weights(&batch.truth, predicted.dims(), &device);
         let mut loss = ((predicted - target).powi_scalar(2) * weights).mean();
         let mut metrics = Vec::new();
@@ -362,7 +370,7 @@ impl Objective for Denoiser {
     /// Held-out prompts, one a row, made by the very code that `generate` runs; the prompts are in a text
     /// file beside the picture.
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
-        let base = self.base(ema, &device_of(ema))?;
+        let base = self.networks(ema, &device_of(ema))?.base(self.about.clone());
         let stills = self.recipe.share(step - 1) == 1.0;
         let [rows, columns] = if stills { STILLS } else { [CLIPS, 1] };
         let prompts: Vec<String> = (0..rows * columns)
@@ -383,10 +391,8 @@ impl Objective for Denoiser {
         };
         let videos = generate(&base, &request, &mut |_| ControlFlow::Continue(()))?.frames;
         let path = folder.join(format!("sample-{step:06}.png"));
-        let videos = match stills {
-            true => videos.reshape([rows, columns, 3, height, width]).swap_dims(1, 2),
-            false => videos,
-        };
+        let videos =
+            if stills { videos.reshape([rows, columns, 3, height, width]).swap_dims(1, 2) } else { videos };
         frames_grid(videos * 2.0 - 1.0, if stills { 1 } else { 4 }, 2, &path)?;
         understudy_engine::safetensors::write_atomically(
             &path.with_extension("txt"),

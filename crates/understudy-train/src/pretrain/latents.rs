@@ -112,7 +112,8 @@ impl LatentCache {
         Records::fill(&self.path, size, (count, self.source.kind.chunk()), encode, tell)
     }
 
-    /// The latents of `clips`, one after the other. All below `count` are encoded first that are not in the file yet.
+    /// The latents of `clips`, one after the other. All below `count` are encoded first that are not in the
+    /// file yet.
     ///
     /// # Errors
     /// When the file cannot be written or read.

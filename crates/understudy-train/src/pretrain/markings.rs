@@ -25,7 +25,8 @@ pub struct MarkingsRecipe {
     pub batch: usize,
     /// Standard deviation of noise added to the pixels, at most.
     pub noise: f32,
-    /// How often pixels are averaged with their neighbours, at most: what is generated is less sharp than the world.
+    /// How often pixels are averaged with their neighbours, at most: what is generated is less sharp than the
+    /// world.
     pub blur: u64,
     /// The network; its embedding has a number for every value of every marking.
     pub model: IResNetConfig,
@@ -60,7 +61,8 @@ pub(crate) struct Described<'a> {
     pub(crate) markings: Vec<Named>,
 }
 
-/// A marking in the description: its name, its values, and how often it is read rightly from held-out characters.
+/// A marking in the description: its name, its values, and how often it is read rightly from held-out
+/// characters.
 #[derive(Serialize)]
 pub(crate) struct Named {
     name: &'static str,
@@ -114,7 +116,8 @@ fn shown(scenario: &Scenario, _: usize) -> [Option<usize>; MARKINGS] {
     scenario.actors[0].identity.markings()
 }
 
-/// The mean cross-entropy of `read (frames, values)`: the negative logarithm of what each marking's true value is given.
+/// The mean cross-entropy of `read (frames, values)`: the negative logarithm of what each marking's true
+/// value is given.
 fn cross_entropy(read: Tensor<2>, truth: &[[Option<usize>; MARKINGS]]) -> Tensor<1> {
     let device = read.device().without_autodiff();
     let count = truth.len();

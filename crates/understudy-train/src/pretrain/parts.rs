@@ -33,7 +33,8 @@ pub struct PartsRecipe {
     pub batch: usize,
     /// Standard deviation of noise added to the pixels, at most.
     pub noise: f32,
-    /// How often pixels are averaged with their neighbours, at most: what is generated is less sharp than the world.
+    /// How often pixels are averaged with their neighbours, at most: what is generated is less sharp than the
+    /// world.
     pub blur: u64,
     /// The network; it tells nothing from each part and feature.
     pub model: SegmenterConfig,
@@ -101,10 +102,7 @@ impl PartsReader {
             for (read, label) in read.into_iter().zip(labels) {
                 let (read, label) = (read as usize, usize::from(*label));
                 counts[label][1] += 1;
-                match read == label {
-                    true => counts[label][0] += 1,
-                    false => counts[read][1] += 1,
-                }
+                if read == label { counts[label][0] += 1 } else { counts[read][1] += 1 }
             }
         }
         Ok(counts.iter().map(|[both, either]| f64::from(*both) / f64::from((*either).max(1))).collect())
@@ -167,7 +165,8 @@ impl Objective for PartsReader {
         Ok(StepResult { loss, gradients, buffers: Vec::new(), metrics: Vec::new() })
     }
 
-    /// The mean intersection over union on held-out frames, and that of eyes, appended to `overlap.txt` and `eyes.txt`.
+    /// The mean intersection over union on held-out frames, and that of eyes, appended to `overlap.txt` and
+    /// `eyes.txt`.
     fn sample(&self, ema: &Parameters, step: u64, folder: &Path) -> Result<Option<PathBuf>, TrainError> {
         let path = folder.join("overlap.txt");
         let found = self.overlaps(ema, 256)?;

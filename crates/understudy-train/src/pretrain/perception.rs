@@ -11,13 +11,13 @@ use understudy_models::iresnet::{IResNet, IResNetConfig, normalize_rows};
 use crate::error::TrainError;
 use crate::pretrain::export;
 
-/// A term for what networks see of a clip's frames (Johnson, Alahi and Fei-Fei, "Perceptual losses for real-time style
-/// transfer and super-resolution", 2016).
+/// A term for what networks see of a clip's frames (Johnson, Alahi and Fei-Fei, "Perceptual losses for
+/// real-time style transfer and super-resolution", 2016).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerceptionRecipe {
-    /// The folders of the networks, which earlier runs exported. Whatever looks through the judge of identity is no longer
-    /// judged by it.
+    /// The folders of the networks, which earlier runs exported. Whatever looks through the judge of identity
+    /// is no longer judged by it.
     pub networks: Vec<PathBuf>,
     /// Weight of the term beside the differences of pixels.
     pub weight: f32,
@@ -50,8 +50,9 @@ impl Perception {
         Ok(Self { networks, weight: recipe.weight, frames: recipe.frames })
     }
 
-    /// The weighed term for `made` in the place of `truth`, both `(clips, 3, frames, rows, columns)`: over all networks, the
-    /// mean of how far apart the features of each block are, relative to their own size, and the embeddings.
+    /// The weighed term for `made` in the place of `truth`, both `(clips, 3, frames, rows, columns)`: over
+    /// all networks, the mean of how far apart the features of each block are, relative to their own size,
+    /// and the embeddings.
     pub(crate) fn term(&self, made: Tensor<5>, truth: Tensor<5>, random: &mut Random) -> Tensor<1> {
         let device = truth.device();
         let chosen = self.chosen(truth.dims()[2], random, &device);

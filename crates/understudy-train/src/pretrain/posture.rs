@@ -24,7 +24,8 @@ pub struct PostureRecipe {
     pub batch: usize,
     /// Standard deviation of noise added to the pixels, at most.
     pub noise: f32,
-    /// How often pixels are averaged with their neighbours, at most: what is generated is less sharp than the world.
+    /// How often pixels are averaged with their neighbours, at most: what is generated is less sharp than the
+    /// world.
     pub blur: u64,
     /// The network; its embedding is the posture.
     pub model: IResNetConfig,
@@ -69,7 +70,8 @@ impl PostureReader {
         Ok((0..POSTURE).map(number).collect())
     }
 
-    /// The share of each number's variance on held-out characters that the judge sees, which is how much it counts.
+    /// The share of each number's variance on held-out characters that the judge sees, which is how much it
+    /// counts.
     ///
     /// # Errors
     /// When `parameters` are not the recipe's.

@@ -1,4 +1,5 @@
-//! What judges have in common that read something of a character from one frame: their frames, and how they are trained.
+//! What judges have in common that read something of a character from one frame: their frames, and how they
+//! are trained.
 
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
@@ -57,7 +58,8 @@ impl FrameReader {
         Ok(source.into_parameters())
     }
 
-    /// What the network reads from so many frames of held-out characters, row by row, and what `shown` says of each.
+    /// What the network reads from so many frames of held-out characters, row by row, and what `shown` says
+    /// of each.
     pub(crate) fn read_held_out<T: Send>(
         &self,
         parameters: &Parameters,
@@ -75,7 +77,8 @@ impl FrameReader {
         Ok((host::values(network.forward(batch_of(pixels.concat(), self.model.size, &device))), truth))
     }
 
-    /// Pixels `(batch, 3, size, size)` in [-1, 1] of a step's frames, made worse, and what `shown` says of each.
+    /// Pixels `(batch, 3, size, size)` in [-1, 1] of a step's frames, made worse, and what `shown` says of
+    /// each.
     pub(crate) fn batch<T: Send>(
         &self,
         stream: &str,
@@ -116,8 +119,8 @@ impl FrameReader {
     }
 }
 
-/// One frame of one character of `split`, planar in [-1, 1], the scenario it is of, and which frame it is: every second
-/// character moves in a way of its own.
+/// One frame of one character of `split`, planar in [-1, 1], the scenario it is of, and which frame it is:
+/// every second character moves in a way of its own.
 fn moving_frame(world: &World, split: Split, seed: u64) -> (Vec<f32>, Scenario, usize) {
     let mut random = Random::new(seed, 0);
     let identity = Identity::from_index(split, random.next_u64() >> 20);

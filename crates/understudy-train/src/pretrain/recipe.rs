@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use understudy_engine::hash::Fnv;
-use understudy_engine::ops;
+use understudy_engine::ops::Products;
 use understudy_engine::parameters::Parameters;
 use understudy_models::wan_vae::WanVaeConfig;
 use understudy_pipeline::Tokenizer;
@@ -246,10 +246,8 @@ fn run_denoiser(
         let count = material.at(step);
         let mut tell = |done| emit(&prepared(&format!("{name} encoded"), done, count));
         let path = folder.join(format!("{name}-{key}.f16"));
-        ops::set_bf16_products(recipe.training.bf16_products);
-        let latents = LatentCache::fill(&path, &vae, recipe.size, (kind, count), device, &mut tell);
-        ops::set_bf16_products(false);
-        latents
+        let _products = Products::rounded(recipe.training.bf16_products).scope();
+        LatentCache::fill(&path, &vae, recipe.size, (kind, count), device, &mut tell)
     };
     let Some(stills) = cache(Kind::Stills, "stills", &recipe.stills)? else { return Ok(()) };
     let Some(clips) = cache(Kind::Clips, "clips", &recipe.clips)? else { return Ok(()) };

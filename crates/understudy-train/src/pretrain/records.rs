@@ -1,4 +1,5 @@
-//! A file of records of one size, made once and read by number, that goes on where its making was interrupted.
+//! A file of records of one size, made once and read by number, that goes on where its making was
+//! interrupted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,9 +17,9 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Opens the file at `path`, adding what is not in it yet up to `count`: `make(first, next)` gives the bytes of
-    /// the records from `first` up to `next`, `chunk` of them at most. `tell` hears how many are done, and can stop,
-    /// which gives `None`.
+    /// Opens the file at `path`, adding what is not in it yet up to `count`: `make(first, next)` gives the
+    /// bytes of the records from `first` up to `next`, `chunk` of them at most. `tell` hears how many are
+    /// done, and can stop, which gives `None`.
     ///
     /// # Errors
     /// When the file cannot be written, or `make` fails.

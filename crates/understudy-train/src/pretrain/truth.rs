@@ -1,5 +1,5 @@
-//! What the world knows of every place of a clip's latents: which part of which character it shows, what that character
-//! looks like, and how it stands.
+//! What the world knows of every place of a clip's latents: which part of which character it shows, what that
+//! character looks like, and how it stands.
 
 use std::ops::Range;
 
@@ -35,9 +35,11 @@ pub(crate) struct Layout {
 /// The truth about several clips, one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Truth {
-    /// The share of its pixels that show each of [`SHOWN`], of every place: `(clips, tokens, places of a token, SHOWN)`.
+    /// The share of its pixels that show each of [`SHOWN`], of every place: `(clips, tokens, places of a
+    /// token, SHOWN)`.
     pub(crate) shares: Vec<f32>,
-    /// What the character that a token mostly shows looks like: `(clips, tokens)`; `None` where none is to be seen.
+    /// What the character that a token mostly shows looks like: `(clips, tokens)`; `None` where none is to be
+    /// seen.
     pub(crate) looks: Vec<Option<[usize; LOOKS.len()]>>,
     /// Its postures, `(clips, tokens, POSTURES)`; zero where there is none.
     pub(crate) postures: Vec<f32>,
@@ -104,7 +106,8 @@ impl Layout {
         [self.size.height / self.spatial, self.size.width / self.spatial]
     }
 
-    /// The truth about `scenarios`, whose numbers are `indices`, as clips or as the stills that are taken of them.
+    /// The truth about `scenarios`, whose numbers are `indices`, as clips or as the stills that are taken of
+    /// them.
     pub(crate) fn truth(&self, kind: Kind, scenarios: &[Scenario], indices: &[u64]) -> Truth {
         let view = |(scenario, &index): (&Scenario, &u64)| {
             let frames = match kind {

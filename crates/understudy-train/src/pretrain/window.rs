@@ -18,17 +18,15 @@ pub(crate) struct Window {
 const ANYWHERE: u64 = 5;
 
 impl Window {
-    /// One of `side` in `clip` of `batch`, mostly so that its middle shows a character in some frame, as far as it is within
-    /// the picture.
+    /// One of `side` in `clip` of `batch`, mostly so that its middle shows a character in some frame, as far
+    /// as it is within the picture.
     pub(crate) fn drawn(batch: &ClipBatch, clip: usize, side: [usize; 2], random: &mut Random) -> Self {
         let [_, frames, rows, columns] = batch.dims;
         let each = frames * rows * columns;
         let mask = &batch.masks[clip * each..(clip + 1) * each];
         let anywhere = random.below(ANYWHERE) == 0;
-        let inside: Vec<usize> = match anywhere {
-            true => Vec::new(),
-            false => (0..each).filter(|&at| mask[at] > 0.0).collect(),
-        };
+        let inside: Vec<usize> =
+            if anywhere { Vec::new() } else { (0..each).filter(|&at| mask[at] > 0.0).collect() };
         let middle = match inside.len() {
             0 => random.below((rows * columns) as u64) as usize,
             count => inside[random.below(count as u64) as usize] % (rows * columns),

@@ -6,11 +6,11 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
-use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::Weights;
 use understudy_evaluate::{Embedder, MotionJudge, TrueMotion, bootstrap, mean_cosine};
 use understudy_media::Image;
 use understudy_models::wan_vae::WanVae;
+use understudy_pipeline::Files;
 use understudy_puppet::{Identity, Motion, Scenario, Scene, Size, Split, World};
 
 use crate::{Measure, SIZE, clips_of};
@@ -20,17 +20,23 @@ const PORTRAITS: u64 = 8;
 
 /// The autoencoder that a run exported into `folder`.
 pub fn open(folder: &Path, device: &Device) -> Result<WanVae> {
-    let config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
-    let checkpoint = Checkpoint::open(&folder.join("diffusion_pytorch_model.safetensors"), device)?;
+    of(&Files::folder(folder), "", device)
+}
+
+/// The autoencoder in `folder` of `files`, which ends in a slash if there is one.
+pub fn of(files: &Files, folder: &str, device: &Device) -> Result<WanVae> {
+    let config = serde_json::from_slice(&files.read(&format!("{folder}config.json"))?)?;
+    let name = format!("{folder}diffusion_pytorch_model.safetensors");
+    let checkpoint = files.open(&name, device)?;
     let weights = Weights::new(&checkpoint, device);
     let network = WanVae::new(&weights, &config);
     weights.finish()?;
     Ok(network)
 }
 
-/// Of `count` held-out clips, the PSNR; of as many clips of one character with a motion of its own, the identity by the judge
-/// (with portraits of the character, and with the true frames) and the motion error, each beside that of the true clips. And
-/// the time of encoding and decoding a clip.
+/// Of `count` held-out clips, the PSNR; of as many clips of one character with a motion of its own, the
+/// identity by the judge (with portraits of the character, and with the true frames) and the motion error,
+/// each beside that of the true clips. And the time of encoding and decoding a clip.
 pub fn autoencoder(measure: &Measure, network: &WanVae, count: u64) -> Result<Value> {
     let motions = MotionJudge::load(&measure.files, "judges/motion", &measure.device)?;
     let [mut ratios, mut seconds] = [Vec::new(), Vec::new()];

@@ -1,14 +1,18 @@
-//! Two concepts in one video: whether both are recognised, by Set-and-Sequence learned jointly and by a joint LoRA.
+//! Two concepts in one video: whether both are recognised, by Set-and-Sequence learned jointly and by a joint
+//! LoRA.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use toml::Table;
 use understudy_evaluate::{Embedder, bootstrap, mean_cosine};
 use understudy_media::{Image, Video, WriteOptions};
-use understudy_personalize::{Job, LoraConfig, Preset, Subject, lora};
-use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World};
+use understudy_personalize::{
+    Job, Learning, Lora, Method, Motion, Preset, Recipe, SequenceSettings, SetAndSequence, Subject,
+};
+use understudy_puppet::{Action, Identity, Motion as Moves, Scenario, Scene, Size, Split, World};
 
 use crate::{Measure, SIZE};
 
@@ -39,16 +43,17 @@ struct Concept {
     references: Vec<Vec<f32>>,
 }
 
-/// Shares of videos in which both characters of a pair are recognised, and either, over `pairs`, with intervals over them;
-/// `save` is a folder for videos.
+/// Shares of videos in which both characters of a pair are recognised, and either, over `pairs`, with
+/// intervals over them; `save` is a folder for videos.
 pub fn composition(measure: &Measure, pairs: Range<u64>, save: Option<&Path>) -> Result<Value> {
     let threshold = threshold(measure)?;
-    let methods = methods();
+    let methods = methods()?;
     let mut shares = methods.each_ref().map(|_| (Vec::new(), Vec::new()));
     for pair in pairs {
-        for ((name, config), (both, each)) in methods.iter().zip(&mut shares) {
+        for (fitted, (both, each)) in methods.iter().zip(&mut shares) {
+            let name = fitted.name;
             let videos = save.map(|folder| folder.join(format!("{name}-{pair}").replace(' ', "-")));
-            let seen = of_pair(measure, config, pair, threshold, videos.as_deref())?;
+            let seen = of_pair(measure, fitted, pair, threshold, videos.as_deref())?;
             let share =
                 |count: usize, all: usize| f64::from(u32::try_from(count).unwrap_or(0)) / all.max(1) as f64;
             both.push(share(seen.iter().filter(|seen| seen[0] && seen[1]).count(), seen.len()));
@@ -60,36 +65,57 @@ pub fn composition(measure: &Measure, pairs: Range<u64>, save: Option<&Path>) ->
             );
         }
     }
-    let figures = methods.iter().zip(&shares).map(|((name, _), (both, each))| {
+    let figures = methods.iter().zip(&shares).map(|(fitted, (both, each))| {
         let of = |own: &[f64]| anyhow::Ok(json!({"pairs": own, "mean": bootstrap(own, 0.95, 0)?}));
-        Ok(((*name).to_owned(), json!({"both": of(both)?, "each": of(each)?})))
+        Ok((fitted.name.to_owned(), json!({"both": of(both)?, "each": of(each)?})))
     });
     let figures = figures.collect::<Result<serde_json::Map<_, _>>>()?;
     Ok(json!({"threshold": threshold, "videos_of_a_pair": PLACES.len() * SEEDS.len(), "methods": figures}))
 }
 
 /// The joint fits that are compared: as many samples a step and in all.
-fn methods() -> [(&'static str, LoraConfig); 2] {
-    let preset = Preset::Nano;
-    let mut joint = preset.sequence();
+fn methods() -> Result<[Fitted; 2]> {
+    let SequenceSettings { learning: mut joint, mut motion } = SetAndSequence.preset(Preset::Small);
     joint.bf16_products = true;
     (joint.dropout, joint.text_masking, joint.prior.weight, joint.background) = (0.2, 0.0, 0.0, 0.05);
     (joint.token.steps, joint.lora.steps) = (50, 300);
-    if let Some(motion) = &mut joint.motion {
-        (motion.dropout, motion.stitched) = (0.2, 0.5);
-        (motion.stage.steps, motion.stage.batch) = (500, 2);
-    }
-    let mut baseline = preset.config();
+    (motion.dropout, motion.stitched) = (0.2, 0.5);
+    (motion.stage.steps, motion.stage.batch) = (500, 2);
+    let mut baseline = Lora.preset(Preset::Small);
     (baseline.rank, baseline.alpha, baseline.bf16_products) = (joint.rank, joint.alpha, true);
     (baseline.background, baseline.token.steps) = (0.05, 50);
     (baseline.lora.steps, baseline.lora.batch) = (800, 2);
-    [("set-and-sequence", joint), ("joint LoRA", baseline)]
+    let of_baseline = Fitted {
+        name: "joint LoRA",
+        method: &Lora,
+        table: Table::try_from(&baseline)?,
+        learning: baseline,
+        motion: None,
+    };
+    let settings = SequenceSettings { learning: joint.clone(), motion: motion.clone() };
+    let of_joint = Fitted {
+        name: "set-and-sequence",
+        method: &SetAndSequence,
+        table: Table::try_from(settings)?,
+        learning: joint,
+        motion: Some(motion),
+    };
+    Ok([of_joint, of_baseline])
+}
+
+/// A way of fitting both.
+struct Fitted {
+    name: &'static str,
+    method: &'static dyn Method,
+    table: Table,
+    learning: Learning,
+    motion: Option<Motion>,
 }
 
 /// Of every video of a pair, which of its characters are recognised.
 fn of_pair(
     measure: &Measure,
-    config: &LoraConfig,
+    fitted: &Fitted,
     pair: u64,
     threshold: f64,
     save: Option<&Path>,
@@ -98,7 +124,7 @@ fn of_pair(
     let mut concepts = Vec::new();
     for place in 0..2 {
         let token = if place == 0 { "<s>" } else { "<s2>" };
-        concepts.push(concept(measure, 2 * pair + place, token, folder.path(), config)?);
+        concepts.push(concept(measure, 2 * pair + place, token, folder.path(), &fitted.learning)?);
     }
     let [one, other] = &concepts[..] else { return Ok(Vec::new()) };
     let run = folder.path().join("run");
@@ -109,8 +135,8 @@ fn of_pair(
         others: std::slice::from_ref(&other.subject),
         folder: &run,
     };
-    let adapter = lora::fit(&job, config, &mut |_| ControlFlow::Continue(()))?;
-    let (prompts, adapters) = (prompts(&concepts, config), [(adapter, 1.0)]);
+    let adapter = fitted.method.fit(&job, &fitted.table, None, &mut |_| ControlFlow::Continue(()))?;
+    let (prompts, adapters) = (prompts(&concepts, fitted), [(adapter, 1.0)]);
     let videos = SEEDS.map(|seed| measure.generated(&prompts, seed, &adapters));
     let videos = videos.into_iter().collect::<Result<Vec<_>>>()?.concat();
     if let Some(folder) = save {
@@ -123,9 +149,9 @@ fn of_pair(
 }
 
 /// Both characters doing what they do, in every place.
-fn prompts(concepts: &[Concept], config: &LoraConfig) -> Vec<String> {
+fn prompts(concepts: &[Concept], fitted: &Fitted) -> Vec<String> {
     let called = |(index, own): (usize, &Concept)| {
-        let motion = config.motion.as_ref().map_or_else(String::new, |own| own.token_of(index) + " ");
+        let motion = fitted.motion.as_ref().map_or_else(String::new, |own| own.token_of(index) + " ");
         format!("a {} {motion}{}", own.subject.phrase(), own.action)
     };
     let both: Vec<String> = concepts.iter().enumerate().map(called).collect();
@@ -137,14 +163,14 @@ fn concept(
     index: u64,
     token: &str,
     folder: &Path,
-    config: &LoraConfig,
+    learning: &Learning,
 ) -> Result<Concept> {
     let identity = Identity::from_index(Split::HeldOut, FIRST + index);
     // Two who stay where they are: what walks out of its half is no question of who it is.
     const ACTIONS: [Action; 4] = [Action::Jump, Action::Wave, Action::Dance, Action::Nod];
     let action = ACTIONS[index as usize % ACTIONS.len()];
     let scene = Scene::ALL[index as usize % Scene::ALL.len()];
-    let scenario = Scenario::solo(identity, Motion::of_action(action, Split::HeldOut, index), scene, index);
+    let scenario = Scenario::solo(identity, Moves::of_action(action, Split::HeldOut, index), scene, index);
     let [frames, height, width] = SIZE;
     let drawn = World::new(Size::new(frames, height, width))?.render(&scenario);
     let path = folder.join(format!("{index}.mp4"));
@@ -159,7 +185,7 @@ fn concept(
     let verb = crate::verb(action);
     let said = format!("a {} [{verb}] {}", identity.noun(), scene.phrase());
     std::fs::write(path.with_extension("txt"), said)?;
-    let options = config.subject_options(&measure.base.config);
+    let options = learning.subject_options(&measure.base.about);
     let subject = Subject::open(&path, identity.noun(), token, options).context("a character's clip")?;
     let photo = World::new(Size::new(1, height, width))?;
     let portraits = (0..REFERENCES).map(|seed| photo.render(&Scenario::portrait(identity, seed)).frames);
@@ -167,8 +193,8 @@ fn concept(
     Ok(Concept { subject, action: verb, references: measure.judges.identity.embed(&portraits)? })
 }
 
-/// Which of two characters a video shows: one is recognised where some part of the picture looks like it as much as pictures
-/// of one character do, and more than like the other.
+/// Which of two characters a video shows: one is recognised where some part of the picture looks like it as
+/// much as pictures of one character do, and more than like the other.
 fn recognised(
     measure: &Measure,
     frames: &[Image],
@@ -191,7 +217,8 @@ fn recognised(
 /// Parts of a picture's width, in quarters.
 const PARTS: [[usize; 2]; 4] = [[0, 2], [1, 3], [2, 4], [0, 4]];
 
-/// The columns of `frame` from one quarter to another in the middle of a picture of its size, their edges repeated.
+/// The columns of `frame` from one quarter to another in the middle of a picture of its size, their edges
+/// repeated.
 fn part_of(frame: &Image, [from, to]: [usize; 2]) -> Image {
     let [first, end] = [from, to].map(|quarter| quarter * frame.width / 4);
     let beside = (frame.width - (end - first)) / 2;

@@ -3,8 +3,8 @@
 //! ```text
 //! cargo run --release --example measure -- autoencoder | identity | retrieval | frechet | lora | matches | readability | savings | composition [--count N] [--first N] [--save FOLDER]
 //! ```
-//! Each prints one JSON object. All seeds are fixed. `--base FOLDER` measures another base by the embedded judges, and
-//! `--autoencoder FOLDER` another autoencoder, as `pretrain` exports them.
+//! Each prints one JSON object. All seeds are fixed. `--base FOLDER` measures another base by the embedded
+//! judges, and `--autoencoder FOLDER` another autoencoder, as `pretrain` exports them.
 
 mod autoencoder;
 mod composition;
@@ -22,8 +22,8 @@ use understudy_engine::weights::Weights;
 use understudy_evaluate::{Judges, bootstrap, frechet_distance, retrieval_accuracy};
 use understudy_media::{Image, Picture, Range, Video};
 use understudy_models::iresnet::{IResNet, IResNetConfig};
-use understudy_personalize::{Adapter, DEFAULT_TOKEN, Job, LoraConfig, Subject, combine, lora};
-use understudy_pipeline::{Base, Files, Request, decode_video, encode_video, generate};
+use understudy_personalize::{Adapter, DEFAULT_TOKEN, Job, Learning, Lora, Recipe, Subject, combine};
+use understudy_pipeline::{Base, Files, Request, generate};
 use understudy_puppet::{Action, Identity, Scenario, Scene, Size, Split, World};
 use understudy_train::pretrain::{Clips, Strangers, verification_accuracy};
 
@@ -39,10 +39,12 @@ fn main() -> Result<()> {
     let measure = Measure::load(after("--base").map(Path::new))?;
     let figures = match arguments.first().map(String::as_str) {
         Some("autoencoder") => {
-            let network = match after("--autoencoder") {
-                Some(folder) => &autoencoder::open(Path::new(folder), &measure.device)?,
-                None => &measure.base.vae,
+            let network = match (after("--autoencoder"), after("--base")) {
+                (Some(folder), _) => autoencoder::open(Path::new(folder), &measure.device)?,
+                (None, Some(base)) => autoencoder::open(&Path::new(base).join("vae"), &measure.device)?,
+                (None, None) => autoencoder::of(&measure.files, "vae/", &measure.device)?,
             };
+            let network = &network;
             if let Some(folder) = after("--save") {
                 autoencoder::sheets(&measure, network, 8, Path::new(folder))?;
             }
@@ -125,7 +127,7 @@ impl Measure {
         seed: u64,
         adapters: &[(Adapter, f32)],
     ) -> Result<Vec<Vec<Image>>> {
-        let (attachments, token_embeddings) = combine(adapters, &self.base.config)?;
+        let (attached, token_embeddings) = combine(adapters, &self.base.about)?;
         let [frames, height, width] = SIZE;
         let mut clips = Vec::new();
         for (batch, prompts) in prompts.chunks(BATCH).enumerate() {
@@ -137,7 +139,7 @@ impl Measure {
                 steps: STEPS,
                 guidance: GUIDANCE,
                 seed: seed + (batch * BATCH) as u64,
-                attachments: attachments.clone(),
+                attached: attached.clone(),
                 token_embeddings: token_embeddings.clone(),
                 ..Request::new("")
             };
@@ -152,8 +154,8 @@ impl Measure {
         clips.iter().map(|clip| Ok(self.judges.clip_video_embedding(clip)?)).collect()
     }
 
-    /// Retrieval of the right one among 64 held-out prompts: for real clips, for what the autoencoder makes of
-    /// them, and for generated ones.
+    /// Retrieval of the right one among 64 held-out prompts: for real clips, for what the autoencoder makes
+    /// of them, and for generated ones.
     fn retrieval(&self, count: u64) -> Result<Value> {
         let scenarios: Vec<Scenario> = (0..count).map(|i| self.clips.scenario(Split::HeldOut, i)).collect();
         let captions: Vec<String> = scenarios.iter().map(Scenario::caption).collect();
@@ -162,7 +164,7 @@ impl Measure {
         let mut coded = Vec::new();
         for scenario in &scenarios {
             let video = self.clips.batch(std::slice::from_ref(scenario), 0, SIZE[0]).video(&self.device);
-            coded.extend(clips_of(decode_video(&self.base.vae, encode_video(&self.base, video)?, None))?);
+            coded.extend(clips_of(self.base.networks.vae.decode(self.base.encode(video)?, None))?);
         }
         let generated = self.generated(&captions, 0, &[])?;
         let accuracy =
@@ -229,12 +231,13 @@ impl Measure {
         let subject_pictures: Vec<Picture> =
             pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();
         let class = identity.noun();
-        let config = LoraConfig { bf16_products: true, ..LoraConfig::nano() };
-        let subject = Subject::from_pictures(&subject_pictures, class, DEFAULT_TOKEN, config.size)?;
+        let settings = Learning { bf16_products: true, ..Learning::small() };
+        let subject = Subject::from_pictures(&subject_pictures, class, DEFAULT_TOKEN, settings.size)?;
         let folder = std::env::temp_dir().join(format!("understudy-measure-{}-{index}", std::process::id()));
         let job =
             Job { base: &self.base, base_name: "nano", subject: &subject, others: &[], folder: &folder };
-        let adapter = lora::fit(&job, &config, &mut |_| std::ops::ControlFlow::Continue(()))?;
+        let go = &mut |_: &_| std::ops::ControlFlow::Continue(());
+        let adapter = Lora.fit(&job, &settings, None, go)?;
         std::fs::remove_dir_all(&folder)?;
 
         let mut sums = [0.0; 4];

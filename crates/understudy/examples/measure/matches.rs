@@ -1,5 +1,5 @@
-//! How well V-Warper's matches agree with the world: of the places of a real clip that show a part of the character, the
-//! share that is matched with a place of the references which shows the same part.
+//! How well V-Warper's matches agree with the world: of the places of a real clip that show a part of the
+//! character, the share that is matched with a place of the references which shows the same part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
-use understudy_engine::attach::{Attachments, Window};
+use understudy_engine::attach::{Attached, Window};
 use understudy_engine::random::Random;
 use understudy_evaluate::bootstrap;
 use understudy_personalize::{Descriptor, Reference, Warp, WarpConfig, WarpJob};
-use understudy_pipeline::{Base, Companion, Moment, PromptOptions, encode_prompt, encode_video};
+use understudy_pipeline::{Base, Companion, Moment, PromptOptions, Step, encode_prompt, mixed};
 use understudy_puppet::{Action, Identity, Motion, Scenario, Scene, Size, Split, World};
 
 use crate::SIZE;
@@ -23,7 +23,8 @@ const PICTURES: u64 = 4;
 /// Which characters.
 const FIRST: u64 = 500;
 
-/// A character's pictures and one of its clips, with the part of it that every place shows; 0 where it is not shown.
+/// A character's pictures and one of its clips, with the part of it that every place shows; 0 where it is not
+/// shown.
 struct Case {
     class: &'static str,
     references: Vec<Reference>,
@@ -39,15 +40,15 @@ const DESCRIPTORS: [(&str, Descriptor); 3] = [
     ("hidden states", Descriptor::Hidden),
 ];
 
-/// Shares of right matches by descriptor, block and noise level; and by how much queries and keys at their best block are
-/// better than each of the others at its own, over characters.
+/// Shares of right matches by descriptor, block and noise level; and by how much queries and keys at their
+/// best block are better than each of the others at its own, over characters.
 pub fn matches(base: &Base, count: u64) -> Result<Value> {
     let cases = (0..count).map(|index| Case::new(base, index)).collect::<Result<Vec<_>>>()?;
     let mut found = Vec::new();
     let mut best: Vec<Vec<f64>> = Vec::new();
     for (name, descriptor) in DESCRIPTORS {
         let mut highest = Vec::new();
-        for block in 1..base.transformer.depth() {
+        for block in 1..base.networks.denoiser.depth() {
             let mut means = vec![0.0; cases.len()];
             for sigma in SIGMAS {
                 let config = WarpConfig {
@@ -55,7 +56,7 @@ pub fn matches(base: &Base, count: u64) -> Result<Value> {
                     blocks: [block, block + 1],
                     window: Window::ALWAYS,
                     descriptor,
-                    ..WarpConfig::for_depth(base.transformer.depth())
+                    ..WarpConfig::for_depth(base.networks.denoiser.depth())
                 };
                 let shares = cases.iter().map(|case| case.share(base, config, sigma));
                 let shares = shares.collect::<Result<Vec<f64>>>()?;
@@ -90,8 +91,9 @@ impl Case {
         let motion = Motion::of_action(action, Split::HeldOut, index);
         let scenario = Scenario::solo(identity, motion, Scene::ALL[index as usize % Scene::ALL.len()], index);
         let world = World::new(Size::new(frames, height, width))?;
-        let video = encode_video(base, planar(base, &world.render(&scenario).frames, frames))?;
-        let grid = base.transformer.grid(video.dims());
+        let video = base.encode(planar(base, &world.render(&scenario).frames, frames))?;
+        let [_, _, latent_frames, rows, columns] = video.dims();
+        let grid = base.about.geometry.places([latent_frames, rows, columns]);
         // A later latent stands for four frames; what most of them show is what it shows.
         let of_latent = |latent: usize| -> Vec<Vec<u8>> {
             let frames = if latent == 0 { 0..1 } else { 4 * latent - 3..4 * latent + 1 };
@@ -109,8 +111,7 @@ impl Case {
             }
             const HELD: usize = 5;
             let picture = photo.render(&scenario).frames.repeat(HELD);
-            references
-                .push(Reference { latents: encode_video(base, planar(base, &picture, HELD))?, mask: None });
+            references.push(Reference { latents: base.encode(planar(base, &picture, HELD))?, mask: None });
             reference_parts.extend(places(&[photo.parts(&scenario, 0)], grid));
         }
         Ok(Self { class: identity.noun(), references, reference_parts, video, video_parts })
@@ -120,11 +121,11 @@ impl Case {
     fn share(&self, base: &Base, config: WarpConfig, sigma: f32) -> Result<f64> {
         let prompt = format!("a {}", self.class);
         let [_, _, frames, rows, columns] = self.video.dims();
-        let none = Attachments::none();
+        let mut attached = Attached::none();
         let job = WarpJob {
             base,
             references: &self.references,
-            attachments: &none,
+            attached: &attached,
             embeddings: None,
             phrase: self.class,
             prompts: std::slice::from_ref(&prompt),
@@ -132,15 +133,18 @@ impl Case {
             cache: None,
         };
         let warp = Warp::new(&job, config)?;
-        let moment = Moment { sigma, timestep: 1000.0 * sigma, progress: 0.5 };
-        warp.clone().step(base, moment);
-        let mut attachments = Attachments::none();
-        warp.attach(&mut attachments);
+        let denoiser = base.networks.denoiser.as_ref();
+        let moment = Moment { level: denoiser.noise().level(sigma), progress: 0.5 };
+        warp.clone().step(base, moment)?;
+        warp.attach(attached.to_mut(denoiser.name()));
         let noise: Tensor<5> = Random::new(7, 0).normal_tensor(self.video.dims(), &base.device);
-        let noised = self.video.clone() * (1.0 - sigma) + noise * sigma;
-        let text = encode_prompt(base, &[&prompt], PromptOptions::default())?;
-        let context = base.transformer.context(text, &attachments);
-        base.transformer.forward(noised, &[moment.timestep], context, &attachments.at(moment.progress));
+        let texts = encode_prompt(base, &[&prompt], PromptOptions::default())?;
+        let step = Step {
+            latents: mixed(&self.video, &noise, &[moment.level]),
+            timesteps: &[moment.level.timestep],
+            progress: moment.progress,
+        };
+        denoiser.with_texts(texts, &attached, None).predict(step);
         Ok(self.right(&Arc::clone(&warp).matches()[0].places))
     }
 
@@ -171,7 +175,8 @@ fn planar(base: &Base, rgb: &[u8], frames: usize) -> Tensor<5> {
     Tensor::from_data(TensorData::new(values, [1, 3, frames, height, width]), &base.device)
 }
 
-/// The part that most pixels of every place show over some frames; 0 unless at least half of them show the character.
+/// The part that most pixels of every place show over some frames; 0 unless at least half of them show the
+/// character.
 fn places(frames: &[Vec<u8>], [_, rows, columns]: [usize; 3]) -> Vec<u8> {
     let [_, height, width] = SIZE;
     let [tall, wide] = [height / rows, width / columns];

@@ -11,7 +11,6 @@ use understudy_engine::weights::Weights;
 use understudy_evaluate::bootstrap;
 use understudy_media::{Image, Range};
 use understudy_models::segmenter::{Segmenter, SegmenterConfig};
-use understudy_pipeline::{decode_video, encode_video};
 use understudy_puppet::{Feature, Part, Scenario, Split};
 
 use crate::{Measure, SIZE, clips_of};
@@ -23,7 +22,8 @@ const TORSO: usize = 12;
 const EYES: usize = 4;
 const APART: f32 = 3.0;
 
-/// The share of readable frames of `count` held-out clips: true ones, what the autoencoder makes of them, and generated ones.
+/// The share of readable frames of `count` held-out clips: true ones, what the autoencoder makes of them, and
+/// generated ones.
 pub fn readability(measure: &Measure, judge: &Path, count: u64) -> Result<Value> {
     let judge = open(judge, &measure.device)?;
     let scenarios: Vec<Scenario> = (0..count).map(|i| measure.clips.scenario(Split::HeldOut, i)).collect();
@@ -32,7 +32,7 @@ pub fn readability(measure: &Measure, judge: &Path, count: u64) -> Result<Value>
     for scenario in &scenarios {
         real.push(share(measure, &judge, &measure.real(scenario)?)?);
         let video = measure.clips.batch(std::slice::from_ref(scenario), 0, SIZE[0]).video(&measure.device);
-        let decoded = decode_video(&measure.base.vae, encode_video(&measure.base, video)?, None);
+        let decoded = measure.base.networks.vae.decode(measure.base.encode(video)?, None);
         coded.push(share(measure, &judge, &clips_of(decoded)?.remove(0))?);
     }
     let generated = measure.generated(&captions, 0, &[])?;

@@ -12,7 +12,8 @@ use understudy_puppet::Split;
 
 use super::{GUIDANCE, Measure, SIZE, STEPS, clips_of};
 
-/// What is left out: how much the first block may change, where guidance is active, and how many steps there are.
+/// What is left out: how much the first block may change, where guidance is active, and how many steps there
+/// are.
 struct Saving {
     name: &'static str,
     block_reuse: Option<f32>,
@@ -49,8 +50,9 @@ struct Made {
     text: f64,
 }
 
-/// For each saving, of the same prompts and seeds: the seconds of denoising in parts of those without it, the share of steps
-/// that skipped blocks, the distance of frames from those without it in dB, and the difference of the text score.
+/// For each saving, of the same prompts and seeds: the seconds of denoising in parts of those without it, the
+/// share of steps that skipped blocks, the distance of frames from those without it in dB, and the difference
+/// of the text score.
 pub(crate) fn savings(measure: &Measure, count: u64) -> Result<Value> {
     let captions: Vec<String> =
         (0..count).map(|index| measure.clips.scenario(Split::HeldOut, index).caption()).collect();

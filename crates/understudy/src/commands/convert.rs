@@ -31,8 +31,8 @@ pub struct Convert {
     /// Of an adapter that holds looks and motion apart: write the looks alone, or both as one.
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<Part>,
-    /// Leave out the pictures of the subject that an adapter of V-Warper carries: it then warps no values, and nobody who
-    /// has the file can see them.
+    /// Leave out the pictures of the subject that an adapter of V-Warper carries: it then warps no values,
+    /// and nobody who has the file can see them.
     #[arg(long)]
     without_pictures: bool,
     /// Leave out keys that are not understood.

@@ -14,13 +14,13 @@ use understudy_engine::safetensors::{Precision, write_atomically};
 use understudy_evaluate::{Judges, MotionJudge};
 use understudy_media::{Image, Picture, Provenance, Range, Video, WriteOptions, check_writable};
 use understudy_personalize::{
-    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, LoraConfig, Samples, Subject, combine, lora,
+    Adapter, DEFAULT_TOKEN, Dialect, Error, Job, Learning, Lora, Recipe, Samples, Subject, combine,
 };
 use understudy_pipeline::{Base, Request, generate};
 
 use super::generate::{add, values};
 use super::{Common, Dtype};
-use crate::base::{BaseName, Usual, nano};
+use crate::base::{BaseName, nano};
 use crate::interrupt;
 use crate::outputs::reserve_folder;
 use crate::progress::Progress;
@@ -62,7 +62,7 @@ struct Take {
 impl Demo {
     /// Runs the demo.
     pub fn run(self) -> Result<()> {
-        let started = Instant::now();
+        let (started, _precision) = (Instant::now(), self.common.precision());
         let (out, device) = (&self.out, self.common.open()?);
         for folder in ["subject", "before", "after"] {
             let path = out.join(folder);
@@ -112,8 +112,8 @@ impl Demo {
 
     /// Fits the subject as `fit` does by default.
     fn fit(&self, base: &Base, pictures: &[Image], progress: &mut Progress) -> Result<Adapter> {
-        let usual = LoraConfig::nano();
-        let config = LoraConfig {
+        let usual = Learning::small();
+        let settings = Learning {
             bf16_products: self.common.dtype == Dtype::Bf16,
             // The videos after it show more.
             samples: Samples { every: 0, ..usual.samples },
@@ -121,7 +121,7 @@ impl Demo {
         };
         let pictures: Vec<Picture> =
             pictures.iter().map(|image| Picture { image: image.clone(), mask: None }).collect();
-        let subject = Subject::from_pictures(&pictures, subject::class(), DEFAULT_TOKEN, config.size)?;
+        let subject = Subject::from_pictures(&pictures, subject::class(), DEFAULT_TOKEN, settings.size)?;
         let folder = self.out.join(format!("{ADAPTER}.run"));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
@@ -129,14 +129,14 @@ impl Demo {
         }
         let name = BaseName::Nano.name();
         let job = Job { base, base_name: &name, subject: &subject, others: &[], folder: &folder };
-        let adapter =
-            lora::fit(&job, &config, &mut |event| progress.fitting(event)).map_err(|error| match error {
+        let adapter = Lora.fit(&job, &settings, None, &mut |event| progress.fitting(event)).map_err(
+            |error| match error {
                 Error::Stopped { .. } => {
                     anyhow::anyhow!("stopped on request; run the demo again to start over")
                 }
                 other => other.into(),
-            })?;
-        self.common.set_precision();
+            },
+        )?;
         adapter.save(&self.out.join(ADAPTER), Dialect::default(), Precision::F32)?;
         Ok(adapter)
     }
@@ -158,9 +158,9 @@ impl Takes<'_> {
         adapters: &[(Adapter, f32)],
         progress: &mut Progress,
     ) -> Result<Vec<Take>> {
-        let usual = Usual::NANO;
+        let usual = self.base.about.usual;
         let [frames, height, width] = usual.size;
-        let (attachments, token_embeddings) = combine(adapters, &self.base.config)?;
+        let (attached, token_embeddings) = combine(adapters, &self.base.about)?;
         let mut takes: Vec<Take> = Vec::new();
         for (prompt, seed) in (0..PROMPTS.len()).flat_map(|prompt| SEEDS.map(|seed| (prompt, seed))) {
             let [text, caption] = [phrase, self.class].map(|noun| PROMPTS[prompt].replace("{}", noun));
@@ -171,7 +171,7 @@ impl Takes<'_> {
                 steps: usual.steps,
                 guidance: usual.guidance,
                 seed,
-                attachments: attachments.clone(),
+                attached: attached.clone(),
                 token_embeddings: token_embeddings.clone(),
                 ..Request::new(&text)
             };
@@ -179,7 +179,7 @@ impl Takes<'_> {
             let output = generate(self.base, &request, &mut |_| interrupt::flow())?;
             let video = Video::from_planar(&values(output.frames)?, usual.size, usual.fps, Range::Unit)?;
             let path = self.out.join(when).join(format!("{}-{}-seed{seed}.mp4", prompt + 1, self.class));
-            let options = WriteOptions { upscale: usual.upscale, ..WriteOptions::default() };
+            let options = WriteOptions { upscale: usual.enlarged, ..WriteOptions::default() };
             video.write_with(&path, &options, Some(&self.made(&text, &caption, seed, adapters).to_text()))?;
             progress
                 .event(&json!({"event": "sample", "path": report::text(path), "prompt": text, "seed": seed}));
@@ -196,7 +196,7 @@ impl Takes<'_> {
 
     /// How a video is made, as `generate` writes it into its files.
     fn made(&self, prompt: &str, caption: &str, seed: u64, adapters: &[(Adapter, f32)]) -> Provenance {
-        let usual = Usual::NANO;
+        let usual = self.base.about.usual;
         let [frames, height, width] = usual.size;
         let base = BaseName::Nano.name();
         let mut arguments = Vec::new();

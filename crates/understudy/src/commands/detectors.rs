@@ -1,5 +1,5 @@
-//! Who finds faces and subjects, as `--faces`, `--yolo`, `--grounding-dino` and `--sam` name them: files beside each video,
-//! or networks in ONNX files where the program is built to run them.
+//! Who finds faces and subjects, as `--faces`, `--yolo`, `--grounding-dino` and `--sam` name them: files
+//! beside each video, or networks in ONNX files where the program is built to run them.
 
 use std::path::Path;
 

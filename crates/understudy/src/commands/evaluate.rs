@@ -61,13 +61,14 @@ pub struct Evaluate {
     identity: Option<PathBuf>,
     /// Look at faces, found and turned upright, instead of whole pictures; needs --identity.
     ///
-    /// `landmarks` are those in NAME.faces.json or NAME.faces.csv beside every video and reference picture; or give an SCRFD
-    /// (insightface's det_10g.onnx; where the program is built with ONNX Runtime).
+    /// `landmarks` are those in NAME.faces.json or NAME.faces.csv beside every video and reference picture;
+    /// or give an SCRFD (insightface's det_10g.onnx; where the program is built with ONNX Runtime).
     #[arg(long, value_name = "landmarks|FILE")]
     faces: Option<String>,
     /// What is made of frames with no face or several.
     ///
-    /// `default` counts none as 0 and takes the one most alike, `opens2v` leaves out frames with none and takes the largest.
+    /// `default` counts none as 0 and takes the one most alike, `opens2v` leaves out frames with none and
+    /// takes the largest.
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = ["default", "opens2v"])]
     face_policy: String,
     /// A RAFT: the original release's raft-things.pth.
@@ -76,8 +77,8 @@ pub struct Evaluate {
     /// An AMT, for motion-smoothness: the original release's amt-s.pth.
     #[arg(long, value_name = "FILE")]
     amt: Option<PathBuf>,
-    /// The I3D of fvd: StyleGAN-V's i3d_torchscript.pt or VideoGPT's i3d_pretrained_400.pt [nano's CLIP, whose distances
-    /// are no FVD].
+    /// The I3D of fvd: StyleGAN-V's i3d_torchscript.pt or VideoGPT's i3d_pretrained_400.pt [nano's CLIP,
+    /// whose distances are no FVD].
     #[arg(long, value_name = "FILE")]
     i3d: Option<PathBuf>,
     /// Frames of every video that --i3d looks at, from the first on; videos that have fewer are named.
@@ -85,8 +86,9 @@ pub struct Evaluate {
     fvd_frames: u16,
     /// MSRVTT-Personalization's annotations, for text-s, vid-s, subj-s, face-s and dync-d.
     ///
-    /// They are DIR/NAME.vid_info.json, and in DIR/NAME its frames and the pictures of its words. Masks of what the words name
-    /// are read from NAME.masks/WORD.FRAME.png beside each video, boxes of faces from NAME.faces.json.
+    /// They are DIR/NAME.vid_info.json, and in DIR/NAME its frames and the pictures of its words. Masks of
+    /// what the words name are read from NAME.masks/WORD.FRAME.png beside each video, boxes of faces from
+    /// NAME.faces.json.
     #[arg(long, value_name = "DIR")]
     annotations: Option<PathBuf>,
     /// Which samples of --annotations count: those with exactly one subject, or with one that has a face.
@@ -95,11 +97,12 @@ pub struct Evaluate {
     /// Find the faces of face-s by a YOLO in ONNX instead of reading their boxes.
     #[arg(long, value_name = "FILE")]
     yolo: Option<PathBuf>,
-    /// Find the subjects of subj-s by a GroundingDINO (model.onnx as Hugging Face exports it, tokenizer.json) instead of
-    /// reading their masks.
+    /// Find the subjects of subj-s by a GroundingDINO (model.onnx as Hugging Face exports it, tokenizer.json)
+    /// instead of reading their masks.
     #[arg(long, value_name = "DIR", requires = "sam")]
     grounding_dino: Option<PathBuf>,
-    /// The SAM that cuts out what --grounding-dino finds: encoder.onnx, and decoder.onnx as the original release exports it.
+    /// The SAM that cuts out what --grounding-dino finds: encoder.onnx, and decoder.onnx as the original
+    /// release exports it.
     #[arg(long, value_name = "DIR", requires = "grounding_dino")]
     sam: Option<PathBuf>,
     /// Look at the first N frames of every video only.
@@ -110,10 +113,11 @@ pub struct Evaluate {
     fps: f64,
     /// What to score by, separated by commas.
     ///
-    /// clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces), temporal-flickering, subject-consistency,
-    /// background-consistency, dynamic-degree, motion-smoothness, mse (against the reference video), motion-error,
-    /// motion-amount and markings (of puppets), text-s, vid-s, subj-s, face-s, dync-d (of --annotations), and fvd, which is
-    /// one number for all videos and no column of the table.
+    /// clip-t, clip-i, dino-i, t-cons, identity, detection-rate (of --faces), temporal-flickering,
+    /// subject-consistency, background-consistency, dynamic-degree, motion-smoothness, mse (against the
+    /// reference video), motion-error, motion-amount and markings (of puppets), text-s, vid-s, subj-s,
+    /// face-s, dync-d (of --annotations), and fvd, which is one number for all videos and no column of the
+    /// table.
     #[arg(long, value_name = "NAME,...", default_value = "clip-t,t-cons,temporal-flickering")]
     metrics: String,
     /// Where to write the table, a row a video.
@@ -150,7 +154,7 @@ struct Work {
 impl Evaluate {
     /// Scores the videos.
     pub fn run(self) -> Result<()> {
-        let started = Instant::now();
+        let (started, _precision) = (Instant::now(), self.common.precision());
         let _reserved = self.check_out()?;
         if let Some(path) = &self.suite {
             return suite::run(&self, path, self.short);
@@ -234,7 +238,8 @@ impl Evaluate {
         Ok(understudy_media::write_file(path, |file| file.write_all(page.as_bytes()))?)
     }
 
-    /// Where `nano`'s encoder stands for another network, so that scores are not what their names say elsewhere.
+    /// Where `nano`'s encoder stands for another network, so that scores are not what their names say
+    /// elsewhere.
     fn stand_ins(&self, metrics: &[Metric]) -> Vec<String> {
         let by_dino = metrics.iter().filter(|metric| metric.needs().dino && self.dino.is_none());
         let by_dino: Vec<&str> = by_dino.map(|metric| metric.name()).collect();
@@ -442,8 +447,8 @@ impl Work {
         Ok(Set { table: Table { metrics: self.metrics.clone(), rows }, clips, fvd: None })
     }
 
-    /// A row for each video, with scores or only with what FVD compares; those of an evaluation that was stopped are
-    /// kept.
+    /// A row for each video, with scores or only with what FVD compares; those of an evaluation that was
+    /// stopped are kept.
     fn rows(&mut self, clips: &[Clip], scores: bool) -> Result<Vec<Row>> {
         let Self { evaluation, unfinished, progress, .. } = self;
         let mut rows = Vec::with_capacity(clips.len());

@@ -5,23 +5,23 @@ mod kept;
 mod settings;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::json;
+use toml::Table;
 use understudy_engine::device::DeviceName;
 use understudy_engine::safetensors::Precision;
 use understudy_files::Lock;
 use understudy_media::{OutputFormat, check_writable};
 use understudy_personalize::{
-    Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, Judge, LoraConfig, Subject, SubjectOptions, lora,
-    numbered, plan,
+    Adapter, DEFAULT_TOKEN, Dialect, Error, FitEvent, Job, Judge, METHODS, Method, Preset, Subject,
+    SubjectOptions, method, numbered,
 };
-use understudy_pipeline::{Base, LoadOptions, Source};
+use understudy_pipeline::{Base, LoadOptions, OpenedBase};
 
 use super::{Common, Dtype};
 use crate::base::BaseArguments;
@@ -39,12 +39,19 @@ use settings::Settings;
     understudy fit --print-config [OPTIONS]"
 )]
 pub struct Fit {
-    /// A folder of pictures of the subject, one picture, one video, or a description of a data set (TOML, JSONL).
+    /// A folder of pictures of the subject, one picture, one video, or a description of a data set (TOML,
+    /// JSONL).
     ///
-    /// Pictures are PNG, JPEG, WebP, BMP or TIFF; NAME.txt beside one is its caption. NAME.txt beside a video says what it shows
-    /// and, in square brackets, what the subject does, "a bear [walks to the left] in a room"; in NAME.masks/ is a picture for
-    /// every frame, white where the subject is. Given several times, the subjects are learned together.
-    #[arg(long = "subject", value_name = "DIR|FILE", required_unless_present = "print_config")]
+    /// Pictures are PNG, JPEG, WebP, BMP or TIFF; NAME.txt beside one is its caption. NAME.txt beside a video
+    /// says what it shows and, in square brackets, what the subject does, "a bear [walks to the left] in a
+    /// room"; in NAME.masks/ is a picture for every frame, white where the subject is. Given several times,
+    /// the subjects are learned together.
+    #[arg(
+        long = "subject",
+        visible_alias = "data",
+        value_name = "DIR|FILE",
+        required_unless_present = "print_config"
+    )]
     subjects: Vec<PathBuf>,
     /// What the subject is, as a noun: cat, teddy bear. One for each subject.
     #[arg(long = "class", value_name = "NOUN", required_unless_present = "print_config")]
@@ -56,8 +63,8 @@ pub struct Fit {
     #[arg(long, value_name = "FILE.safetensors", required_unless_present_any = ["print_config", "plan"])]
     out: Option<PathBuf>,
     /// How to learn.
-    #[arg(long, value_enum, default_value_t = Method::Lora)]
-    method: Method,
+    #[arg(long, default_value = METHODS[0].name(), value_name = "NAME", value_parser = methods())]
+    method: &'static dyn Method,
     /// The names its tensors get: comfyui, diffusers, kohya or diffsynth.
     #[arg(long, default_value = "comfyui", value_name = "NAME")]
     format: Dialect,
@@ -80,25 +87,10 @@ pub struct Fit {
     common: Common,
 }
 
-/// The ways to learn a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Method {
-    /// A token by Textual Inversion, then low-rank residuals.
-    Lora,
-    /// From one clip: its looks from unordered frames, then its motion on the same basis.
-    SetAndSequence,
-    /// From pictures, which the adapter keeps: their values are warped into the videos that are generated with it.
-    VWarper,
-    /// Identity reward on generated video.
-    #[value(hide = true)]
-    PersonalVideo,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let value = self.to_possible_value();
-        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
-    }
+/// Reads the name of a method.
+fn methods() -> impl TypedValueParser<Value = &'static dyn Method> {
+    let names = METHODS.iter().map(|method| PossibleValue::new(method.name()).help(method.about()));
+    PossibleValuesParser::new(names.collect::<Vec<_>>()).try_map(|name| method(&name))
 }
 
 /// Where a run reads and writes.
@@ -112,11 +104,8 @@ struct Places {
 impl Fit {
     /// Fits the subject, or prints the settings.
     pub fn run(self) -> Result<()> {
-        if self.method == Method::PersonalVideo {
-            bail!("--method {}: not built yet; use lora, set-and-sequence or v-warper", self.method);
-        }
-        let sequence = self.method == Method::SetAndSequence;
-        if sequence && self.format != Dialect::ComfyUi {
+        let _precision = self.common.precision();
+        if self.method.needs_own_names() && self.format != Dialect::ComfyUi {
             let reason = format!(
                 "--format {}: a motion is kept apart in comfyui's names only; convert it later",
                 self.format
@@ -124,47 +113,39 @@ impl Fit {
             return Err(WrongUsage(reason).into());
         }
         let bf16 = self.common.dtype == Dtype::Bf16;
-        let mut config = self.settings.config(self.base.is_nano(), self.method, bf16)?;
-        if let Some(every) = self.judging.evaluate_every {
-            config.samples.evaluate_every = every
-                .try_into()
-                .map_err(|_| WrongUsage(format!("--evaluate-every {every}: must be 0 or more")))?;
-        }
-        if config.motion.is_some() != sequence || config.references != (self.method == Method::VWarper) {
-            let reason = format!(
-                "--config: its settings are those of --method {}, not {}",
-                config.method(),
-                self.method
-            );
-            return Err(WrongUsage(reason).into());
-        }
-        if self.print_config {
-            return report::print(&config.to_toml()?);
-        }
         // A plan goes without a place for its adapter; one that is given is looked at as for the work itself.
-        let places = self.out.as_deref().map(|out| self.places(out)).transpose()?;
-        let source = self.base.source()?;
-        let base_config = source.config()?;
-        source.notes()?.iter().for_each(|note| self.common.progress().note(note));
-        let subjects = self.read_subjects(config.subject_options(&base_config))?;
+        let places = match (&self.out, self.print_config) {
+            (Some(out), false) => Some(self.places(out)?),
+            _ => None,
+        };
+        let every = self.judging.checked()?;
         let device = self.common.open()?;
-        config.check_base(&base_config)?;
+        let opened = self.base.source()?.open(&device)?;
+        opened.notes().iter().for_each(|note| self.common.progress().note(note));
+        let about = opened.about().clone();
+        let settings = self.settings.table(Preset::of(&about), self.method, (bf16, every))?;
+        if self.print_config {
+            return report::print(&toml::to_string_pretty(&settings)?);
+        }
+        let subjects = self.read_subjects(self.method.subject_options(&settings, &about)?)?;
+        self.method.check_base(&settings, &about)?;
         let folder = places.as_ref().map(|places| places.folder.as_path());
         if self.plan {
-            return self.tell_plan(&source, (&subjects, folder), &config, &device);
+            return self.tell_plan(opened, (&subjects, folder), &settings);
         }
         // The parser sees to it that there is one where more is done than to print settings or a plan.
         let Some(places) = places else { bail!("--out is needed") };
         let blocks_on_host = self.base.blocks_on_host;
-        let base = source.load_with(LoadOptions { blocks_on_host, ..LoadOptions::default() }, &device)?;
-        let adapter = self.train(&base, &subjects, &config, &places)?;
+        let base = opened.load(LoadOptions { blocks_on_host, ..LoadOptions::default() })?;
+        let adapter = self.train(&base, &subjects, &settings, &places)?;
         adapter.save(&places.out, self.format, Precision::F32)?;
+        self.tell_done(&places, &self.method.phrase(&subjects, &settings)?);
+        Ok(())
+    }
+
+    /// Says where the adapter is and how it is used.
+    fn tell_done(&self, places: &Places, phrase: &str) {
         let progress = self.common.progress();
-        let phrase = |(index, subject): (usize, &Subject)| {
-            let motion = config.motion.as_ref().map(|motion| format!(" {}", motion.token_of(index)));
-            format!("{}{}", subject.phrase(), motion.unwrap_or_default())
-        };
-        let phrase = subjects.iter().enumerate().map(phrase).collect::<Vec<_>>().join(" and a ");
         progress.event(&json!({"event": "done", "path": report::text(&places.out), "phrase": phrase}));
         progress.say(&format!(
             "wrote {}; use it with: understudy generate {} --adapter {} --prompt \"a {phrase} ...\" --out video.mp4",
@@ -172,29 +153,27 @@ impl Fit {
             report::shell(&self.base.arguments()),
             report::shell(&[places.out.display().to_string()])
         ));
-        Ok(())
     }
 
     /// Says what it is going to take.
     fn tell_plan(
         &self,
-        source: &Source,
+        opened: OpenedBase,
         (subjects, folder): (&[Subject], Option<&Path>),
-        config: &LoraConfig,
-        device: &Device,
+        settings: &Table,
     ) -> Result<()> {
         let Some((subject, others)) = subjects.split_first() else { bail!("--subject is needed") };
         let begun = folder.filter(|folder| folder.exists());
         if let Some(folder) = begun {
-            kept::check(config, subjects, folder, |note| self.common.progress().note(note))?;
+            kept::check(settings, subjects, folder, |note| self.common.progress().note(note))?;
         }
         // Nothing is computed with its weights.
         let options = LoadOptions { blocks_on_host: usize::MAX, ..LoadOptions::default() };
-        let mut base = source.load_with(options, device)?;
+        let mut base = opened.load(options)?;
         base.blocks_on_host = self.base.blocks_on_host;
         let (name, nowhere) = (self.base.name(), Path::new(""));
         let job = Job { base: &base, base_name: &name, subject, others, folder: nowhere };
-        let planned = plan(&job, config)?;
+        let planned = self.method.plan(&job, settings)?;
         let mut progress = self.common.progress();
         let memory = planned.memory;
         // Nothing goes on after it.
@@ -225,27 +204,21 @@ impl Fit {
         named.map(|(index, (path, class))| Ok(Subject::open(path, class, &token(index), options)?)).collect()
     }
 
-    fn train(
-        &self,
-        base: &Base,
-        subjects: &[Subject],
-        config: &LoraConfig,
-        places: &Places,
-    ) -> Result<Adapter> {
+    fn train(&self, base: &Base, subjects: &[Subject], settings: &Table, places: &Places) -> Result<Adapter> {
         let Some((subject, others)) = subjects.split_first() else { bail!("--subject is needed") };
         let mut progress = self.common.progress();
         let name = self.base.name();
         let job = Job { base, base_name: &name, subject, others, folder: &places.folder };
-        let judge = self.judging.judge(subject, self.base.is_nano(), &base.device, self.common.json)?;
+        let judge = self.judging.judge(subject, &base.about, &base.device, self.common.json)?;
         let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
         let mut ready = Ok(());
-        let fitted = lora::fit_judged(&job, config, judge, &mut |event| {
+        let fitted = self.method.fit(&job, settings, judge, &mut |event| {
             let flow = progress.fitting(event);
             if let FitEvent::Plan { plan, .. } = event {
                 let note = |message: &str| progress.note(message);
                 ready = self
                     .check_memory(plan.memory, &progress)
-                    .and_then(|()| kept::keep(config, subjects, &places.folder, note));
+                    .and_then(|()| kept::keep(settings, subjects, &places.folder, note));
             }
             if ready.is_ok() { flow } else { ControlFlow::Break(()) }
         });

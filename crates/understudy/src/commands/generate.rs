@@ -4,6 +4,7 @@ mod adapters;
 mod made;
 mod outputs;
 pub mod sampling;
+mod using;
 mod warping;
 mod words;
 
@@ -22,9 +23,9 @@ use understudy_media::{
     OutputFormat, Provenance, Range, Text, Video, WriteOptions, check_writable, write_frames_safetensors,
 };
 use understudy_personalize::Adapter;
-use understudy_pipeline::cost::{Estimate, Halved};
+use understudy_pipeline::cost::Estimate;
 use understudy_pipeline::{
-    Base, BaseConfig, Error, Event, LoadOptions, Output, Request, Source, clean, decode, denoise,
+    Base, Description, Error, Event, LoadOptions, Output, Request, Tokenizer, clean, decode, denoise,
     without_weights,
 };
 
@@ -40,6 +41,7 @@ use made::Making;
 pub use made::add;
 use outputs::{Latents, Outputs};
 use sampling::Sampling;
+use using::{Using, using};
 use warping::Warping;
 
 /// The tensor that holds latents in a file.
@@ -53,8 +55,9 @@ const LATENTS: &str = "latents";
 pub struct Generate {
     /// What to show; a fitted subject is named as it was fitted, e.g. "a <s> cat dances on the beach".
     ///
-    /// Of several the files are numbered, NAME-1.mp4, NAME-2.mp4, and each is written as soon as it is done. NAME-2 is what
-    /// the second prompt alone gives with a seed 1 higher, NAME-3 what the third gives with a seed 2 higher.
+    /// Of several the files are numbered, NAME-1.mp4, NAME-2.mp4, and each is written as soon as it is done.
+    /// NAME-2 is what the second prompt alone gives with a seed 1 higher, NAME-3 what the third gives with a
+    /// seed 2 higher.
     #[arg(long = "prompt", value_name = "TEXT", group = "texts")]
     prompts: Vec<String>,
     /// A text file with a prompt on every line; empty lines are left out.
@@ -63,19 +66,18 @@ pub struct Generate {
     /// What guidance leads away from.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     negative_prompt: String,
-    /// Read "(word:1.2)" in prompts as a weight of the word, as ComfyUI does; otherwise it is text like any other.
+    /// Read "(word:1.2)" in prompts as a weight of the word, as ComfyUI does; otherwise it is text like any
+    /// other.
     #[arg(long)]
     prompt_weights: bool,
-    /// A picture for a word of the prompt.
-    #[arg(long = "reference", value_name = "WORD=IMAGE", hide = true)]
-    references: Vec<String>,
     /// Where to write the video; a name without an extension is a folder of PNGs.
     ///
-    /// The file says how it was made: `inspect` shows its prompt, its settings and the command that makes it again, and
-    /// `evaluate` finds its prompt.
+    /// The file says how it was made: `inspect` shows its prompt, its settings and the command that makes it
+    /// again, and `evaluate` finds its prompt.
     #[arg(long, value_name = "FILE.mp4|.gif|.webp|.png|.safetensors|DIR", required_unless_present = "plan")]
     out: Option<PathBuf>,
-    /// Keep the videos that are there and were made with the same prompt, seed and settings, and make the rest.
+    /// Keep the videos that are there and were made with the same prompt, seed and settings, and make the
+    /// rest.
     ///
     /// Otherwise files that are there are made again and replaced.
     #[arg(long, conflicts_with = "save_latents")]
@@ -107,35 +109,33 @@ pub struct Generate {
 impl Generate {
     /// Generates the videos.
     pub fn run(mut self) -> Result<()> {
-        let started = Instant::now();
+        let (started, _precision) = (Instant::now(), self.common.precision());
         self.read_prompts()?;
-        let outputs = self.outputs()?;
-        let _reserved = reserve(&self.written(outputs.as_ref()), &self.inputs())?;
+        let places = self.places()?;
+        let _reserved = reserve(&self.written(places.as_ref()), &self.inputs())?;
         self.warping.check()?;
-        if !self.references.is_empty() {
-            bail!("--reference: no method uses it yet; leave it out");
-        }
         let device = self.common.open()?;
-        let source = self.base.source()?;
-        let config = source.config()?;
+        let opened = self.base.source()?.open(&device)?;
+        let about = opened.about().clone();
+        let outputs = places.map(|places| self.outputs(places, &about));
         let mut progress = self.common.progress();
-        let adapters = self.adapters.read(&config, &self.base.name(), &device, &progress)?;
-        let mut request = self.request(&config, &device)?;
-        request.check(&config)?;
+        let adapters = self.adapters.read(&about, &self.base.name(), &device, &progress)?;
+        let mut request = self.request(&about, &device)?;
+        request.check(&about)?;
         if let Some(outputs) = &outputs {
             outputs.check_size([request.height, request.width])?;
         }
-        let mut notes = source.notes()?;
-        notes.extend(self.check_prompts(&config, &source, &adapters)?);
-        let (attachments, token_embeddings, additions) = self.adapters.attach(&adapters, &config)?;
-        (request.attachments, request.token_embeddings) = (attachments, token_embeddings);
-        let making = Making::new(&self, &request, &config, &adapters)?;
+        let notes = self.check_prompts(&about, opened.tokenizer(), &adapters)?;
+        let notes: Vec<String> = opened.notes().iter().cloned().chain(notes).collect();
+        let (attached, token_embeddings, additions) = self.adapters.attach(&adapters, &about)?;
+        (request.attached, request.token_embeddings) = (attached, token_embeddings);
+        let using = using(&adapters, &self.warping)?;
+        let making = Making::new(&self, &request, &about, &adapters)?;
         let jobs = self.jobs(&request, &making, outputs.as_ref())?;
-        let halved = halved(&source);
-        let estimate = self.estimate(&jobs, (&config, halved), &source, &adapters, &device)?;
-        self.tell_plan(&config, &jobs, &adapters, (estimate, &notes), &progress);
+        let estimate = self.estimate(&jobs, &about, (&adapters, &using), &device)?;
+        self.tell_plan(&about, &jobs, &adapters, (estimate, &notes), &progress);
         if self.common.device == DeviceName::Cpu {
-            self.warn_of_memory(&config, &jobs, (estimate.peak(), halved), &device)?;
+            self.warn_of_memory(&about, &jobs, estimate.peak(), &device)?;
         }
         // The parser sees to it that there is a place for the videos where they are made.
         let Some(outputs) = outputs.filter(|_| !self.plan) else { return Ok(()) };
@@ -143,9 +143,9 @@ impl Generate {
         let made = jobs.iter().filter(|job| !job.kept).count();
         if made > 0 {
             let options = LoadOptions { additions, blocks_on_host: self.base.blocks_on_host };
-            let base = source.load_with(options, &device)?;
-            self.warping.check_prompts(&base, &adapters, &request)?;
-            self.make(base, jobs, &adapters, &outputs, &mut progress)?;
+            let base = opened.load(options)?;
+            using.iter().try_for_each(|own| own.check(&base, &request))?;
+            self.make(base, jobs, &using, &outputs, &mut progress)?;
         }
         self.tell_done(&outputs, made, started, &progress);
         Ok(())
@@ -156,23 +156,26 @@ impl Generate {
         &self,
         base: Base,
         jobs: Vec<Job>,
-        adapters: &[(Adapter, f32)],
+        using: &[Using],
         outputs: &Outputs,
         progress: &mut Progress,
     ) -> Result<()> {
         let (last, count) = (jobs.iter().rposition(|job| !job.kept), jobs.len());
         let mut latents = Latents::new(self.save_latents.as_deref());
-        let vae = base.vae.clone();
+        let vae = base.networks.vae.clone();
         let mut base = Some(base);
         for (index, mut job) in jobs.into_iter().enumerate() {
-            let Some(own) = base.as_ref().filter(|_| !job.kept) else { continue };
-            let warp = self.warping.attach(own, adapters, &mut job.request)?;
+            let Some(loaded) = base.as_ref().filter(|_| !job.kept) else { continue };
+            let mut applied = Vec::new();
+            for own in using {
+                applied.extend(own.apply(loaded, &mut job.request)?);
+            }
             let mut listen = Listener::new(progress, (index, count));
-            let denoised = denoise(own, &job.request, &mut |event| listen.hear(event))
+            let denoised = denoise(loaded, &job.request, &mut |event| listen.hear(event))
                 .map_err(|error| stopped(error, index, count))?;
             // What decodes the last needs the room that the base takes.
             base = base.filter(|_| last != Some(index));
-            let output = decode(&vae, &job.request, denoised, &mut |event| listen.hear(event))?;
+            let output = decode(vae.as_ref(), &job.request, denoised, &mut |event| listen.hear(event))?;
             progress.clear();
             let path = &outputs.paths[index];
             // One that cannot be written is no reason to lose the other.
@@ -180,10 +183,7 @@ impl Generate {
             let kept = latents.add(&output.latents, job.made);
             written?;
             kept.with_context(|| format!("{} is written, its latents are not", path.display()))?;
-            if let Some(warp) = &warp {
-                self.warping.show(warp, &vae, adapters, (&output.frames, index))?;
-                warp.save()?;
-            }
+            applied.iter().try_for_each(|own| own.finish(vae.as_ref(), &output.frames, index))?;
             if count > 1 {
                 let (prompt, seed) = (&job.request.prompts, job.request.seed);
                 let path = path.display().to_string();
@@ -216,8 +216,8 @@ impl Generate {
         Ok(())
     }
 
-    /// Where the videos go, found usable; nowhere where only a plan is wanted.
-    fn outputs(&self) -> Result<Option<Outputs>> {
+    /// Where the videos go, and as what, found usable; nowhere where only a plan is wanted.
+    fn places(&self) -> Result<Option<(Vec<PathBuf>, OutputFormat)>> {
         let Some(out) = &self.out else { return Ok(None) };
         // An extension that is not known is not a matter of this disk.
         let format = OutputFormat::from_path(out).map_err(|error| WrongUsage(error.to_string()))?;
@@ -226,14 +226,14 @@ impl Generate {
         if let Some(latents) = &self.save_latents {
             outputs::check_tensors("--save-latents", latents)?;
         }
-        let usual = self.base.usual();
-        let upscale = self.upscale.map_or(usual.upscale, usize::from);
-        Ok(Some(Outputs {
-            paths,
-            format,
-            options: WriteOptions { upscale, ..WriteOptions::default() },
-            fps: self.sampling.fps.unwrap_or(usual.fps),
-        }))
+        Ok(Some((paths, format)))
+    }
+
+    /// How the videos of such a base are written.
+    fn outputs(&self, (paths, format): (Vec<PathBuf>, OutputFormat), about: &Description) -> Outputs {
+        let upscale = self.upscale.map_or(about.usual.enlarged, usize::from);
+        let options = WriteOptions { upscale, ..WriteOptions::default() };
+        Outputs { paths, format, options, fps: self.sampling.fps.unwrap_or(about.usual.fps) }
     }
 
     /// What is to be made of each prompt. What is there already is kept, if that was asked for.
@@ -259,38 +259,35 @@ impl Generate {
         Ok(jobs)
     }
 
-    /// What it is going to cost, with adapters, files and the references beside it.
+    /// What it is going to cost, with adapters and what their methods do beside it.
     fn estimate(
         &self,
         jobs: &[Job],
-        (config, halved): (&BaseConfig, Halved),
-        source: &Source,
-        adapters: &[(Adapter, f32)],
+        about: &Description,
+        (adapters, using): (&[(Adapter, f32)], &[Using]),
         device: &Device,
     ) -> Result<Estimate> {
         let request = &jobs[0].request;
         let videos = jobs.iter().filter(|job| !job.kept).count();
         let Estimate { weights, activations, step_seconds, seconds } =
-            request.estimate(config, halved, (self.base.blocks_on_host, videos), device)?;
-        let [_, _, frames, ..] = request.check(config)?;
+            request.estimate(about, (self.base.blocks_on_host, videos), device)?;
+        let [_, _, frames, ..] = request.check(about)?;
         let passes = if request.guidance > 1.0 { 2 } else { 1 };
-        let slowdown = self.warping.slowdown(adapters, frames, passes);
+        let slowdown: f32 = using.iter().map(|own| own.slowdown(frames, passes)).product();
         // With bf16 products even changed matrices take half.
-        let widened = match halved.transformer && !ops::bf16_products() {
-            true => 2 * self.adapters.changed_numbers(adapters),
-            false => 0,
-        };
+        let widens = about.costs.halved.denoiser && !ops::bf16_products();
+        let widened = if widens { 2 * self.adapters.changed_numbers(adapters) } else { 0 };
         Ok(Estimate {
             weights: weights + widened + adapters.iter().map(|(adapter, _)| adapter.bytes()).sum::<u64>(),
-            activations: activations.max(source.embedding_bytes()),
+            activations,
             step_seconds: step_seconds * slowdown,
             seconds: seconds * slowdown,
         })
     }
 
     /// Everything that is written, with the flag that says where.
-    fn written(&self, outputs: Option<&Outputs>) -> Vec<(&'static str, PathBuf)> {
-        let videos = outputs.into_iter().flat_map(|own| &own.paths).map(|path| ("--out", path.clone()));
+    fn written(&self, places: Option<&(Vec<PathBuf>, OutputFormat)>) -> Vec<(&'static str, PathBuf)> {
+        let videos = places.into_iter().flat_map(|(paths, _)| paths).map(|path| ("--out", path.clone()));
         let latents = self.save_latents.iter().map(|path| ("--save-latents", path.clone()));
         videos.chain(latents).chain(self.warping.written()).collect()
     }
@@ -325,43 +322,40 @@ impl Generate {
     /// That the prompts are short enough, before any weights are read; and what is to be said of their words.
     fn check_prompts(
         &self,
-        config: &BaseConfig,
-        source: &Source,
+        about: &Description,
+        tokenizer: &Tokenizer,
         adapters: &[(Adapter, f32)],
     ) -> Result<Vec<String>> {
         let tokens: Vec<String> =
             adapters.iter().flat_map(|(adapter, _)| adapter.metadata.tokens.iter().cloned()).collect();
-        let tokenizer = source.tokenizer()?.with_added(&tokens)?;
+        let tokenizer = tokenizer.with_added(&tokens)?;
         let texts: Vec<&str> =
             self.prompts.iter().chain([&self.negative_prompt]).map(String::as_str).collect();
-        let plain: Vec<String> = match self.prompt_weights {
-            true => {
-                tokenizer.encode_weighted(&texts, config.max_sequence_length)?;
-                texts.iter().map(|text| without_weights(text)).collect()
-            }
-            false => {
-                tokenizer.encode(&texts, config.max_sequence_length)?;
-                texts.iter().map(|text| clean(text)).collect()
-            }
+        let plain: Vec<String> = if self.prompt_weights {
+            tokenizer.encode_weighted(&texts, about.text_limit)?;
+            texts.iter().map(|text| without_weights(text)).collect()
+        } else {
+            tokenizer.encode(&texts, about.text_limit)?;
+            texts.iter().map(|text| clean(text)).collect()
         };
         let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
         Ok(words::notes(&plain, &tokenizer, &self.adapters.subjects(adapters)))
     }
 
     /// What is asked for, without the adapters.
-    fn request(&self, config: &BaseConfig, device: &Device) -> Result<Request> {
+    fn request(&self, about: &Description, device: &Device) -> Result<Request> {
         Ok(Request {
             prompts: self.prompts.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_weights: self.prompt_weights,
             initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
-            ..self.sampling.request(self.base.usual().within(config))
+            ..self.sampling.request(about)
         })
     }
 
     fn tell_plan(
         &self,
-        config: &BaseConfig,
+        about: &Description,
         jobs: &[Job],
         adapters: &[(Adapter, f32)],
         (estimate, notes): (Estimate, &[String]),
@@ -370,11 +364,11 @@ impl Generate {
         let Estimate { weights, activations, step_seconds, seconds } = estimate;
         let memory = estimate.peak();
         let request = &jobs[0].request;
-        let scheduler = request.scheduler(config);
+        let scheduler = request.scheduler(about);
         let Request { frames, height, width, steps, guidance, seed, .. } = request;
         let (sampler, shift) = (scheduler.sampler.to_string(), scheduler.shift);
         progress.event(&json!({
-            "event": "plan", "base": self.base.name(), "identity": config.identity(), "prompts": self.prompts,
+            "event": "plan", "base": self.base.name(), "identity": about.identity, "prompts": self.prompts,
             "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
             "scheduler": sampler, "shift": shift, "seed": seed, "adapters": self.adapters.summary(adapters),
             "weights": weights, "activations": activations, "memory": memory, "step_seconds": step_seconds,
@@ -406,21 +400,16 @@ impl Generate {
     ///
     /// # Errors
     /// When this machine does not have as much.
-    fn warn_of_memory(
-        &self,
-        config: &BaseConfig,
-        jobs: &[Job],
-        (needed, halved): (u64, Halved),
-        device: &Device,
-    ) -> Result<()> {
+    fn warn_of_memory(&self, about: &Description, jobs: &[Job], needed: u64, device: &Device) -> Result<()> {
         let Some(free) = memory::available().filter(|free| *free < needed) else {
             return Ok(());
         };
-        let blocks = config.transformer.num_layers;
-        let smaller = jobs[0].request.estimate(config, halved, (blocks, jobs.len()), device)?.peak();
-        let advice = match smaller < free && self.base.blocks_on_host < blocks {
-            true => format!("--blocks-on-host {blocks} takes about {}", size(smaller)),
-            false => "fewer frames, a smaller size or --vae-tile take less".to_owned(),
+        let blocks = about.blocks;
+        let smaller = jobs[0].request.estimate(about, (blocks, jobs.len()), device)?.peak();
+        let advice = if smaller < free && self.base.blocks_on_host < blocks {
+            format!("--blocks-on-host {blocks} takes about {}", size(smaller))
+        } else {
+            "fewer frames, a smaller size or --vae-tile take less".to_owned()
         };
         if !self.plan {
             memory::check(needed, &advice)?;
@@ -471,11 +460,6 @@ fn stopped(error: Error, done: usize, count: usize) -> anyhow::Error {
         ),
         other => other.into(),
     }
-}
-
-/// Whose matrices take half their room; what cannot be opened is said when it is loaded.
-fn halved(source: &Source) -> Halved {
-    source.halved().unwrap_or_default()
 }
 
 /// Shows what happens on the way to a video.

@@ -33,8 +33,9 @@ const NANO: &str = "nano";
 /// Print what an adapter, a checkpoint or a base folder holds, or how a video was made.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A file (safetensors, an index of shards `*.index.json`, GGUF, .pth), a folder in diffusers' layout of Wan's
-    /// original release, or of an adapter as peft saves it, the folder of a run (`NAME.safetensors.run`), nano, or a video that `generate` made.
+    /// A file (safetensors, an index of shards `*.index.json`, GGUF, .pth), a folder in diffusers' layout of
+    /// Wan's original release, or of an adapter as peft saves it, the folder of a run
+    /// (`NAME.safetensors.run`), nano, or a video that `generate` made.
     path: PathBuf,
     /// Print one JSON object on stdout.
     #[arg(long)]
@@ -103,14 +104,16 @@ impl Inspect {
             ),
             opened => opened?,
         };
-        Ok(match adapter::is_adapter(&checkpoint) {
-            true => Summary::Adapter(Box::new(AdapterSummary::read(path, &checkpoint, &device)?)),
-            false => Summary::Checkpoint(CheckpointSummary::of(path, &checkpoint)),
+        Ok(if adapter::is_adapter(&checkpoint) {
+            Summary::Adapter(Box::new(AdapterSummary::read(path, &checkpoint, &device)?))
+        } else {
+            Summary::Checkpoint(CheckpointSummary::of(path, &checkpoint))
         })
     }
 }
 
-/// Whether what a file was found to be instead of weights can be a video: a pointer or a page has its name, too.
+/// Whether what a file was found to be instead of weights can be a video: a pointer or a page has its name,
+/// too.
 fn is_moving(what: &str) -> bool {
     what.starts_with("a video") || what.starts_with("a picture")
 }

@@ -1,4 +1,5 @@
-//! The networks that judge, as `--clip`, `--dino` and `--identity` name them; `nano`'s where nothing is named.
+//! The networks that judge, as `--clip`, `--dino` and `--identity` name them; `nano`'s where nothing is
+//! named.
 
 use std::path::Path;
 
@@ -72,8 +73,9 @@ pub fn video(path: Option<&Path>, frames: usize, device: &Device) -> Result<Box<
 }
 
 fn folder(flag: &str, path: &Path) -> Result<Files> {
-    match path.is_dir() {
-        true => Ok(Files::folder(path)),
-        false => bail!("--{flag} {}: there is no such folder", path.display()),
+    if path.is_dir() {
+        Ok(Files::folder(path))
+    } else {
+        bail!("--{flag} {}: there is no such folder", path.display())
     }
 }

@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, Subcommand, ValueEnum};
 use understudy_engine::device::DeviceName;
-use understudy_engine::ops;
+use understudy_engine::ops::{Products, ProductsScope};
 
 use crate::interrupt;
 use crate::progress::Progress;
@@ -81,12 +81,11 @@ pub struct Common {
 }
 
 impl Common {
-    /// The device, with the precision set.
+    /// The device.
     ///
     /// # Errors
     /// When the program was built without the device, or the device does not have the precision.
     pub fn open(&self) -> Result<Device> {
-        self.set_precision();
         let device = self.device.open()?;
         if self.dtype == Dtype::Bf16
             && self.device != DeviceName::Cpu
@@ -97,9 +96,10 @@ impl Common {
         Ok(device)
     }
 
-    /// Sets the precision; a training leaves its own behind.
-    pub fn set_precision(&self) {
-        ops::set_bf16_products(self.dtype == Dtype::Bf16);
+    /// Has the products of this thread be in the precision that was asked for, as long as what is returned
+    /// lives.
+    pub fn precision(&self) -> ProductsScope {
+        Products::rounded(self.dtype == Dtype::Bf16).scope()
     }
 
     /// Where events go.

@@ -28,7 +28,7 @@ pub struct Pretrain {
 impl Pretrain {
     /// Trains to the recipe's last step.
     pub fn run(self) -> Result<()> {
-        let device = self.common.open()?;
+        let (device, _precision) = (self.common.open()?, self.common.precision());
         let mut progress = self.common.progress();
         let mut emit = |event: &_| progress.training(event);
         let recipe = Recipe::read(&self.recipe)?;

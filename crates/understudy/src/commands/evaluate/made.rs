@@ -31,7 +31,8 @@ pub fn keep(path: &Path) -> Result<()> {
     Ok(write_file(beside(path), |file| file.write_all(sums.as_bytes()))?)
 }
 
-/// Whether the file or folder at `path` is there as it was made. A damaged one is removed, and `progress` hears of it.
+/// Whether the file or folder at `path` is there as it was made. A damaged one is removed, and `progress`
+/// hears of it.
 ///
 /// # Errors
 /// When it cannot be read, or removed.

@@ -19,8 +19,9 @@ const LAST: &str = "words.toml";
 const PICTURES: u64 = 6;
 const REFERENCES: u64 = 8;
 
-/// Writes characters `first..first + count`: `folder/N/` has `clip.mp4`, `pictures/`, `class.txt` and `words.toml`, and
-/// `references/N/` beside `folder` other pictures, the true motion and markings, and the clip as it was drawn. What is there is kept.
+/// Writes characters `first..first + count`: `folder/N/` has `clip.mp4`, `pictures/`, `class.txt` and
+/// `words.toml`, and `references/N/` beside `folder` other pictures, the true motion and markings, and the
+/// clip as it was drawn. What is there is kept.
 ///
 /// # Errors
 /// When a folder cannot be written.
@@ -65,9 +66,10 @@ fn write_one(own: &Path, references: &Path, identity: u64, index: u64) -> Result
     let photo = World::new(Size::new(1, SIDE, SIDE))?;
     for seed in 0..PICTURES + REFERENCES {
         let picture = images(&photo.render(&Scenario::portrait(identity, seed)).frames)?;
-        let path = match seed < PICTURES {
-            true => own.join("pictures").join(format!("{seed}.png")),
-            false => references.join(format!("{seed}.png")),
+        let path = if seed < PICTURES {
+            own.join("pictures").join(format!("{seed}.png"))
+        } else {
+            references.join(format!("{seed}.png"))
         };
         Video::new(picture, 1.0)?.write(path, &WriteOptions::default())?;
     }

@@ -1,8 +1,9 @@
-//! `evaluate --suite`: fits every method on every subject, generates every prompt, scores the videos, and says which
-//! claims hold.
+//! `evaluate --suite`: fits every method on every subject, generates every prompt, scores the videos, and
+//! says which claims hold.
 //!
 //! Everything is in `RESULTS.run` beside the table: `adapters/METHOD/SUBJECT.safetensors`,
-//! `videos/METHOD/GROUP/SUBJECT-PROMPT-SEED`, and what was asked for beside them. What is there already is not made again.
+//! `videos/METHOD/GROUP/SUBJECT-PROMPT-SEED`, and what was asked for beside them. What is there already is
+//! not made again.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -50,10 +51,11 @@ impl Subject {
         let read = |name: &str| Text::read(folder.join(name)).map(|text| text.content);
         let class =
             read("class.txt").with_context(|| format!("{}: class.txt is missing", folder.display()))?;
-        let mut words: BTreeMap<String, String> = match folder.join("words.toml").exists() {
-            true => toml::from_str(&read("words.toml")?)
-                .with_context(|| format!("{}: words.toml", folder.display()))?,
-            false => BTreeMap::new(),
+        let mut words: BTreeMap<String, String> = if folder.join("words.toml").exists() {
+            toml::from_str(&read("words.toml")?)
+                .with_context(|| format!("{}: words.toml", folder.display()))?
+        } else {
+            BTreeMap::new()
         };
         words.insert("class".to_owned(), class.trim().to_owned());
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -133,9 +135,10 @@ fn subjects(stated: &Subjects, suite: &Path, folder: &Path, progress: &Progress)
     let mut folders: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
-    match folders.is_empty() {
-        true => bail!("subjects {}: there is no folder in it", folder.display()),
-        false => folders.into_iter().map(Subject::open).collect(),
+    if folders.is_empty() {
+        bail!("subjects {}: there is no folder in it", folder.display())
+    } else {
+        folders.into_iter().map(Subject::open).collect()
     }
 }
 
@@ -372,9 +375,10 @@ impl Run<'_> {
         }
         self.asked.stand_ins(&table.metrics).iter().for_each(|note| progress.note(note));
         progress.say(&format!("wrote {}", self.asked.out.display()));
-        match table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
-            true => bail!("no video could be scored; {} says nothing", self.asked.out.display()),
-            false => Ok(()),
+        if table.rows.iter().all(|row| row.values.iter().all(Option::is_none)) {
+            bail!("no video could be scored; {} says nothing", self.asked.out.display())
+        } else {
+            Ok(())
         }
     }
 
@@ -495,7 +499,8 @@ fn keep(folder: &Path, stated: &[String], progress: &Progress) -> Result<()> {
     Ok(write_file(path, |file| file.write_all(seal(&stated).as_bytes()))?)
 }
 
-/// Makes `to` a copy of `from`, whole or not at all; one that is there stays, so that what was scored with it is known.
+/// Makes `to` a copy of `from`, whole or not at all; one that is there stays, so that what was scored with it
+/// is known.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| from.display().to_string())?;
     match fs::read(to) {
@@ -505,8 +510,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn stop_if_asked() -> Result<()> {
-    match interrupt::flow().is_break() {
-        true => bail!("stopped on request; the same command goes on from there"),
-        false => Ok(()),
+    if interrupt::flow().is_break() {
+        bail!("stopped on request; the same command goes on from there")
+    } else {
+        Ok(())
     }
 }

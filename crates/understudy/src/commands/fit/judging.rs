@@ -9,7 +9,9 @@ use serde_json::json;
 use understudy_evaluate::{ClipJudge, Embedder, mean_cosine};
 use understudy_media::Image;
 use understudy_personalize::{Evaluation, Judge, Subject};
+use understudy_pipeline::Description;
 
+use crate::base::is_nano;
 use crate::commands::judges;
 use crate::outputs::Input;
 use crate::progress::Progress;
@@ -50,6 +52,19 @@ impl Judging {
         named.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))).collect()
     }
 
+    /// Steps between evaluations, if some are asked for.
+    ///
+    /// # Errors
+    /// When they are fewer than none.
+    pub fn checked(&self) -> Result<Option<i64>> {
+        match self.evaluate_every {
+            Some(every) if every < 0 => {
+                Err(WrongUsage(format!("--evaluate-every {every}: must be 0 or more")).into())
+            }
+            every => Ok(every),
+        }
+    }
+
     /// The judge of `subject`, if one is asked for.
     ///
     /// # Errors
@@ -57,7 +72,7 @@ impl Judging {
     pub fn judge(
         &self,
         subject: &Subject,
-        is_nano: bool,
+        about: &Description,
         device: &Device,
         json: bool,
     ) -> Result<Option<Seen>> {
@@ -65,7 +80,7 @@ impl Judging {
             return Ok(None);
         }
         let named = self.clip.is_some() && (self.dino.is_some() || self.identity.is_some());
-        if !is_nano && !named {
+        if !named && !is_nano(about) {
             let reason = "--evaluate-every: for this base, name who judges: --clip, and --dino or --identity";
             return Err(WrongUsage(reason.to_owned()).into());
         }

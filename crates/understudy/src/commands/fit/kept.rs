@@ -9,19 +9,20 @@ use toml::{Table, Value};
 use understudy_engine::error::WeightError;
 use understudy_engine::safetensors::write_atomically;
 use understudy_files::{seal, unseal};
-use understudy_personalize::{LoraConfig, Subject, numbered};
+use understudy_personalize::{Subject, numbered};
 
 /// The file of the settings.
 const SETTINGS: &str = "settings.toml";
 /// The settings of the motion stage, and its folder.
 const MOTION: &str = "motion";
 
-/// Keeps the settings of the run in `folder`, or finds out that those of the run there were others. `tell` hears of damage.
+/// Keeps the settings of the run in `folder`, or finds out that those of the run there were others. `tell`
+/// hears of damage.
 ///
 /// # Errors
 /// When they were; when the file cannot be written.
-pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path, tell: impl FnMut(&str)) -> Result<()> {
-    let settings = check(config, subjects, folder, tell)?;
+pub fn keep(settings: &Table, subjects: &[Subject], folder: &Path, tell: impl FnMut(&str)) -> Result<()> {
+    let settings = check(settings, subjects, folder, tell)?;
     std::fs::create_dir_all(folder).map_err(|error| WeightError::Io {
         action: "create",
         path: folder.to_owned(),
@@ -30,19 +31,19 @@ pub fn keep(config: &LoraConfig, subjects: &[Subject], folder: &Path, tell: impl
     Ok(write_atomically(&folder.join(SETTINGS), seal(&settings.to_string()).as_bytes())?)
 }
 
-/// Finds out whether the settings of the run in `folder`, if there is one, were others. Returns those that a run with
-/// `config` keeps; `tell` hears of damage.
+/// Finds out whether the settings of the run in `folder`, if there is one, were others. Returns those that a
+/// run with `settings` keeps; `tell` hears of damage.
 ///
 /// # Errors
 /// When they were.
 pub fn check(
-    config: &LoraConfig,
+    settings: &Table,
     subjects: &[Subject],
     folder: &Path,
     mut tell: impl FnMut(&str),
 ) -> Result<Table> {
     let path = folder.join(SETTINGS);
-    let mut own: Table = config.to_toml()?.parse()?;
+    let mut own = settings.clone();
     // Samples are looked at and not learned from.
     own.remove("samples");
     for (index, subject) in subjects.iter().enumerate() {

@@ -6,17 +6,19 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use toml::{Table, Value};
 use understudy_media::Text;
-use understudy_personalize::{LoraConfig, Preset};
+use understudy_personalize::{Method, Preset};
 
-use super::Method;
 use crate::outputs::Input;
 use crate::report::WrongUsage;
+
+/// The table of a motion that is learned apart.
+pub const MOTION: &str = "motion";
 
 /// Flags of the methods; `--print-config` shows what they come to.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Settings (--print-config shows what they come to)")]
 pub struct Settings {
-    /// Settings to start from: nano or wan [those of the base].
+    /// Settings to start from: small, those of nano, or full, those of the published sizes [the base's].
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
     /// Settings to put over the preset's; flags win over both.
@@ -78,32 +80,34 @@ impl Settings {
         Some(Input::new("--config", self.config.as_ref()?))
     }
 
-    /// The settings for `nano`, or for another base.
+    /// The settings of `method`, from those that are `usual` for a base.
     ///
     /// # Errors
     /// When the file cannot be read, or a setting is unknown or out of its range.
-    pub fn config(&self, nano: bool, method: Method, bf16_products: bool) -> Result<LoraConfig> {
-        let preset = self.preset.unwrap_or(if nano { Preset::Nano } else { Preset::Wan });
-        let preset = match method {
-            Method::SetAndSequence => preset.sequence(),
-            Method::VWarper => preset.config().warper(),
-            Method::Lora | Method::PersonalVideo => preset.config(),
-        };
+    pub fn table(
+        &self,
+        usual: Preset,
+        method: &dyn Method,
+        (bf16_products, evaluate_every): (bool, Option<i64>),
+    ) -> Result<Table> {
+        let preset = self.preset.unwrap_or(usual);
         let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        if let (None, Some(flag)) = (&preset.motion, self.motion_flag()) {
-            return Err(
-                WrongUsage(format!("{flag}: only --method set-and-sequence learns a motion apart")).into()
-            );
+        let apart = method.settings(preset, &Table::new())?.contains_key(MOTION);
+        if let (false, Some(flag)) = (apart, self.motion_flag()) {
+            let reason = format!("{flag}: --method {} does not learn a motion apart", method.name());
+            return Err(WrongUsage(reason).into());
         }
         self.put(&mut table)?;
         if bf16_products {
             table.insert("bf16_products".into(), true.into());
         }
-        let file = self.config.as_ref().map(|path| format!("{}, or a flag", path.display()));
-        let config = preset.with(&table);
-        match file {
-            Some(file) => config.context(file),
-            None => Ok(config?),
+        if let Some(every) = evaluate_every {
+            set(&mut table, "samples.evaluate_every", every.into())?;
+        }
+        let settings = method.settings(preset, &table);
+        match &self.config {
+            Some(path) => settings.with_context(|| format!("{}, or a flag", path.display())),
+            None => Ok(settings?),
         }
     }
 
@@ -183,7 +187,13 @@ fn read(path: &Path) -> Result<Table> {
 
 #[cfg(test)]
 mod tests {
+    use understudy_personalize::{Basis, Learning, Lora};
+
     use super::*;
+
+    fn learning(settings: &Settings) -> Result<Learning> {
+        Ok(settings.table(Preset::Small, &Lora, (false, None))?.try_into()?)
+    }
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_preset() {
@@ -191,27 +201,26 @@ mod tests {
         let path = folder.path().join("a.toml");
         std::fs::write(&path, "rank = 8\nseed = 5\n[lora]\nsteps = 7\nbatch = 2\n").unwrap();
         let settings = Settings {
-            preset: Some(Preset::Nano),
+            preset: Some(Preset::Small),
             config: Some(path),
             steps: Some(9),
             learning_rate: Some(0.25),
             ..Settings::default()
         };
-        let config = settings.config(true, Method::Lora, false).unwrap();
-        assert_eq!((config.rank, config.seed, config.lora.steps, config.lora.batch), (8, 5, 9, 2));
-        assert_eq!(config.lora.learning_rate, 0.25);
-        assert_eq!(config.token, LoraConfig::nano().token);
+        let found = learning(&settings).unwrap();
+        assert_eq!((found.rank, found.seed, found.lora.steps, found.lora.batch), (8, 5, 9, 2));
+        assert_eq!(found.lora.learning_rate, 0.25);
+        assert_eq!(found.token, Learning::small().token);
     }
 
     #[test]
     fn any_setting_can_be_set_and_wins() {
         let with = |text: &str| {
-            let settings = Settings { sets: vec![text.into()], rank: Some(4), ..Settings::default() };
-            settings.config(true, Method::Lora, false)
+            learning(&Settings { sets: vec![text.into()], rank: Some(4), ..Settings::default() })
         };
         assert_eq!(with("prior.batch=3").unwrap().prior.batch, 3);
         assert_eq!(with("rank=8").unwrap().rank, 8);
-        assert_eq!(with("basis=output").unwrap().basis, understudy_personalize::Basis::Output);
+        assert_eq!(with("basis=output").unwrap().basis, Basis::Output);
         assert!(format!("{:#}", with("rank").unwrap_err()).contains("NAME=VALUE"));
         assert!(format!("{:#}", with("prior.bach=3").unwrap_err()).contains("bach"));
     }
@@ -219,19 +228,18 @@ mod tests {
     #[test]
     fn alpha_follows_the_rank() {
         let with = |rank, alpha| {
-            let settings = Settings { rank, alpha, ..Settings::default() };
-            let config = settings.config(true, Method::Lora, false).unwrap();
-            (config.rank, config.alpha)
+            let found = learning(&Settings { rank, alpha, ..Settings::default() }).unwrap();
+            (found.rank, found.alpha)
         };
         assert_eq!(with(Some(4), None), (4, 4.0));
         assert_eq!(with(Some(4), Some(8.0)), (4, 8.0));
-        assert_eq!(with(None, None).1, LoraConfig::nano().alpha);
+        assert_eq!(with(None, None).1, Learning::small().alpha);
     }
 
     #[test]
     fn out_of_range_settings_are_named() {
         let settings = Settings { rank: Some(0), ..Settings::default() };
-        let message = format!("{:#}", settings.config(true, Method::Lora, false).unwrap_err());
+        let message = format!("{:#}", learning(&settings).unwrap_err());
         assert!(message.contains("rank") && !message.contains('\n'), "{message}");
     }
 }

@@ -11,10 +11,10 @@ use burn::tensor::Device;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::{Value, json};
-use understudy_engine::attach::Attachments;
+use understudy_engine::attach::Attached;
 use understudy_engine::patch::Additions;
 use understudy_personalize::{Adapter, Opened, Unmatched, combine};
-use understudy_pipeline::{BaseConfig, TokenEmbeddings};
+use understudy_pipeline::{Description, TokenEmbeddings};
 
 use super::made::add;
 use super::words::Subject;
@@ -28,8 +28,8 @@ use crate::report::{self, WrongUsage};
 pub struct Adapters {
     /// An adapter, with its weight, -100 to 100 (1 if it has none); several are added up.
     ///
-    /// Of one that holds looks and motion apart, identity=X and motion=X weigh them: the motion of one on the looks of another
-    /// is --adapter one.safetensors:identity=0 --adapter other.safetensors:motion=0.
+    /// Of one that holds looks and motion apart, identity=X and motion=X weigh them: the motion of one on the
+    /// looks of another is --adapter one.safetensors:identity=0 --adapter other.safetensors:motion=0.
     #[arg(long = "adapter", value_parser = OsStringValueParser::new().try_map(WeightedAdapter::parse), value_name = "FILE|DIR[:WEIGHT][:identity=X][:motion=X]")]
     files: Vec<WeightedAdapter>,
     /// How much the looks count of adapters that hold a motion apart, where they do not say it themselves.
@@ -52,32 +52,33 @@ impl Adapters {
         self.files.iter().map(|own| Input::new("--adapter", &own.path))
     }
 
-    /// The adapters with their weights, found to be for a base of this configuration, which is called `name`.
+    /// The adapters with their weights, found to be for such a base, which is called `name`.
     ///
     /// # Errors
-    /// When a file is no adapter or for another base, or has keys that are not understood and may not be left out.
+    /// When a file is no adapter or for another base, or has keys that are not understood and may not be left
+    /// out.
     pub fn read(
         &self,
-        config: &BaseConfig,
+        about: &Description,
         name: &str,
         device: &Device,
         progress: &Progress,
     ) -> Result<Vec<(Adapter, f32)>> {
-        let identity = config.identity();
+        let identity = &about.identity;
         let unmatched = if self.allow_unmatched { Unmatched::Allow } else { Unmatched::Refuse };
         let mut adapters = Vec::new();
         for WeightedAdapter { path, weight, .. } in &self.files {
             let Opened { mut adapter, mut left_out, notes, .. } =
                 Adapter::open_with(path, device, unmatched)?;
             if self.allow_unmatched {
-                left_out.extend(adapter.keep_fitting(config));
+                left_out.extend(adapter.keep_fitting(about));
             }
             tell_left_out(path, &left_out, progress);
             for note in notes {
                 progress.event(&json!({"event": "note", "path": path, "note": note}));
                 progress.say(&format!("note: adapter {}: {note}", path.display()));
             }
-            if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != identity) {
+            if let Some(own) = adapter.metadata.base.as_ref().filter(|own| own.identity != *identity) {
                 bail!(
                     "--adapter {} was made for the base {} ({}), and --base is {name} ({identity}); use it with its own base",
                     path.display(),
@@ -85,7 +86,7 @@ impl Adapters {
                     own.identity,
                 );
             }
-            adapter.check(config).with_context(|| format!("--adapter {}", path.display()))?;
+            adapter.check(about).with_context(|| format!("--adapter {}", path.display()))?;
             adapters.push((adapter, *weight));
         }
         self.weigh_parts(&mut adapters)?;
@@ -132,15 +133,15 @@ impl Adapters {
     pub fn attach(
         &self,
         adapters: &[(Adapter, f32)],
-        config: &BaseConfig,
-    ) -> Result<(Attachments, Option<TokenEmbeddings>, Additions)> {
-        let (attachments, tokens) = combine(adapters, config)?;
+        about: &Description,
+    ) -> Result<(Attached, Option<TokenEmbeddings>, Additions)> {
+        let (attached, tokens) = combine(adapters, about)?;
         let mut additions = Additions::default();
         for (adapter, weight) in adapters {
             additions.extend(adapter.additions(*weight, self.merge)?);
         }
-        let attachments = if self.merge { Attachments::none() } else { attachments };
-        Ok((attachments, tokens, additions))
+        let attached = if self.merge { Attached::none() } else { attached };
+        Ok((attached, tokens, additions))
     }
 
     /// Their files.
@@ -172,7 +173,8 @@ impl Adapters {
         self.files.iter().zip(adapters).flat_map(of).collect()
     }
 
-    /// Numbers of the base's matrices that are changed when they are loaded, after which bf16 no longer holds them.
+    /// Numbers of the base's matrices that are changed when they are loaded, after which bf16 no longer holds
+    /// them.
     pub fn changed_numbers(&self, adapters: &[(Adapter, f32)]) -> u64 {
         let mut changed = BTreeMap::new();
         for (adapter, _) in adapters {
@@ -214,8 +216,8 @@ impl Adapters {
     }
 }
 
-/// Of adapters with the same token, lets those have it that use what it stands for: `idle` has each one's tokens of parts
-/// that do not count.
+/// Of adapters with the same token, lets those have it that use what it stands for: `idle` has each one's
+/// tokens of parts that do not count.
 fn settle_tokens(adapters: &mut [(Adapter, f32)], idle: Vec<Vec<String>>) {
     for (at, mut own) in idle.into_iter().enumerate() {
         let others: Vec<&String> = adapters

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use understudy_engine::device::DeviceName;
 use understudy_media::Provenance;
 use understudy_personalize::Adapter;
-use understudy_pipeline::{BaseConfig, Request, without_weights};
+use understudy_pipeline::{Description, Request, without_weights};
 
 use super::Generate;
 use crate::commands::Dtype;
@@ -33,12 +33,11 @@ impl Making {
     pub fn new(
         asked: &Generate,
         request: &Request,
-        config: &BaseConfig,
+        about: &Description,
         adapters: &[(Adapter, f32)],
     ) -> Result<Self> {
-        let scheduler = request.scheduler(config);
-        let usual = asked.base.usual();
-        let fps = asked.sampling.fps.unwrap_or(usual.fps);
+        let scheduler = request.scheduler(about);
+        let fps = asked.sampling.fps.unwrap_or(about.usual.fps);
         let Request { frames, height, width, steps, guidance, .. } = request;
         let mut uses = asked.adapters.summary(adapters);
         for (own, path) in uses.iter_mut().zip(asked.adapters.paths()).filter(|(_, path)| path.is_file()) {
@@ -69,7 +68,7 @@ impl Making {
             add(&mut arguments, "--device", &asked.common.device.to_string());
         }
         let settings = json!({
-            "negative_prompt": asked.negative_prompt, "base": asked.base.name(), "architecture": config.identity(),
+            "negative_prompt": asked.negative_prompt, "base": asked.base.name(), "architecture": about.identity,
             "adapters": uses, "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
             "scheduler": scheduler.sampler.to_string(), "shift": scheduler.shift, "fps": fps,
         });

@@ -2,10 +2,9 @@
 
 use clap::Args;
 use understudy_engine::attach::Window;
-use understudy_pipeline::{Request, Sampler};
+use understudy_pipeline::{Description, Request, Sampler};
 
 use super::made::add;
-use crate::base::Usual;
 
 /// How a video is sampled; what is not given is as usual for the base.
 #[derive(Clone, Debug, Args)]
@@ -34,8 +33,8 @@ pub struct Sampling {
     pub guidance_end: f32,
     /// Skip blocks in steps that change little: faster, and not quite the same video; 0.1 is careful.
     ///
-    /// All blocks but the first are skipped where what the first adds has changed by less than this part since all of them
-    /// ran.
+    /// All blocks but the first are skipped where what the first adds has changed by less than this part
+    /// since all of them ran.
     #[arg(long, value_name = "X")]
     pub block_reuse: Option<f32>,
     /// Decode in square tiles of so many pixels, for the memory of one; a multiple of 4 latents.
@@ -92,8 +91,10 @@ impl Sampling {
     }
 
     /// A request with these settings, and the usual ones where nothing is said.
-    pub fn request(&self, usual: Usual) -> Request {
-        let [frames, height, width] = usual.size;
+    pub fn request(&self, about: &Description) -> Request {
+        let (usual, most) = (about.usual, about.geometry.largest());
+        // As far as the base has positions.
+        let [frames, height, width] = [0, 1, 2].map(|axis| usual.size[axis].min(most[axis]));
         Request {
             frames: self.frames.unwrap_or(frames),
             height: self.height.unwrap_or(height),

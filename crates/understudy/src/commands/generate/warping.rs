@@ -1,19 +1,13 @@
-//! V-Warper on the command line: its flags, and pictures of what it found.
+//! V-Warper on the command line.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use burn::tensor::Tensor;
+use anyhow::Result;
 use clap::Args;
-use understudy_media::{ContactSheet, Image, Range, SheetRow, Video, WriteOptions};
-use understudy_models::wan_vae::WanVae;
-use understudy_personalize::{Adapter, Descriptor, Matches, Replaced, Warp, WarpConfig, WarpJob};
-use understudy_pipeline::{Base, Request, decode_video, latent_shape};
+use understudy_personalize::{Descriptor, Replaced, WarpSettings};
 
 use super::made::add;
 use super::outputs::check_tensors;
-use super::values;
 
 /// Usual settings.
 const START: f32 = 0.15;
@@ -22,7 +16,8 @@ const CYCLE: f32 = 0.4;
 const FOREGROUND: f32 = 0.2;
 const MIX: f32 = 0.8;
 
-/// Whether and how values of the subject's pictures are warped into the video; for adapters of `fit --method v-warper`.
+/// Whether and how values of the subject's pictures are warped into the video; for adapters of `fit --method
+/// v-warper`.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "V-Warper")]
 pub struct Warping {
@@ -66,26 +61,29 @@ pub struct Warping {
     warp_cache: Option<PathBuf>,
     /// Write pictures of what was matched.
     ///
-    /// They show the references, the frames, the references' parts in their places, and the masks of the subject, of matches
-    /// that lead back, and of what was used.
+    /// They show the references, the frames, the references' parts in their places, and the masks of the
+    /// subject, of matches that lead back, and of what was used.
     #[arg(long, value_name = "DIR")]
     show_matches: Option<PathBuf>,
 }
 
 impl Warping {
-    fn config(&self, depth: usize) -> WarpConfig {
-        let usual = WarpConfig::for_depth(depth);
-        let match_block = self.warp_match.unwrap_or(usual.match_block);
-        let first = self.warp_first.unwrap_or(usual.blocks[0].max(match_block));
-        WarpConfig {
-            match_block,
-            blocks: [first, self.warp_last.unwrap_or(usual.blocks[1].max(first + 1))],
-            window: understudy_engine::attach::Window { start: self.warp_start, end: self.warp_end },
-            cycle: self.warp_cycle,
-            foreground: self.warp_foreground,
-            mix: self.warp_mix,
-            descriptor: self.warp_by,
-            replaced: self.warp_what,
+    /// What the method is told.
+    pub fn settings(&self) -> WarpSettings {
+        WarpSettings {
+            off: self.no_warp,
+            match_block: self.warp_match,
+            first: self.warp_first,
+            last: self.warp_last,
+            start: Some(self.warp_start),
+            end: Some(self.warp_end),
+            cycle: Some(self.warp_cycle),
+            foreground: Some(self.warp_foreground),
+            mix: Some(self.warp_mix),
+            by: self.warp_by,
+            what: self.warp_what,
+            cache: self.warp_cache.clone(),
+            show: self.show_matches.clone(),
         }
     }
 
@@ -107,81 +105,6 @@ impl Warping {
     pub fn written(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
         let named = [("--warp-cache", &self.warp_cache), ("--show-matches", &self.show_matches)];
         named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?)))
-    }
-
-    /// How many times as long a step takes beside the references, whose frames go through the denoiser as well.
-    pub fn slowdown(&self, adapters: &[(Adapter, f32)], frames: usize, passes: usize) -> f32 {
-        let references = adapters.iter().flat_map(|(adapter, _)| &adapter.references);
-        let references: usize = references.map(|own| own.latents.dims()[2]).sum();
-        if self.no_warp { 1.0 } else { 1.0 + references as f32 / (frames * passes).max(1) as f32 }
-    }
-
-    /// That each of `prompts` names the subject whose pictures are warped, if there is one.
-    ///
-    /// # Errors
-    /// When one does not, or as [`Warping::attach`].
-    pub fn check_prompts(&self, base: &Base, adapters: &[(Adapter, f32)], request: &Request) -> Result<()> {
-        self.with_job(base, adapters, request, |job| Ok(job.check_prompts()?)).map(drop)
-    }
-
-    /// Attaches the warp of the adapter that has pictures to `request`, if there is one.
-    ///
-    /// # Errors
-    /// When a setting is out of its range, two adapters have pictures, the size is not that of the pictures, or a prompt
-    /// does not name the subject.
-    pub fn attach(
-        &self,
-        base: &Base,
-        adapters: &[(Adapter, f32)],
-        request: &mut Request,
-    ) -> Result<Option<Arc<Warp>>> {
-        let config = self.config(base.transformer.depth());
-        let Some(warp) = self.with_job(base, adapters, request, |job| Ok(Warp::new(job, config)?))? else {
-            return Ok(None);
-        };
-        warp.attach(&mut request.attachments);
-        request.companions.push(warp.clone());
-        Ok(Some(warp))
-    }
-
-    /// What `work` makes of the warp that `request` asks for, if it does.
-    fn with_job<T>(
-        &self,
-        base: &Base,
-        adapters: &[(Adapter, f32)],
-        request: &Request,
-        work: impl FnOnce(&WarpJob) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let mut own =
-            adapters.iter().map(|(adapter, _)| adapter).filter(|adapter| !adapter.references.is_empty());
-        let adapter = match (own.next(), own.next()) {
-            (Some(adapter), None) if !self.no_warp => adapter,
-            (Some(_), Some(_)) if !self.no_warp => {
-                bail!(
-                    "two adapters have pictures to warp, and one subject can be warped at a time; add --no-warp"
-                )
-            }
-            _ => return Ok(None),
-        };
-        let Some(subject) = &adapter.metadata.subject else {
-            bail!(
-                "the adapter has pictures to warp and does not say what prompts call its subject; add --no-warp"
-            );
-        };
-        let phrase = format!("{} {}", subject.token, subject.class);
-        let [_, frames, rows, columns] =
-            latent_shape(&base.config, [request.frames, request.height, request.width])?;
-        let job = WarpJob {
-            base,
-            references: &adapter.references,
-            attachments: &request.attachments,
-            embeddings: request.token_embeddings.as_ref(),
-            phrase: &phrase,
-            prompts: &request.prompts,
-            latent_size: [frames, rows, columns],
-            cache: self.warp_cache.as_deref(),
-        };
-        work(&job).map(Some)
     }
 
     /// The flags that say what is not usual.
@@ -206,34 +129,6 @@ impl Warping {
             value.into_iter().for_each(|value| add(&mut arguments, flag, &value));
         }
         arguments
-    }
-
-    /// Writes a picture of what `warp` found in the last step of the video `(1, 3, frames, height, width)` in [0, 1], which is
-    /// the one of this index.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn show(
-        &self,
-        warp: &Warp,
-        vae: &WanVae,
-        adapters: &[(Adapter, f32)],
-        (video, index): (&Tensor<5>, usize),
-    ) -> Result<()> {
-        let Some(folder) = &self.show_matches else { return Ok(()) };
-        std::fs::create_dir_all(folder)?;
-        let references: Vec<Image> = adapters
-            .iter()
-            .flat_map(|(adapter, _)| &adapter.references)
-            .map(|own| Ok(images(decode_video(vae, own.latents.clone().narrow(2, 0, 1), None))?.remove(0)))
-            .collect::<Result<_>>()?;
-        match warp.matches().first() {
-            None => Ok(()),
-            Some(matches) => {
-                let path = folder.join(format!("{}.png", index + 1));
-                sheet(&images(video.clone())?, &references, matches, &path)
-            }
-        }
     }
 }
 
@@ -260,60 +155,4 @@ fn replaced(text: &str) -> Result<Replaced, String> {
         "keys-values" => Ok(Replaced::KeysAndValues),
         _ => Err("use values or keys-values".to_owned()),
     }
-}
-
-/// The frames of one video `(1, 3, frames, height, width)` in [0, 1].
-fn images(video: Tensor<5>) -> Result<Vec<Image>> {
-    let [_, _, frames, height, width] = video.dims();
-    Ok(Video::from_planar(&values(video)?, [frames, height, width], 8.0, Range::Unit)?.frames)
-}
-
-/// One picture: the references and what of them shows the subject; and of every latent frame its first frame, the same made
-/// of the references' parts, and what of it shows the subject, matches that led back, and where these were used.
-fn sheet(frames: &[Image], references: &[Image], matches: &Matches, path: &Path) -> Result<()> {
-    let [count, rows, columns] = matches.grid;
-    let places = rows * columns;
-    let each = frames.len().saturating_sub(1) / count.saturating_sub(1).max(1);
-    let shown: Vec<(usize, &Image)> = (0..count).filter_map(|i| Some((i, frames.get(i * each)?))).collect();
-    let place = |image: &Image, x: usize, y: usize| {
-        let [tall, wide] = [image.height / rows, image.width / columns];
-        (y / tall).min(rows - 1) * columns + (x / wide).min(columns - 1)
-    };
-    // What a mask leaves out is dark.
-    let masked = |image: &Image, mask: &[bool]| {
-        Image::from_fn(image.width, image.height, |x, y| match mask.get(place(image, x, y)) {
-            Some(true) => image.pixel(x, y),
-            _ => image.pixel(x, y).map(|sample| sample / 4),
-        })
-    };
-    let matched = |(index, frame): &(usize, &Image)| {
-        let [tall, wide] = [frame.height / rows, frame.width / columns];
-        Image::from_fn(frame.width, frame.height, |x, y| {
-            let target = matches.places[index * places + place(frame, x, y)];
-            let (reference, at) = (target / places, target % places);
-            let (column, row) = (at % columns * wide + x % wide, at / columns * tall + y % tall);
-            references[reference].pixel(column.min(frame.width - 1), row.min(frame.height - 1))
-        })
-    };
-    let row = |name: &str, cells: Vec<Image>| {
-        cells.into_iter().fold(SheetRow::new(name), |row, cell| row.cell(cell))
-    };
-    let by = |mask: &[bool]| {
-        let own = |(index, frame): &(usize, &Image)| masked(frame, mask.get(index * places..).unwrap_or(&[]));
-        shown.iter().map(own).collect::<Vec<_>>()
-    };
-    let subject =
-        |(index, own): (usize, &Image)| masked(own, matches.references.get(index * places..).unwrap_or(&[]));
-    let rows = vec![
-        row("references", references.to_vec()),
-        row("subject there", references.iter().enumerate().map(subject).collect()),
-        row("video", shown.iter().map(|(_, frame)| (*frame).clone()).collect()),
-        row("matched", shown.iter().map(matched).collect()),
-        row("subject here", by(&matches.shown)),
-        row("leads back", by(&matches.back)),
-        row("used", by(&matches.used)),
-    ];
-    let scale = (192 / frames.first().map_or(192, |frame| frame.width).max(1)).max(1);
-    let sheet = ContactSheet { rows, scale, ..ContactSheet::default() };
-    Ok(Video::new(vec![sheet.render()?], 1.0)?.write(path, &WriteOptions::default())?)
 }

@@ -72,15 +72,17 @@ impl Pictures {
     }
 }
 
-/// The file of an adapter that `path` names, if it is a folder of peft's or diffusers', or peft's configuration.
+/// The file of an adapter that `path` names, if it is a folder of peft's or diffusers', or peft's
+/// configuration.
 pub fn in_folder(path: &Path) -> PathBuf {
     const NAMES: [&str; 3] =
         ["adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"];
     let named = path.file_name().is_some_and(|name| name == NAMES[0]);
     let holds = || NAMES.iter().any(|name| path.join(name).is_file());
-    match named || path.is_dir() && holds() {
-        true => file_of(path).unwrap_or_else(|_| path.to_owned()),
-        false => path.to_owned(),
+    if named || path.is_dir() && holds() {
+        file_of(path).unwrap_or_else(|_| path.to_owned())
+    } else {
+        path.to_owned()
     }
 }
 

@@ -80,9 +80,10 @@ impl CheckpointSummary {
             path: path.to_owned(),
             other: recognized.is_empty().then(|| other_model(checkpoint)).flatten(),
             totals: Totals::of(&infos),
-            shapes: match infos.len() <= LISTED {
-                true => infos.iter().map(|info| (info.name.clone(), info.shape.clone())).collect(),
-                false => BTreeMap::new(),
+            shapes: if infos.len() <= LISTED {
+                infos.iter().map(|info| (info.name.clone(), info.shape.clone())).collect()
+            } else {
+                BTreeMap::new()
             },
             modules: modules.into_iter().map(|(name, infos)| (name, Totals::of(infos))).collect(),
             metadata: checkpoint.metadata().clone(),

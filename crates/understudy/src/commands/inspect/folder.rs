@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_pipeline::{BaseConfig, Files, compare, recognize};
+use understudy_pipeline::{FAMILIES, Files, Source, compare, recognize};
 use understudy_train::path_as_text;
 
 use super::checkpoint::Totals;
@@ -39,8 +39,10 @@ struct PartSummary {
     faults: Vec<String>,
 }
 
-/// Classes of parts that have weights.
-const NETWORKS: [&str; 3] = ["WanTransformer3DModel", "UMT5EncoderModel", "AutoencoderKLWan"];
+/// Whether parts of this class have weights.
+fn is_network(class: &str) -> bool {
+    FAMILIES.iter().any(|family| family.classes().contains(&class))
+}
 
 /// What is judged by networks that lie beside a base.
 const JUDGES: [&str; 5] = ["clip", "identity", "identity-reward", "markings", "motion"];
@@ -61,11 +63,13 @@ impl FolderSummary {
             );
         }
         let index = files.object("model_index.json")?;
-        let config = BaseConfig::read(files);
+        let source = Source::Files(files.clone());
+        let opened = source.open(&Device::flex());
+        let base = opened.is_ok().then_some(&source);
         let mut parts = BTreeMap::new();
         for (name, entry) in &index {
             if let Some(class) = entry.get(1).and_then(Value::as_str) {
-                let part = PartSummary::read(files, name, class, config.as_ref().ok())?;
+                let part = PartSummary::read(files, name, class, base)?;
                 parts.insert(name.clone(), part);
             }
         }
@@ -80,21 +84,21 @@ impl FolderSummary {
         Ok(Self {
             path: path.to_owned(),
             class: index.get("_class_name").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
-            not_supported: config.as_ref().err().map(ToString::to_string),
-            identity: config.ok().map(|config| config.identity()),
+            not_supported: opened.as_ref().err().map(ToString::to_string),
+            identity: opened.ok().map(|opened| opened.about().identity.clone()),
             parts,
         })
     }
 }
 
 impl PartSummary {
-    fn read(files: &Files, name: &str, class: &str, base: Option<&BaseConfig>) -> Result<Self> {
+    fn read(files: &Files, name: &str, class: &str, base: Option<&Source>) -> Result<Self> {
         let config = CONFIGS.iter().map(|file| format!("{name}/{file}")).find(|file| files.has(file));
         let weights = files.weights_of(name);
         let config = config.map(|file| files.object(&file)).transpose()?.unwrap_or_default();
         let mut part = Self { class: class.to_owned(), config, weights: None, faults: Vec::new() };
         match weights.map(|file| files.open(&file, &Device::flex())) {
-            None if NETWORKS.contains(&class) => part.faults.push("its weights are not there".to_owned()),
+            None if is_network(class) => part.faults.push("its weights are not there".to_owned()),
             None => {}
             Some(Err(error)) => part.faults.push(error.to_string()),
             Some(Ok(checkpoint)) => {
@@ -106,13 +110,11 @@ impl PartSummary {
     }
 
     /// What of the network's tensors is missing, or is not what its configuration says.
-    fn faults_of(&self, checkpoint: &Checkpoint, base: Option<&BaseConfig>) -> Vec<String> {
+    fn faults_of(&self, checkpoint: &Checkpoint, base: Option<&Source>) -> Vec<String> {
         const LAYERS: &str = "num_layers";
-        if let (Some(base), true) = (base, NETWORKS.contains(&self.class.as_str())) {
+        if let (Some(base), true) = (base, is_network(&self.class)) {
             return match compare(checkpoint, base) {
-                Some(recognized) if self.class == recognized.class() => {
-                    super::checkpoint::faults(&recognized)
-                }
+                Some(recognized) if self.class == recognized.class => super::checkpoint::faults(&recognized),
                 Some(recognized) => vec![format!(
                     "its tensors are those of a network of another kind: {}",
                     recognized.network
@@ -162,7 +164,8 @@ impl fmt::Display for FolderSummary {
     }
 }
 
-/// The fields of a configuration: those of one value together, those of several a line each, further in by level.
+/// The fields of a configuration: those of one value together, those of several a line each, further in by
+/// level.
 fn write_fields(f: &mut fmt::Formatter, indent: usize, fields: &[(&str, &Value)]) -> fmt::Result {
     let said: Vec<String> =
         fields.iter().filter_map(|(field, value)| Some(format!("{field} {}", short(value)?))).collect();
@@ -185,7 +188,8 @@ fn write_fields(f: &mut fmt::Formatter, indent: usize, fields: &[(&str, &Value)]
     Ok(())
 }
 
-/// A value in a few words; `None` of one that holds others with names. Of a long list only its length is said.
+/// A value in a few words; `None` of one that holds others with names. Of a long list only its length is
+/// said.
 fn short(value: &Value) -> Option<String> {
     const SHOWN: usize = 8;
     Some(match value {

@@ -30,15 +30,15 @@ impl ReleaseSummary {
     /// # Errors
     /// When a file is malformed.
     pub fn read(path: &Path, parts: &Parts) -> Result<Self> {
-        let config = Source::Parts(parts.clone()).config();
+        let opened = Source::Parts(parts.clone()).open(&Device::flex());
         let files = [&parts.transformer, &parts.text_encoder, &parts.vae];
         let read = |file: &PathBuf| -> Result<CheckpointSummary> {
             Ok(CheckpointSummary::of(file, &Checkpoint::open(file, &Device::flex())?))
         };
         Ok(Self {
             path: path.to_owned(),
-            not_supported: config.as_ref().err().map(ToString::to_string),
-            identity: config.ok().map(|config| config.identity()),
+            not_supported: opened.as_ref().err().map(ToString::to_string),
+            identity: opened.ok().map(|opened| opened.about().identity.clone()),
             parts: files.into_iter().map(read).collect::<Result<_>>()?,
         })
     }

@@ -49,7 +49,8 @@ impl RunSummary {
         stages.chain(files).any(|path| path.is_file()) || adapter_of(folder).is_some()
     }
 
-    /// Reads the folder at `path`; of its states only the headers. What cannot be read is named in the summary.
+    /// Reads the folder at `path`; of its states only the headers. What cannot be read is named in the
+    /// summary.
     pub fn read(path: &Path) -> Self {
         let mut damaged = Vec::new();
         let settings = match std::fs::read_to_string(path.join(SETTINGS)) {

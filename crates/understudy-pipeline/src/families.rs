@@ -1,0 +1,3 @@
+//! The families, one folder each.
+
+pub mod wan;
