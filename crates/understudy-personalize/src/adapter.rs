@@ -8,7 +8,7 @@ use understudy_engine::attach::{Attached, Attachments, LowRank, Window};
 use understudy_engine::host::values;
 use understudy_engine::patch::{Addition, Additions, Change};
 use understudy_engine::safetensors::{Precision, StoredTensor};
-use understudy_pipeline::{Base, Description, FAMILIES, Naming, TokenEmbeddings};
+use understudy_pipeline::{Base, Description, Naming, TokenEmbeddings};
 
 use crate::change::{self, with_core};
 use crate::error::{Error, Result};
@@ -121,9 +121,8 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::open`] and [`Adapter::check`].
     pub fn load(path: &Path, base: &Base) -> Result<Self> {
-        let mut known = vec![base.about.naming];
-        known.extend(names::namings());
-        let file = AdapterFile::read_among(&known, path, Unmatched::Refuse)?;
+        let namings = names::namings_from(base.about.naming);
+        let file = AdapterFile::read_among(&namings, path, Unmatched::Refuse)?;
         let adapter = Self::read(file, path, &base.device)?.adapter;
         adapter.check_named(&base.about, &path.display().to_string())?;
         Ok(adapter)
@@ -193,7 +192,7 @@ impl Adapter {
 
     /// What its family calls modules; that of the first family where nothing tells.
     pub(crate) fn naming(&self) -> &'static Naming {
-        self.naming.unwrap_or_else(|| FAMILIES[0].naming())
+        self.naming.unwrap_or_else(names::usual)
     }
 
     /// Bytes its numbers take in memory.

@@ -11,13 +11,13 @@ use burn::tensor::Device;
 use understudy_engine::encoding::Encoding;
 use understudy_engine::safetensors::{Checkpoint, Precision, StoredTensor};
 
-use understudy_pipeline::{FAMILIES, ModuleKind, Naming};
+use understudy_pipeline::{ModuleKind, Naming};
 pub use writing::{Converted, convert, convert_without_pictures};
 
 use crate::error::{Error, Result, list};
 use crate::kinds;
 use crate::metadata::FOLDED;
-use crate::names::{MAGNITUDES, Names, PRODUCTS, Part, namings, native, split};
+use crate::names::{self, MAGNITUDES, Names, PRODUCTS, Part, namings, native, split};
 use crate::scale::{PEFT_CONFIG, Statements};
 use scalars::Scalars;
 
@@ -81,7 +81,7 @@ impl From<f32> for Alpha {
 impl AdapterFile {
     /// What its family calls modules; that of the first family where nothing tells.
     pub(crate) fn naming(&self) -> &'static Naming {
-        self.naming.unwrap_or_else(|| FAMILIES[0].naming())
+        self.naming.unwrap_or_else(names::usual)
     }
 
     /// One that holds nothing yet but its `metadata`.

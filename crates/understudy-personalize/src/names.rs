@@ -2,12 +2,12 @@
 //!
 //! The same weights go by four kinds of names; all are read and written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use understudy_pipeline::wrapped::{bare, is_holder};
-use understudy_pipeline::{BLOCK, FAMILIES, ModuleKind, Naming};
+use understudy_pipeline::{FAMILIES, ModuleKind, Naming};
 
 use crate::error::{Error, Result};
 
@@ -226,6 +226,17 @@ pub(crate) fn namings() -> Vec<&'static Naming> {
     FAMILIES.iter().map(|family| family.naming()).collect()
 }
 
+/// The same after what a base calls them, which need not be of a family that is listed.
+pub(crate) fn namings_from(base: &'static Naming) -> Vec<&'static Naming> {
+    let others = namings().into_iter().filter(|naming| !std::ptr::eq(*naming, base));
+    std::iter::once(base).chain(others).collect()
+}
+
+/// What modules are called where nothing tells: as by the first family.
+pub(crate) fn usual() -> &'static Naming {
+    FAMILIES[0].naming()
+}
+
 impl Names {
     /// The names of a denoiser of `depth` blocks.
     pub fn new(naming: &'static Naming, depth: usize) -> Self {
@@ -247,7 +258,7 @@ impl Names {
         let of = |naming: &&'static Naming| Self::new(naming, depth_of(naming, keys.iter().copied()));
         let known = |names: &Self| keys.iter().filter(|key| names.parse(key).is_some()).count();
         let best = namings.iter().map(of).rev().max_by_key(known);
-        best.unwrap_or_else(|| Self::new(FAMILIES[0].naming(), 0))
+        best.unwrap_or_else(|| Self::new(usual(), 0))
     }
 
     /// The family's table.
@@ -325,19 +336,13 @@ fn flat(name: &str) -> Option<String> {
 /// A depth that no block number in `keys` exceeds, for reading a file without its base.
 fn depth_of<'a>(naming: &Naming, keys: impl Iterator<Item = &'a str>) -> usize {
     const DEEPEST: usize = 1024;
-    let words = block_words(naming);
+    let words = naming.block_words();
     let number = |key: &str| {
         let rest = words.iter().find_map(|word| key.split_once(word))?.1.trim_start_matches(['.', '_']);
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<usize>().ok().map(|number| number.saturating_add(1))
     };
     keys.filter_map(number).max().unwrap_or(0).min(DEEPEST)
-}
-
-/// What stands before the number of a block, in the published names and in those of the original release.
-fn block_words(naming: &Naming) -> BTreeSet<&'static str> {
-    let word = |path: &'static str| Some(path.split_once(BLOCK)?.0.trim_end_matches('.'));
-    naming.modules.iter().flat_map(|module| [module.published, module.original]).filter_map(word).collect()
 }
 
 #[cfg(test)]

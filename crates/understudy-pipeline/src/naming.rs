@@ -1,7 +1,7 @@
 //! What the modules of a family's denoiser are called: one table, which files of weights, adapters and plans
 //! all read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What stands for the number of a block in the paths of [`Module`].
 pub const BLOCK: &str = "{}";
@@ -126,10 +126,15 @@ impl Naming {
         self.modules.iter().filter_map(within).collect()
     }
 
-    /// The word before the number of a block, e.g. `blocks`.
+    /// The word before the number of a block in published paths, e.g. `blocks`.
     pub fn block_word(&self) -> &'static str {
-        let word = |module: &Module| Some(module.published.split_once(BLOCK)?.0.trim_end_matches('.'));
-        self.modules.iter().find_map(word).unwrap_or(BLOCK)
+        self.modules.iter().find_map(|module| before_number(module.published)).unwrap_or(BLOCK)
+    }
+
+    /// The words before the numbers of blocks, in the published names and in those of the original release.
+    pub fn block_words(&self) -> BTreeSet<&'static str> {
+        let paths = self.modules.iter().flat_map(|module| [module.published, module.original]);
+        paths.filter_map(before_number).collect()
     }
 
     /// What the original release calls its tables of shifts and scales, within the modules they are of.
@@ -145,6 +150,11 @@ impl Naming {
     pub fn is_foreign(&self, published: &str) -> bool {
         self.foreign.iter().any(|part| published.contains(part))
     }
+}
+
+/// The words before [`BLOCK`] in a path of [`Module`]; `None` where it has no number.
+fn before_number(path: &'static str) -> Option<&'static str> {
+    Some(path.split_once(BLOCK)?.0.trim_end_matches('.'))
 }
 
 /// The number that stands in `path` for [`BLOCK`] of `pattern`, nothing where the pattern has none; `None`

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
-use common::{Case, base, check, device, folder, go, values};
+use common::{Case, base, check, copy_folder, device, folder, go, values};
 use serde_json::{Value, json};
 use understudy_engine::attach::{Attached, Attachments, LowRank, Window};
 use understudy_engine::ops::Products;
@@ -40,18 +40,6 @@ fn copy() -> tempfile::TempDir {
     let target = tempfile::tempdir().unwrap();
     copy_folder(&folder(A), target.path());
     target
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target)
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn edit(file: &Path, change: impl FnOnce(&mut Value)) {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::Path;
 
-use common::{check, device, folder, go, values};
+use common::{check, copy_folder, device, folder, go, values};
 use understudy_engine::encoding::Encoding;
 use understudy_engine::safetensors::{Checkpoint, NamedValues, Precision, StoredTensor, write, write_stored};
 use understudy_pipeline::{
@@ -588,7 +588,7 @@ fn what_a_failed_download_leaves_is_named_in_a_folder() {
     const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let spoiled = |file: &str, content: &str| {
         let target = tempfile::tempdir().unwrap();
-        copy(&folder(A), target.path());
+        copy_folder(&folder(A), target.path());
         std::fs::write(target.path().join(file), content).unwrap();
         let loaded = Base::load(&Files::folder(target.path()), &device());
         let message = loaded.unwrap_err().to_string();
@@ -616,22 +616,10 @@ fn what_a_failed_download_leaves_is_named_in_a_folder() {
     assert!(message.contains("git-lfs pointer") && message.contains("git lfs pull"), "{message}");
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target)
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_byte_order_mark_before_any_json_of_a_base_is_no_part_of_it() {
     let target = tempfile::tempdir().unwrap();
-    copy(&folder(A), target.path());
+    copy_folder(&folder(A), target.path());
     for file in [
         "model_index.json",
         "transformer/config.json",
@@ -658,7 +646,7 @@ fn a_byte_order_mark_before_any_json_of_a_base_is_no_part_of_it() {
 #[test]
 fn a_file_that_becomes_shorter_ends_a_run_and_not_the_program() {
     let target = tempfile::tempdir().unwrap();
-    copy(&folder(A), target.path());
+    copy_folder(&folder(A), target.path());
     let files = Files::folder(target.path());
     let cut = |file: &str| {
         let file = OpenOptions::new().write(true).open(target.path().join(file)).unwrap();
@@ -680,7 +668,7 @@ fn a_file_that_becomes_shorter_ends_a_run_and_not_the_program() {
     assert!(message.contains(denoiser) && message.contains("shorter than"), "{message}");
 
     // The decoder, which is read when all steps are done.
-    copy(&folder(A), target.path());
+    copy_folder(&folder(A), target.path());
     let base = Base::load(&files, &device()).unwrap();
     let autoencoder = "vae/diffusion_pytorch_model.safetensors";
     let mut cut_late = |event: Event| {
