@@ -1,4 +1,5 @@
-//! Replay of blocks against the plain graph: on a toy stack whose blocks share two states.
+//! Replay of blocks against the plain graph: on a toy stack whose blocks share a state, and on one whose
+//! later half takes up what the earlier left.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor};
@@ -6,7 +7,7 @@ use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::ops::{self, AttentionOptions};
 use understudy_engine::parameters::{Leaves, Parameters};
 use understudy_engine::random::Random;
-use understudy_engine::replay::{BlockStack, backward};
+use understudy_engine::replay::{BlockStack, State, backward};
 
 const CHANNELS: usize = 8;
 const DEPTH: usize = 4;
@@ -15,6 +16,8 @@ struct Toy<'a> {
     leaves: &'a Leaves,
     input: Tensor<3>,
     frozen: Vec<Tensor<2>>,
+    /// Whether the first half of the blocks leaves skips for the second.
+    skips: bool,
 }
 
 impl Toy<'_> {
@@ -37,12 +40,16 @@ impl BlockStack for Toy<'_> {
         DEPTH
     }
 
-    fn begin(&self) -> (Tensor<3>, Vec<Tensor<3>>) {
+    fn begin(&self) -> (State, Vec<Tensor<3>>) {
         let shared = self.map("shared", DEPTH, self.input.clone());
-        (self.map("begin", DEPTH + 1, self.input.clone()), vec![shared])
+        (self.map("begin", DEPTH + 1, self.input.clone()).into(), vec![shared])
     }
 
-    fn block(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<3> {
+    fn block(&self, index: usize, state: State, shared: &[Tensor<3>]) -> State {
+        let State { mut hidden, mut skips } = state;
+        if self.skips && index >= DEPTH / 2 {
+            hidden = hidden + skips.pop().unwrap() * 0.7;
+        }
         let x = ops::gelu_tanh(self.map(&format!("block{index}"), index, hidden.clone()));
         let heads = |t: Tensor<3>| t.unsqueeze_dim::<4>(1);
         let attended = ops::attention(
@@ -51,11 +58,16 @@ impl BlockStack for Toy<'_> {
             heads(shared[0].clone()),
             AttentionOptions::default(),
         );
-        hidden + attended.squeeze_dim::<3>(1)
+        let hidden = hidden + attended.squeeze_dim::<3>(1);
+        if self.skips && index < DEPTH / 2 {
+            skips.push(hidden.clone());
+        }
+        State { hidden, skips }
     }
 
-    fn loss(&self, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<1> {
-        (self.map("end", DEPTH + 2, hidden) - shared[0].clone()).powi_scalar(2).mean()
+    fn loss(&self, state: State, shared: &[Tensor<3>]) -> Tensor<1> {
+        assert!(state.skips.is_empty());
+        (self.map("end", DEPTH + 2, state.hidden) - shared[0].clone()).powi_scalar(2).mean()
     }
 }
 
@@ -73,6 +85,10 @@ fn parameters() -> Parameters {
 
 #[test]
 fn gradients_equal_the_plain_graphs() {
+    [false, true].into_iter().for_each(compare);
+}
+
+fn compare(skips: bool) {
     let device = Device::flex();
     let parameters = parameters();
     let frozen: Vec<Tensor<2>> = (0..DEPTH + 3)
@@ -81,7 +97,7 @@ fn gradients_equal_the_plain_graphs() {
     let input: Tensor<3> = Random::new(40, 0).normal_tensor([2, 5, CHANNELS], &device);
     let run = |replayed: bool| {
         let leaves = parameters.leaves();
-        let toy = Toy { leaves: &leaves, input: input.clone(), frozen: frozen.clone() };
+        let toy = Toy { leaves: &leaves, input: input.clone(), frozen: frozen.clone(), skips };
         let (loss, gradients) = backward(&toy, &leaves, replayed);
         (loss.into_scalar::<f32>(), gradients)
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use understudy_engine::attach::Window;
-use understudy_pipeline::Naming;
+use understudy_pipeline::{Naming, network_of};
 
 use crate::adapter::Residual;
 use crate::stages::settings::Basis;
@@ -121,15 +121,34 @@ pub(crate) fn to_peft(
     biases: bool,
     decomposed: bool,
 ) -> Value {
+    let mut networks: BTreeMap<&str, BTreeMap<&str, (usize, f32)>> = BTreeMap::new();
+    for (site, scale) in scales {
+        let (network, path) = network_of(site);
+        networks.entry(network.unwrap_or(naming.network)).or_default().insert(path, *scale);
+    }
+    let mut fields = Map::new();
+    for (network, scales) in networks {
+        fields.extend(of_network(naming, network, &scales, (biases, decomposed)));
+    }
+    Value::Object(fields)
+}
+
+/// The same of one network.
+fn of_network(
+    naming: &Naming,
+    network: &str,
+    scales: &BTreeMap<&str, (usize, f32)>,
+    (biases, decomposed): (bool, bool),
+) -> Map<String, Value> {
     let (rank, alpha) = scales.values().next().copied().unwrap_or_default();
     let mut patterns = [Map::new(), Map::new()];
     let mut targets = BTreeSet::new();
     for (site, (own_rank, own_alpha)) in scales {
         if *own_rank != rank {
-            patterns[0].insert(site.clone(), json!(own_rank));
+            patterns[0].insert((*site).to_owned(), json!(own_rank));
         }
         if *own_alpha != alpha {
-            patterns[1].insert(site.clone(), json!(own_alpha));
+            patterns[1].insert((*site).to_owned(), json!(own_alpha));
         }
         targets.insert(target(naming, site, scales));
     }
@@ -139,13 +158,11 @@ pub(crate) fn to_peft(
         "target_modules": targets, "bias": "none", "lora_bias": biases, "use_dora": decomposed, "use_rslora": false,
     });
     let prefixed = fields.as_object().into_iter().flatten();
-    Value::Object(
-        prefixed.map(|(name, value)| (format!("{}.{name}", naming.network), value.clone())).collect(),
-    )
+    prefixed.map(|(name, value)| (format!("{network}.{name}"), value.clone())).collect()
 }
 
 /// The name by which peft is to know `site`: short, like `to_q`, where that means no map without a residual.
-fn target<'a>(naming: &Naming, site: &'a str, scales: &BTreeMap<String, (usize, f32)>) -> &'a str {
+fn target<'a>(naming: &Naming, site: &'a str, scales: &BTreeMap<&str, (usize, f32)>) -> &'a str {
     let Some((_, module)) = naming.in_block(site) else { return site };
     // Modules that differ by a number alone go by what is behind it.
     let stem = |module: &'a str| {
@@ -158,7 +175,8 @@ fn target<'a>(naming: &Naming, site: &'a str, scales: &BTreeMap<String, (usize, 
         None => vec![module.to_owned()],
     };
     let blocks: BTreeSet<&str> = scales.keys().filter_map(|own| Some(naming.in_block(own)?.0)).collect();
-    let word = naming.block_word();
-    let has = |block: &&str| alike.iter().all(|own| scales.contains_key(&format!("{word}.{block}.{own}")));
+    let Some(word) = naming.block_word() else { return site };
+    let has =
+        |block: &&str| alike.iter().all(|own| scales.contains_key(format!("{word}.{block}.{own}").as_str()));
     if blocks.iter().all(has) { stem(module).map_or(module, |(_, rest)| rest) } else { site }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use understudy_pipeline::wrapped::{bare, is_holder};
-use understudy_pipeline::{FAMILIES, ModuleKind, Naming};
+use understudy_pipeline::{FAMILIES, ModuleKind, Naming, network_of};
 
 use crate::error::{Error, Result};
 
@@ -158,7 +158,7 @@ fn named(key: &str) -> Option<(&str, Part)> {
 
 /// The original checkpoint's path of a site, which all but diffusers use.
 pub(crate) fn native(naming: &Naming, site: &str) -> String {
-    naming.original(site).unwrap_or_else(|| site.to_owned())
+    naming.original(site).unwrap_or_else(|| network_of(site).1.to_owned())
 }
 
 /// The key of a site's part in `dialect`; `None` where the dialect has no place for it.
@@ -187,16 +187,25 @@ pub fn key(naming: &Naming, dialect: Dialect, site: &str, part: Part) -> Option<
         Part::Modulation => Some(native(naming, site).rsplit_once('.')?.0.to_owned()),
         _ => Some(native(naming, site)),
     };
-    let module = match dialect {
-        ComfyUi => format!("diffusion_model.{}", native()?),
-        Diffusers => format!("{}.{site}", naming.network),
-        Kohya => format!("lora_unet_{}", native()?.replace('.', "_")),
-        DiffSynth => native()?,
+    let module = match (dialect, network_of(site)) {
+        (Diffusers, (network, path)) => format!("{}.{path}", network.unwrap_or(naming.network)),
+        // Nothing else is called so in these programs' files.
+        (ComfyUi | Kohya, (Some(_), path)) => format!("{FLAT}te_{}", flattened(path)),
+        (ComfyUi, _) => format!("diffusion_model.{}", native()?),
+        (Kohya, (_, path)) if naming.flat_published => format!("{FLAT}unet_{}", flattened(path)),
+        (Kohya, _) => format!("{FLAT}unet_{}", flattened(&native()?)),
+        (DiffSynth, (Some(_), _)) => return None,
+        (DiffSynth, _) => native()?,
     };
     Some(format!("{module}.{suffix}"))
 }
 
-/// The denoiser's tensor that a site's [`Part::Weight`], [`Part::Bias`] or [`Part::Modulation`] is added to.
+/// A path as kohya's programs have it.
+fn flattened(path: &str) -> String {
+    path.replace('.', "_")
+}
+
+/// The tensor that a site's [`Part::Weight`], [`Part::Bias`] or [`Part::Modulation`] is added to.
 pub fn tensor(naming: &Naming, site: &str, part: Part) -> String {
     match part {
         Part::Bias => format!("{site}.bias"),
@@ -270,12 +279,21 @@ impl Names {
         let mut insert = |name: String, dialect| {
             self.modules.insert(name, Module { dialect, site: site.to_owned(), kind });
         };
+        if let (Some(network), path) = network_of(site) {
+            insert(path.to_owned(), Dialect::Diffusers);
+            insert(format!("{network}.{path}"), Dialect::Diffusers);
+            // kohya's, that of programs for bases with two text encoders, OneTrainer's and LyCORIS'.
+            for before in ["te_", "te1_", "text_encoder_", ""] {
+                insert(format!("{FLAT}{before}{}", flattened(path)), Dialect::Kohya);
+            }
+            return;
+        }
         // diffusers' models (`save_lora_adapter`) and raw peft on those; DiffSynth and raw peft on the
         // original model. A name that both have is read as the original one.
         insert(site.to_owned(), Dialect::Diffusers);
         insert(native.to_owned(), Dialect::DiffSynth);
         for path in [native, site] {
-            insert(format!("{FLAT}{}", path.replace('.', "_")), Dialect::Kohya);
+            insert(format!("{FLAT}{}", flattened(path)), Dialect::Kohya);
         }
     }
 
@@ -336,9 +354,10 @@ fn flat(name: &str) -> Option<String> {
 /// A depth that no block number in `keys` exceeds, for reading a file without its base.
 fn depth_of<'a>(naming: &Naming, keys: impl Iterator<Item = &'a str>) -> usize {
     const DEEPEST: usize = 1024;
-    let words = naming.block_words();
+    let words: Vec<String> = naming.block_words().iter().map(|word| flattened(network_of(word).1)).collect();
     let number = |key: &str| {
-        let rest = words.iter().find_map(|word| key.split_once(word))?.1.trim_start_matches(['.', '_']);
+        let key = flattened(key);
+        let rest = words.iter().find_map(|word| key.split_once(word.as_str()))?.1.trim_start_matches('_');
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<usize>().ok().map(|number| number.saturating_add(1))
     };

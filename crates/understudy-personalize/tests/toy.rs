@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 use understudy_engine::attach::{Attached, Attachments};
 use understudy_engine::parameters::{Initializer, Parameters};
-use understudy_engine::replay::BlockStack;
+use understudy_engine::replay::{BlockStack, State};
 use understudy_engine::safetensors::{Checkpoint, Precision};
 use understudy_engine::sites::{Role, Sites};
 use understudy_engine::weights::{Init, Probe, Weights};
@@ -39,13 +40,14 @@ const ROWS: usize = 64;
 
 static NAMING: Naming = Naming {
     network: "unet",
-    modules: &[
-        Module { published: "inwards", original: "input.0", kind: ModuleKind::Map },
-        Module { published: "levels.{}.look", original: "body.{}.look", kind: ModuleKind::Map },
-        Module { published: "levels.{}.read", original: "body.{}.read", kind: ModuleKind::Map },
-        Module { published: "outwards", original: "output.0", kind: ModuleKind::Map },
-    ],
+    modules: Cow::Borrowed(&[
+        Module::named("inwards", "input.0", ModuleKind::Map),
+        Module::named("levels.{}.look", "body.{}.look", ModuleKind::Map),
+        Module::named("levels.{}.read", "body.{}.read", ModuleKind::Map),
+        Module::named("outwards", "output.0", ModuleKind::Map),
+    ]),
     foreign: &[],
+    flat_published: false,
     trainer_module: "networks.lora_toy",
     title: "a toy's denoiser",
     relatives: &[],
@@ -93,26 +95,23 @@ impl BlockStack for Pass<'_> {
         BLOCKS
     }
 
-    fn begin(&self) -> (Tensor<3>, Vec<Tensor<3>>) {
+    fn begin(&self) -> (State, Vec<Tensor<3>>) {
         let [samples, channels, ..] = self.latents.dims();
         let places =
             self.latents.clone().permute([0, 2, 3, 4, 1]).reshape([samples as i32, -1, channels as i32]);
-        (self.net.inwards.forward(places, &self.attachments), vec![self.words.clone()])
+        (self.net.inwards.forward(places, &self.attachments).into(), vec![self.words.clone()])
     }
 
-    fn block(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<3> {
+    fn block(&self, index: usize, state: State, shared: &[Tensor<3>]) -> State {
+        let hidden = state.hidden;
         let [look, read] = &self.net.blocks[index];
         let words = read.forward(shared[0].clone().mean_dim(1), &self.attachments);
-        hidden.clone() + (look.forward(hidden, &self.attachments) + words).tanh()
+        State::from(hidden.clone() + (look.forward(hidden, &self.attachments) + words).tanh())
     }
 
-    fn block_value(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<3> {
-        self.block(index, hidden, shared).without_autodiff()
-    }
-
-    fn loss(&self, hidden: Tensor<3>, _: &[Tensor<3>]) -> Tensor<1> {
+    fn loss(&self, state: State, _: &[Tensor<3>]) -> Tensor<1> {
         let [samples, channels, frames, rows, columns] = self.latents.dims();
-        let places = self.net.outwards.forward(hidden, &self.attachments);
+        let places = self.net.outwards.forward(state.hidden, &self.attachments);
         (self.end)(places.reshape([samples, frames, rows, columns, channels]).permute([0, 4, 1, 2, 3]))
     }
 }
@@ -169,9 +168,9 @@ impl Conditioned for Told<'_> {
         });
         let texts = Texts { words, pooled: None };
         let stack = self.net.stack(&texts, step, self.attached, end);
-        let (hidden, shared) = stack.begin();
-        let hidden = (0..BLOCKS).fold(hidden, |hidden, index| stack.block(index, hidden, &shared));
-        let _ = stack.loss(hidden, &shared);
+        let (state, shared) = stack.begin();
+        let state = (0..BLOCKS).fold(state, |state, index| stack.block(index, state, &shared));
+        let _ = stack.loss(state, &shared);
         drop(stack);
         kept.into_inner().unwrap()
     }

@@ -55,7 +55,7 @@ pub use family::{Description, FAMILIES, Family, OpenBase, Usual};
 pub use files::{Files, OpenedBase, Parts, Source, below};
 pub use generate::{Event, Output, decode, denoise, generate};
 pub use geometry::Geometry;
-pub use naming::{BLOCK, Module, ModuleKind, Naming};
+pub use naming::{BLOCK, Module, ModuleKind, Naming, network_of};
 pub use network::{Autoencoder, Conditioned, Denoiser, End, Step, TextEncoder, Texts};
 pub use noise::{Level, Noise, Predicts, mixed};
 pub use prompt::{PromptOptions, TokenEmbeddings, encode_prompt};

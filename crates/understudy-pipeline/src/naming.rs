@@ -1,18 +1,22 @@
-//! What the modules of a family's denoiser are called: one table, which files of weights, adapters and plans
+//! What the modules of a family's networks are called: one table, which files of weights, adapters and plans
 //! all read.
+//!
+//! The paths of the denoiser stand as they are; those of another network have its name before them, as in
+//! `text_encoder/text_model.encoder.layers.0.mlp.fc1` (see [`network_of`]).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What stands for the number of a block in the paths of [`Module`].
 pub const BLOCK: &str = "{}";
 
 /// A module in the published names and in those of the original release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     /// Its path as diffusers has it; [`BLOCK`] stands for a number.
-    pub published: &'static str,
+    pub published: Cow<'static, str>,
     /// The same in the original release.
-    pub original: &'static str,
+    pub original: Cow<'static, str>,
     /// What it is.
     pub kind: ModuleKind,
 }
@@ -22,8 +26,11 @@ pub struct Module {
 pub enum ModuleKind {
     /// A linear map: it takes low-rank residuals.
     Map,
-    /// A linear map of patches, which is published as a convolution whose stride is its kernel.
+    /// A linear map of patches, which is published as a convolution whose stride is its kernel, with frames.
     Patches,
+    /// A convolution of pictures, with whatever kernel: files have it, and what adapts it, with rows and
+    /// columns.
+    Convolution,
     /// A normalization, which has a weight and maybe a bias.
     Norm,
     /// A table of shifts and scales, which is a tensor by itself.
@@ -33,16 +40,18 @@ pub enum ModuleKind {
 /// What an adapter was made for, by its file's name and the fields of its header that name a base.
 pub type MadeFor = fn(&str, &[(&str, &str)]) -> Option<String>;
 
-/// The names of a family's denoiser.
+/// The names of a family's networks.
 #[derive(Debug)]
 pub struct Naming {
     /// The denoiser's name, as its folder is called.
     pub network: &'static str,
     /// Every module, those of kinds of the family that are not run, too.
-    pub modules: &'static [Module],
+    pub modules: Cow<'static, [Module]>,
     /// The modules of these that only kinds of the family have that are not run, by parts of their published
     /// names.
     pub foreign: &'static [&'static str],
+    /// Whether kohya's programs have the published paths of the denoiser, and not the original ones.
+    pub flat_published: bool,
     /// What musubi-tuner calls the module that adapters are made with.
     pub trainer_module: &'static str,
     /// What it is in words, e.g. `Toy 1's text-to-video denoiser`.
@@ -54,10 +63,17 @@ pub struct Naming {
     pub made_for: MadeFor,
 }
 
+impl Module {
+    /// A module by its published and its original path.
+    pub const fn named(published: &'static str, original: &'static str, kind: ModuleKind) -> Self {
+        Self { published: Cow::Borrowed(published), original: Cow::Borrowed(original), kind }
+    }
+}
+
 impl ModuleKind {
     /// Whether it takes low-rank residuals.
     pub fn is_map(self) -> bool {
-        matches!(self, Self::Map | Self::Patches)
+        matches!(self, Self::Map | Self::Patches | Self::Convolution)
     }
 }
 
@@ -65,10 +81,9 @@ impl Naming {
     /// Every module of a denoiser of `depth` blocks: its published path, its original one, and what it is.
     pub fn paths(&self, depth: usize) -> BTreeMap<String, (String, ModuleKind)> {
         let mut paths = BTreeMap::new();
-        for module in self.modules {
-            let Module { published, original, kind } = *module;
+        for Module { published, original, kind } in self.modules.iter() {
             let mut insert = |number: &str| {
-                paths.insert(published.replace(BLOCK, number), (original.replace(BLOCK, number), kind));
+                paths.insert(published.replace(BLOCK, number), (original.replace(BLOCK, number), *kind));
             };
             if published.contains(BLOCK) {
                 (0..depth).for_each(|index| insert(&index.to_string()));
@@ -81,21 +96,17 @@ impl Naming {
 
     /// The original path of a published one; `None` where it is no module's.
     pub fn original(&self, published: &str) -> Option<String> {
-        self.translated(published, |module| (module.published, module.original))
+        self.translated(published, |module| [&module.published, &module.original])
     }
 
     /// The published path of an original one; `None` where it is no module's.
     pub fn published(&self, original: &str) -> Option<String> {
-        self.translated(original, |module| (module.original, module.published))
+        self.translated(original, |module| [&module.original, &module.published])
     }
 
-    fn translated(
-        &self,
-        path: &str,
-        sides: impl Fn(&Module) -> (&'static str, &'static str),
-    ) -> Option<String> {
+    fn translated(&self, path: &str, sides: impl Fn(&Module) -> [&str; 2]) -> Option<String> {
         self.modules.iter().find_map(|module| {
-            let (from, to) = sides(module);
+            let [from, to] = sides(module);
             Some(to.replace(BLOCK, number_in(path, from)?))
         })
     }
@@ -104,13 +115,14 @@ impl Naming {
     pub fn kind(&self, published: &str) -> Option<ModuleKind> {
         self.modules
             .iter()
-            .find(|module| number_in(published, module.published).is_some())
+            .find(|module| number_in(published, &module.published).is_some())
             .map(|own| own.kind)
     }
 
-    /// The number of the block that a published path is in, and the path within it.
+    /// The number of the block that a published path is in, and the path within it; `None` where blocks are
+    /// counted at several places.
     pub fn in_block<'a>(&self, published: &'a str) -> Option<(&'a str, &'a str)> {
-        published.strip_prefix(self.block_word())?.strip_prefix('.')?.split_once('.')
+        published.strip_prefix(self.block_word()?)?.strip_prefix('.')?.split_once('.')
     }
 
     /// The maps within a block whose first word is `stem` and a number, and whose rest is `rest`.
@@ -126,19 +138,21 @@ impl Naming {
         self.modules.iter().filter_map(within).collect()
     }
 
-    /// The word before the number of a block in published paths, e.g. `blocks`.
-    pub fn block_word(&self) -> &'static str {
-        self.modules.iter().find_map(|module| before_number(module.published)).unwrap_or(BLOCK)
+    /// The word before the number of a block in published paths, e.g. `blocks`, where there is one alone.
+    pub fn block_word(&self) -> Option<&str> {
+        let words: BTreeSet<&str> =
+            self.modules.iter().filter_map(|module| before_number(&module.published)).collect();
+        words.first().copied().filter(|_| words.len() == 1)
     }
 
     /// The words before the numbers of blocks, in the published names and in those of the original release.
-    pub fn block_words(&self) -> BTreeSet<&'static str> {
-        let paths = self.modules.iter().flat_map(|module| [module.published, module.original]);
-        paths.filter_map(before_number).collect()
+    pub fn block_words(&self) -> BTreeSet<&str> {
+        let paths = self.modules.iter().flat_map(|module| [&module.published, &module.original]);
+        paths.filter_map(|path| before_number(path)).collect()
     }
 
     /// What the original release calls its tables of shifts and scales, within the modules they are of.
-    pub fn table_names(&self) -> Vec<&'static str> {
+    pub fn table_names(&self) -> Vec<&str> {
         let tables = self.modules.iter().filter(|module| module.kind == ModuleKind::Table);
         let mut names: Vec<&str> =
             tables.filter_map(|module| Some(module.original.rsplit_once('.')?.1)).collect();
@@ -152,8 +166,13 @@ impl Naming {
     }
 }
 
+/// The network that a path is of, if it is not the denoiser's, and the path within it.
+pub fn network_of(path: &str) -> (Option<&str>, &str) {
+    path.split_once('/').map_or((None, path), |(network, path)| (Some(network), path))
+}
+
 /// The words before [`BLOCK`] in a path of [`Module`]; `None` where it has no number.
-fn before_number(path: &'static str) -> Option<&'static str> {
+fn before_number(path: &str) -> Option<&str> {
     Some(path.split_once(BLOCK)?.0.trim_end_matches('.'))
 }
 
@@ -172,11 +191,12 @@ mod tests {
 
     const NAMING: Naming = Naming {
         network: "transformer",
-        modules: &[
-            Module { published: "blocks.{}.attn.q", original: "layers.{}.q", kind: ModuleKind::Map },
-            Module { published: "out", original: "head.0", kind: ModuleKind::Map },
-        ],
+        modules: Cow::Borrowed(&[
+            Module::named("blocks.{}.attn.q", "layers.{}.q", ModuleKind::Map),
+            Module::named("out", "head.0", ModuleKind::Map),
+        ]),
         foreign: &[],
+        flat_published: false,
         trainer_module: "networks.lora_toy",
         title: "a toy",
         relatives: &[],

@@ -2,15 +2,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod base;
 mod commands;
 mod interrupt;
-mod limit;
-mod memory;
-mod outputs;
-mod progress;
-mod puppet;
+mod printer;
 mod report;
+mod shell;
 
 use std::process::ExitCode;
 

@@ -1,24 +1,20 @@
 //! How the program ends: exit codes, and one line for what went wrong.
 
-use std::fmt;
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use serde::Serialize;
 use serde_json::json;
+use understudy_work::is_usage;
 
 /// Wrong usage.
 const USAGE: u8 = 2;
 /// Any other failure.
 const FAILURE: u8 = 1;
-
-/// What the first panic said, and where.
-static MISTAKE: Mutex<Option<String>> = Mutex::new(None);
 
 /// Runs a command; a panic anywhere in it becomes an error like any other. With `RUST_BACKTRACE` set, it is
 /// printed in full as well.
@@ -28,14 +24,17 @@ static MISTAKE: Mutex<Option<String>> = Mutex::new(None);
 pub fn guarded(command: impl FnOnce() -> Result<()>) -> Result<()> {
     let verbose = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     let usual = panic::take_hook();
+    // What the first panic said, and where.
+    let mistake = Arc::new(Mutex::new(None));
+    let heard = mistake.clone();
     panic::set_hook(Box::new(move |info| {
-        MISTAKE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| describe(info));
+        heard.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| describe(info));
         if verbose {
             usual(info);
         }
     }));
     panic::catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
-        let said = MISTAKE.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let said = mistake.lock().unwrap_or_else(PoisonError::into_inner).take();
         Err(anyhow!(
             "a mistake in this program: {}; please report it with the command",
             said.unwrap_or_default()
@@ -53,55 +52,36 @@ pub fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("{}\n", printable(line)).as_bytes());
 }
 
-/// Why the events could not all be written.
-static UNTOLD: Mutex<Option<String>> = Mutex::new(None);
-
-/// Prints an event as a JSON line on stdout. Where it cannot be written the work goes on, and [`ended`] says
-/// so.
-pub fn event(event: &impl Serialize) {
-    let mut untold = UNTOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    // After half a line the next would be read as its end.
-    if untold.is_some() {
-        return;
-    }
-    let written = serde_json::to_string(event).map_err(std::io::Error::from).and_then(|line| {
-        let mut out = std::io::stdout().lock();
-        out.write_all(format!("{line}\n").as_bytes())?;
-        out.flush()
-    });
-    *untold = written.err().map(|error| error.to_string());
-}
-
-/// A path as events have it: what of its name is not Unicode is replaced.
-pub fn text(path: impl AsRef<Path>) -> String {
-    path.as_ref().display().to_string()
+/// Prints an event as a JSON line on stdout.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn event(event: &impl Serialize) -> std::io::Result<()> {
+    let line = serde_json::to_string(event).map_err(std::io::Error::from)?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("{line}\n").as_bytes())?;
+    out.flush()
 }
 
 /// Reports how a command ended.
 pub fn ended(result: Result<()>) -> ExitCode {
-    if let Err(error) = result {
-        return failure(&error);
-    }
-    let untold = UNTOLD.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match untold {
-        None => ExitCode::SUCCESS,
-        Some(reason) => {
-            say(&format!("error: the work is done, and stdout could not take all events of it: {reason}"));
-            ExitCode::from(FAILURE)
-        }
+    match result {
+        Err(error) => failure(&error),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 
 /// Reports a command that failed.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    fail(&one_line(&told(error)), if error.chain().any(is_usage) { USAGE } else { FAILURE })
+    fail(&one_line(&told(error)), if is_usage(error) { USAGE } else { FAILURE })
 }
 
 /// Says what went wrong, to programs as well where events were asked for.
 fn fail(message: &str, code: u8) -> ExitCode {
     // The arguments may be what is wrong, so they are looked at as they are.
     if std::env::args_os().skip(1).take_while(|own| own != "--").any(|own| own == "--json") {
-        event(&json!({"event": "error", "message": message, "code": code}));
+        // Where stdout is closed, stderr says it.
+        let _ = event(&json!({"event": "error", "message": message, "code": code}));
     }
     say(&format!("error: {message}"));
     ExitCode::from(code)
@@ -130,33 +110,6 @@ fn without_temporary(text: &str) -> String {
     }
 }
 
-/// `1.5 MB`.
-pub fn size(bytes: u64) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
-}
-
-/// `12 s`, `5 min`, `2.5 h`.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        ..120.0 => format!("{seconds:.0} s"),
-        ..7200.0 => format!("{:.0} min", seconds / 60.0),
-        _ => format!("{:.1} h", seconds / 3600.0),
-    }
-}
-
-/// Now, as a page says it: `30 November 2026, 19:40 UTC`.
-pub fn date() -> String {
-    let now = time::OffsetDateTime::now_utc();
-    let (day, month, year) = (now.day(), now.month(), now.year());
-    format!("{day} {month} {year}, {:02}:{:02} UTC", now.hour(), now.minute())
-}
-
 /// `text` as a terminal may be shown it: names of files and words of prompts may hold what moves its cursor,
 /// changes its colours or turns the text around. Line ends stay.
 pub fn printable(text: &str) -> String {
@@ -172,19 +125,6 @@ pub fn printable(text: &str) -> String {
     out
 }
 
-/// Arguments as a shell takes them.
-pub fn shell(arguments: &[String]) -> String {
-    let plain = |letter: char| letter.is_alphanumeric() || "-_=+.,:/@%".contains(letter);
-    let quoted = |argument: &String| {
-        if argument.chars().all(plain) && !argument.is_empty() {
-            argument.clone()
-        } else {
-            format!("'{}'", argument.replace('\'', "'\\''"))
-        }
-    };
-    arguments.iter().map(quoted).collect::<Vec<_>>().join(" ")
-}
-
 /// Prints `text` on stdout. Whoever reads may have stopped reading; a disk that is full is an error.
 ///
 /// # Errors
@@ -197,35 +137,6 @@ pub fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// A flag's value that no file, base or machine would make right.
-#[derive(Debug)]
-pub struct WrongUsage(pub String);
-
-impl fmt::Display for WrongUsage {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for WrongUsage {}
-
-/// Whether the command was given a value out of its range.
-fn is_usage(error: &(dyn std::error::Error + 'static)) -> bool {
-    use understudy_personalize::Error as Personalize;
-    use understudy_pipeline::Error as Pipeline;
-    let out_of_range = |error: &Pipeline| {
-        matches!(error, Pipeline::Request { .. } | Pipeline::Size { .. } | Pipeline::UnknownScheduler(_))
-    };
-    error.is::<WrongUsage>()
-        || error.downcast_ref::<Pipeline>().is_some_and(out_of_range)
-        || error.downcast_ref::<Personalize>().is_some_and(|error| match error {
-            Personalize::Config { .. } => true,
-            Personalize::Subject { field, .. } => ["class", "token"].contains(field),
-            Personalize::Pipeline(error) => out_of_range(error),
-            _ => false,
-        })
 }
 
 /// Reports arguments that are wrong, or prints the help or the version that was asked for.
@@ -271,19 +182,6 @@ mod tests {
             "a\\u{1b}[2Jb\\r\\u{9b}c\\u{202e}d\\te\nf é 猫"
         );
         assert_eq!(one_line("a\r\n  b\x07"), "a b\\u{7}");
-    }
-
-    #[test]
-    fn arguments_are_quoted_where_a_shell_would_read_them_otherwise() {
-        let arguments = ["--prompt", "a <s> cat's ball", "-1", "a.mp4", "", "a;b"].map(str::to_owned);
-        assert_eq!(shell(&arguments), "--prompt 'a <s> cat'\\''s ball' -1 a.mp4 '' 'a;b'");
-    }
-
-    #[test]
-    fn numbers_are_easy_to_read() {
-        let sizes = [999, 1_500, 999_990, 2_000_000_000].map(size);
-        assert_eq!(sizes, ["999 B", "1.5 kB", "1.0 MB", "2.0 GB"]);
-        assert_eq!([0.4, 119.0, 121.0, 9000.0].map(duration), ["0 s", "119 s", "2 min", "2.5 h"]);
     }
 
     #[test]

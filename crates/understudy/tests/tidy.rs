@@ -57,16 +57,12 @@ const WAN: [&str; 11] = [
 const WAN_LINES: [(&str, &str); 3] = [
     ("understudy-pipeline/src/family.rs", "the registry's line"),
     ("understudy-personalize/src/targets.rs", "an error that shows what sites look like"),
-    ("understudy/src/commands/fit/settings.rs", "help that shows what sites look like"),
+    ("understudy-work/src/fit/settings.rs", "help that shows what sites look like"),
 ];
 
 /// Statics that can change.
-const STATICS: [(&str, &str); 4] = [
-    ("understudy-kernels/src/floats.rs", "freed memory is kept for whoever asks next"),
-    ("understudy/src/interrupt.rs", "signals reach a process and not a piece of work"),
-    ("understudy/src/report.rs", "the terminal is the process's"),
-    ("understudy/src/main.rs", "the same"),
-];
+const STATICS: [(&str, &str); 1] =
+    [("understudy-kernels/src/floats.rs", "freed memory is kept for whoever asks next")];
 
 /// A source file: its path below `crates/`, its lines, and the lines before its tests.
 struct Source {
@@ -183,6 +179,39 @@ fn functions(lines: &[String]) -> Vec<(String, usize, usize)> {
         }
     }
     found
+}
+
+#[test]
+fn the_core_never_prints() {
+    let prints = ["println!", "print!(", "eprint", "io::stdout", "io::stderr", "dbg!("];
+    let mut faults = Vec::new();
+    // Without memory there is no error to return.
+    let allowed = ["understudy-engine/src/allocator.rs"];
+    let core = |source: &&Source| !source.is_in(&["understudy/"]) && !source.is_in(&allowed);
+    for source in sources().iter().filter(core) {
+        for (number, line) in source.code() {
+            if prints.iter().any(|word| line.contains(word)) {
+                faults.push(format!("{}:{number}", source.path));
+            }
+        }
+    }
+    assert_none("lines print", &faults);
+}
+
+#[test]
+fn the_command_line_computes_nothing() {
+    let sources = sources();
+    let own = sources.iter().filter(|source| source.path.starts_with("understudy/"));
+    let computes = ["burn::", "understudy_pipeline", "understudy_evaluate", "understudy_models"];
+    let mut faults = Vec::new();
+    for source in own {
+        for (number, line) in source.code() {
+            if computes.iter().any(|word| line.contains(word)) {
+                faults.push(format!("{}:{number}", source.path));
+            }
+        }
+    }
+    assert_none("lines compute", &faults);
 }
 
 #[test]

@@ -504,8 +504,8 @@ impl Warp {
         let stack = denoiser.stack(&self.texts, step, attached, Box::new(|prediction| prediction.sum()));
         let depth =
             if self.modules.own.len() == stack.depth() { self.config.blocks[1] } else { stack.depth() };
-        let (hidden, shared) = stack.begin();
-        (0..depth).fold(hidden, |hidden, block| stack.block(block, hidden, &shared))
+        let (state, shared) = stack.begin();
+        (0..depth).fold(state, |state, block| stack.block(block, state, &shared)).hidden
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use understudy_engine::attach::{Attached, Attachments};
-use understudy_engine::replay::BlockStack;
+use understudy_engine::replay::{BlockStack, State};
 use understudy_engine::weights::Lost;
 use understudy_models::reuse::BlockReuse;
 use understudy_models::text_context::TextContext;
@@ -245,25 +245,25 @@ impl BlockStack for WanStack<'_> {
         self.network.depth()
     }
 
-    fn begin(&self) -> (Tensor<3>, Vec<Tensor<3>>) {
+    fn begin(&self) -> (State, Vec<Tensor<3>>) {
         let hidden = self.network.patchify(self.latents.clone(), &self.attachments);
         let context = self.network.context_of(self.text.clone(), self.repeats, &self.attachments);
         let WanConditions { time, modulation, context } =
             self.network.conditions(&self.timesteps, context, &self.attachments);
         let own = [time, modulation, context.words];
-        (hidden, own.into_iter().chain(self.attachments.shared()).collect())
+        (hidden.into(), own.into_iter().chain(self.attachments.shared()).collect())
     }
 
-    fn block(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<3> {
-        self.block_with(index, hidden, shared, &self.attachments)
+    fn block(&self, index: usize, state: State, shared: &[Tensor<3>]) -> State {
+        self.block_with(index, state.hidden, shared, &self.attachments).into()
     }
 
-    fn block_value(&self, index: usize, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<3> {
-        self.block_with(index, hidden, shared, &self.values)
+    fn block_value(&self, index: usize, state: State, shared: &[Tensor<3>]) -> State {
+        self.block_with(index, state.hidden, shared, &self.values).into()
     }
 
-    fn loss(&self, hidden: Tensor<3>, shared: &[Tensor<3>]) -> Tensor<1> {
-        (self.end)(self.network.finish(hidden, &shared[0], self.latents.dims(), &self.attachments))
+    fn loss(&self, state: State, shared: &[Tensor<3>]) -> Tensor<1> {
+        (self.end)(self.network.finish(state.hidden, &shared[0], self.latents.dims(), &self.attachments))
     }
 }
 

@@ -3,29 +3,31 @@
 //!
 //! Nothing but names differs: no tensor is reshaped or split.
 
+use std::borrow::Cow;
+
 use super::adapters;
 use super::files::TRANSFORMER;
 use crate::naming::{Module, ModuleKind, Naming};
 
 /// A linear map.
 const fn map(published: &'static str, original: &'static str) -> Module {
-    Module { published, original, kind: ModuleKind::Map }
+    Module::named(published, original, ModuleKind::Map)
 }
 
 const fn norm(published: &'static str, original: &'static str) -> Module {
-    Module { published, original, kind: ModuleKind::Norm }
+    Module::named(published, original, ModuleKind::Norm)
 }
 
 const fn table(published: &'static str, original: &'static str) -> Module {
-    Module { published, original, kind: ModuleKind::Table }
+    Module::named(published, original, ModuleKind::Table)
 }
 
 /// The modules of the denoiser. Those of pictures only image-to-video has: files that hold them are told and
 /// converted.
 pub(super) static NAMING: Naming = Naming {
     network: TRANSFORMER.folder,
-    modules: &[
-        Module { published: "patch_embedding", original: "patch_embedding", kind: ModuleKind::Patches },
+    modules: Cow::Borrowed(&[
+        Module::named("patch_embedding", "patch_embedding", ModuleKind::Patches),
         map("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
         map("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
         map("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
@@ -57,8 +59,9 @@ pub(super) static NAMING: Naming = Naming {
         map("blocks.{}.ffn.net.0.proj", "blocks.{}.ffn.0"),
         map("blocks.{}.ffn.net.2", "blocks.{}.ffn.2"),
         table("blocks.{}.scale_shift_table", "blocks.{}.modulation"),
-    ],
+    ]),
     foreign: &["add_k_proj", "add_v_proj", "norm_added_k", "image_embedder"],
+    flat_published: false,
     trainer_module: "networks.lora_wan",
     title: "Wan 2.1's text-to-video denoiser",
     relatives: &adapters::RELATIVES,
