@@ -8,10 +8,12 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Alphabetical but for those that read the checkpoints of others.
 FAMILIES = [
-    "amt", "clip", "detectors", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "sd_unet", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
+    "amt", "clip", "clip_text", "detectors", "diffusion_schedulers", "dino", "evaluate", "faces", "formats", "i3d", "iresnet", "motion_unet", "msrvtt", "ops", "preprocess", "raft", "resample", "schedulers", "sd_unet", "sd_vae", "spiece", "umt5", "wan_original", "wan_pipeline", "wan_transformer", "wan_vae", "wan_tiling",
     "lora_steps", "motion_steps", "lora_exchange", "adapter_kinds",
+    "animatediff", "animatediff_files", "animatediff_adapters", "animatediff_steps",
 ]
-LIMIT = 20 * 1024 * 1024
+# A family is whole checkpoints of its own, with adapters: AnimateDiff's take 5 MB.
+LIMIT = 26 * 1024 * 1024
 
 for family in FAMILIES:
     # peft writes its target modules in the order of a set of strings.

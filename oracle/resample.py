@@ -17,7 +17,7 @@ SIZES = [
     ((37, 53), (16, 24)), ((16, 24), (37, 53)), ((40, 20), (13, 41)), ((64, 48), (32, 24)), ((60, 36), (20, 12)),
     ((31, 17), (31, 17)), ((1, 9), (4, 5)), ((90, 70), (7, 11)), ((33, 33), (33, 20)), ((20, 33), (47, 33)),
 ]
-PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 OPENCV = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 

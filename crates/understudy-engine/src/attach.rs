@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, Conv2dOptions, Conv2dWeight};
 
 /// A window of denoising progress: 0 is the first (noisiest) step, 1 the end.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -31,10 +31,12 @@ impl Window {
     }
 }
 
-/// Adds `scale * (x A^T) B^T` to a linear map, and never forms the dense sum.
+/// Adds `scale * (x A^T) B^T` to a linear map, and never forms the dense sum. At a convolution A is one with
+/// the kernel, stride and padding of the site, and B a linear map of each of its pixels.
 #[derive(Clone, Debug)]
 pub struct LowRank {
-    /// Down projection `(rank, inputs)`.
+    /// Down projection `(rank, inputs)`; a convolution's inputs are channels times rows times columns of its
+    /// kernel, in this order.
     pub down: Tensor<2>,
     /// Up projection `(outputs, rank)`.
     pub up: Tensor<2>,
@@ -48,6 +50,16 @@ impl LowRank {
     /// The residual for `x (..., inputs)`, of shape `(..., outputs)`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::residual(x, self.down.clone(), self.up.clone(), self.scale)
+    }
+
+    /// The residual of a convolution of this `kernel` for `x (batch, rows, columns, inputs)`, of shape
+    /// `(batch, rows', columns', outputs)`.
+    fn convolved(&self, x: Tensor<4>, [rows, columns]: [usize; 2], options: Conv2dOptions) -> Tensor<4> {
+        let ([rank, _], inputs) = (self.down.dims(), x.dims()[3]);
+        let down = self.down.clone().reshape([rank, inputs, rows, columns]);
+        let none = Tensor::zeros([1, rank], &x.device().without_autodiff());
+        let hidden = ops::conv2d(x, down, none, options);
+        ops::linear(hidden * self.scale, self.up.clone(), None)
     }
 }
 
@@ -124,7 +136,7 @@ impl Attachments {
         Self::default()
     }
 
-    /// Adds a low-rank residual to the linear map at `site`.
+    /// Adds a low-rank residual to the linear map or convolution at `site`.
     pub fn add_low_rank(&mut self, site: impl Into<String>, residual: LowRank) {
         self.low_rank.entry(site.into()).or_default().push(residual);
     }
@@ -244,7 +256,25 @@ impl Attachments {
         }
     }
 
-    /// The residuals of the linear map at `site` that are active.
+    /// What the convolution at `site` with this weight makes of `x (batch, rows, columns, inputs)`, plus
+    /// `bias (1 or batch, outputs)` and its active residuals.
+    pub fn conv2d(
+        &self,
+        site: &str,
+        (weight, bias): (&Conv2dWeight, Tensor<2>),
+        x: Tensor<4>,
+        options: Conv2dOptions,
+    ) -> Tensor<4> {
+        let mut active = self.residuals(site).peekable();
+        if active.peek().is_none() {
+            return weight.conv2d(x, bias, options);
+        }
+        let output = weight.conv2d(x.clone(), bias, options);
+        active
+            .fold(output, |output, residual| output + residual.convolved(x.clone(), weight.kernel(), options))
+    }
+
+    /// The residuals of the linear map or convolution at `site` that are active.
     fn residuals(&self, site: &str) -> impl Iterator<Item = &LowRank> {
         let residuals = self.low_rank.get(site).map_or(&[][..], Vec::as_slice);
         residuals.iter().filter(|residual| residual.window.contains(self.progress))

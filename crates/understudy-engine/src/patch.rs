@@ -202,6 +202,18 @@ impl Additions {
         }
     }
 
+    /// Those to tensors of names that are `chosen`, and the others.
+    pub fn divided(self, chosen: impl Fn(&str) -> bool) -> [Self; 2] {
+        let (own, others) = self.by_name.into_iter().partition(|(name, _)| chosen(name));
+        [Self { by_name: own }, Self { by_name: others }]
+    }
+
+    /// The same under other names.
+    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Self {
+        let renamed = self.by_name.into_iter().map(|(name, additions)| (rename(&name), additions));
+        Self { by_name: renamed.collect() }
+    }
+
     /// Whether nothing is added.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()

@@ -45,17 +45,7 @@ const LIMIT: u64 = 256 << 20;
 /// # Errors
 /// Names what it imports.
 pub(crate) fn check_imports(path: &Path) -> Result<(), String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let bytes = match zip::ZipArchive::new(BufReader::new(file)) {
-        Ok(archive) => member(archive)?,
-        // The old format: pickles one after another, and then storages.
-        Err(_) => {
-            let file = File::open(path).map_err(|error| error.to_string())?;
-            let mut bytes = Vec::new();
-            file.take(LIMIT).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-            bytes
-        }
-    };
+    let bytes = bytes(path)?;
     for (module, name) in imports(&bytes) {
         let known = MODULES.contains(&module.as_str()) && !SUSPICIOUS.contains(&name.as_str());
         if !known && !SETTINGS.contains(&(module.as_str(), name.as_str())) {
@@ -66,6 +56,31 @@ pub(crate) fn check_imports(path: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The text that a dictionary in the pickle at `path` has under `key`, if it has one.
+pub(crate) fn text_of(path: &Path, key: &str) -> Option<String> {
+    let bytes = bytes(path).ok()?;
+    let mut walk = Walk::new(&bytes);
+    while walk.operation().is_some() {}
+    // A value comes right after its key.
+    let at = walk.strings.iter().position(|own| own == key)?;
+    walk.strings.get(at + 1).cloned()
+}
+
+/// The pickle of the PyTorch file at `path`.
+fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    Ok(match zip::ZipArchive::new(BufReader::new(file)) {
+        Ok(archive) => member(archive)?,
+        // The old format: pickles one after another, and then storages.
+        Err(_) => {
+            let file = File::open(path).map_err(|error| error.to_string())?;
+            let mut bytes = Vec::new();
+            file.take(LIMIT).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+            bytes
+        }
+    })
 }
 
 /// The archive's `data.pkl`.

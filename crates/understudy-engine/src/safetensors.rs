@@ -74,6 +74,10 @@ impl Entry {
     }
 }
 
+/// The field in which files of PyTorch name what they hold.
+const NAMED: &str = "name";
+/// More tensors are those of a network.
+const FEW: usize = 8;
 /// What PyTorch's files begin with: an archive, or a pickle.
 const PYTORCH: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02"];
 
@@ -198,6 +202,10 @@ impl Checkpoint {
             self.insert(name, Entry::new(Place::Pytorch(tensor), encoding, shape)).map_err(malformed)?;
         }
         self.metadata.extend(torchscript.map(|rewritten| rewritten.constants).unwrap_or_default());
+        // Of a network nobody asks.
+        if self.entries.len() < FEW {
+            self.metadata.extend(pickle::text_of(path, NAMED).map(|name| (NAMED.to_owned(), name)));
+        }
         Ok(())
     }
 
@@ -223,6 +231,18 @@ impl Checkpoint {
             }
         }
         Ok(Self { entries, ..self })
+    }
+
+    /// The same with other dimensions for the tensors that `shape` gives some for: as many numbers, in their
+    /// order.
+    pub fn shaped(mut self, shape: impl Fn(&str, &[usize]) -> Option<Vec<usize>>) -> Self {
+        for (name, entry) in &mut self.entries {
+            let new = shape(name, &entry.shape);
+            if let Some(new) = new.filter(|new| new.iter().product::<usize>() == entry.count()) {
+                entry.shape = new;
+            }
+        }
+        self
     }
 
     /// What is under `prefix`, without it, of a file that holds several networks; all of it where nothing is.

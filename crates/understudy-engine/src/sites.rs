@@ -28,14 +28,14 @@ pub struct Site {
     pub shape: [usize; 2],
     /// What it is for.
     pub role: Role,
-    /// Frames, rows and columns of the kernel where it is published as a convolution.
+    /// Frames, rows and columns of the kernel where it is, or is published as, a convolution.
     pub kernel: Option<[usize; 3]>,
 }
 
 /// The sites of a network, by their published paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sites {
-    /// Linear maps.
+    /// Linear maps and convolutions.
     pub maps: BTreeMap<String, Site>,
     /// Attentions, in the order the network runs them.
     pub attentions: Vec<(String, Role)>,

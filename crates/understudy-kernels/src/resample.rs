@@ -21,6 +21,8 @@ impl Kernel {
     /// Keys' cubic with a slope of -0.5 (Keys, "Cubic Convolution Interpolation for Digital Image
     /// Processing", 1981).
     pub const CUBIC: Self = Self { support: 2.0, value: |x| cubic(x, -0.5) };
+    /// Lanczos' window of three lobes.
+    pub const LANCZOS: Self = Self { support: 3.0, value: lanczos };
 
     /// The taps of all `to` positions over `from` sources. Where the picture shrinks, the kernel is widened
     /// by as much. Every intermediate number is as precise as `round` leaves it.
@@ -39,6 +41,15 @@ impl Kernel {
         };
         (0..to).map(at).collect()
     }
+}
+
+/// `sinc(x) sinc(x / 3)` within three of the middle.
+fn lanczos(x: f64) -> f64 {
+    let sinc = |x: f64| {
+        let turned = x * std::f64::consts::PI;
+        if x == 0.0 { 1.0 } else { turned.sin() / turned }
+    };
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
 /// Keys' cubic with the slope `a` at a distance of one.

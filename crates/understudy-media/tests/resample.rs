@@ -41,6 +41,7 @@ fn same(name: &str, resize: impl Fn(&Image, [usize; 2]) -> Image) {
 fn eight_bits_are_those_of_pillow() {
     same("pillow.bilinear", |image, size| Pillow::Bilinear.resize(image, size).unwrap());
     same("pillow.bicubic", |image, size| Pillow::Bicubic.resize(image, size).unwrap());
+    same("pillow.lanczos", |image, size| Pillow::Lanczos.resize(image, size).unwrap());
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! CLIP's image and text towers.
+//! CLIP's image and text towers, and the text tower alone as Stable Diffusion's text encoder.
 //!
-//! Published as `CLIPModel` (Radford et al., "Learning Transferable Visual Models From Natural Language
-//! Supervision", 2021).
+//! Published as `CLIPModel` and `CLIPTextModel` (Radford et al., "Learning Transferable Visual Models From
+//! Natural Language Supervision", 2021).
 
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -35,20 +35,21 @@ impl ClipConfig {
     /// What in this configuration does not fit together, if anything.
     pub fn unsupported(&self) -> Option<String> {
         let Self { text_config: text, vision_config: vision, .. } = self;
-        let heads = |channels: usize, heads: usize| heads > 0 && channels.is_multiple_of(heads);
-        if !heads(text.hidden_size, text.num_attention_heads) {
-            return Some(format!(
-                "text_config: {} heads of {} channels",
-                text.num_attention_heads, text.hidden_size
-            ));
+        if let Some(reason) = text.unsupported() {
+            return Some(format!("text_config: {reason}"));
         }
-        if !heads(vision.hidden_size, vision.num_attention_heads) {
+        if !are_heads(vision.num_attention_heads, vision.hidden_size) {
             let (heads, channels) = (vision.num_attention_heads, vision.hidden_size);
             return Some(format!("vision_config: {heads} heads of {channels} channels"));
         }
         let patches = vision.patch_size > 0 && vision.image_size >= vision.patch_size;
         (!patches).then(|| format!("patches of {} in pictures of {}", vision.patch_size, vision.image_size))
     }
+}
+
+/// Whether so many heads share these channels evenly.
+fn are_heads(heads: usize, channels: usize) -> bool {
+    heads > 0 && channels.is_multiple_of(heads)
 }
 
 /// The nonlinearity of a tower.
@@ -61,7 +62,7 @@ pub enum ClipActivation {
     Gelu,
 }
 
-/// The text tower's part of the configuration.
+/// The text tower's part of the configuration, and the whole of a text encoder's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClipTextConfig {
     /// Rows of the token embedding.
@@ -85,6 +86,14 @@ pub struct ClipTextConfig {
     /// it means the token with the highest id.
     #[serde(default = "default_eos")]
     pub eos_token_id: i64,
+}
+
+impl ClipTextConfig {
+    /// What in this configuration does not fit together, if anything.
+    pub fn unsupported(&self) -> Option<String> {
+        let (heads, channels) = (self.num_attention_heads, self.hidden_size);
+        (!are_heads(heads, channels)).then(|| format!("{heads} heads of {channels} channels"))
+    }
 }
 
 /// The image tower's part of the configuration.
@@ -180,6 +189,72 @@ impl Layer {
     }
 }
 
+/// So many layers below `at`.
+fn stack(at: &Weights, count: usize, shape: &LayerShape) -> Vec<Layer> {
+    (0..count).map(|index| Layer::new(&at.at(index), shape)).collect()
+}
+
+/// The text tower, and a text encoder for denoisers.
+///
+/// `CLIPTextModel` of <https://github.com/huggingface/transformers/blob/main/src/transformers/models/clip/modeling_clip.py>.
+#[derive(Clone, Debug)]
+pub struct ClipText {
+    config: ClipTextConfig,
+    token_embedding: Embedding,
+    positions: Tensor<2>,
+    layers: Vec<Layer>,
+    final_layer_norm: LayerNorm,
+}
+
+impl ClipText {
+    /// Builds the tower from `weights`, where everything lies below `text_model`. Newer libraries write files
+    /// that leave this out; read them through [`Above`](understudy_engine::weights::Above).
+    pub fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
+        let text = weights.at("text_model");
+        let words = text.at("embeddings");
+        let (rows, channels) = (config.max_position_embeddings, config.hidden_size);
+        let shape = LayerShape {
+            channels,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            activation: config.hidden_act,
+        };
+        words.ignore("position_ids");
+        Self {
+            config: config.clone(),
+            token_embedding: Embedding::new(&words.at("token_embedding"), config.vocab_size, channels, 0.02),
+            positions: words.at("position_embedding").tensor("weight", [rows, channels], Init::Normal(0.01)),
+            layers: stack(&text.at("encoder.layers"), config.num_hidden_layers, &shape),
+            final_layer_norm: LayerNorm::affine(&text.at("final_layer_norm"), channels, shape.eps),
+        }
+    }
+
+    /// The configuration it was built with.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// The rows of the table for `ids (texts, tokens)`, `(texts, tokens, channels)`: some of them may be
+    /// replaced before they are encoded.
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.token_embedding.forward(ids)
+    }
+
+    /// The states of the tokens whose embeddings are `rows (texts, tokens, channels)`, of the same shape,
+    /// without the last `skip` layers (clip skip; none are left where there are fewer). Every token sees
+    /// those before it, padding among them.
+    ///
+    /// # Panics
+    /// If there are more tokens than positions.
+    pub fn encode(&self, rows: Tensor<3>, skip: usize, attachments: &Attachments) -> Tensor<3> {
+        let positions = self.positions.clone().narrow(0, 0, rows.dims()[1]).unsqueeze_dim(0);
+        let kept = &self.layers[..self.layers.len().saturating_sub(skip)];
+        let through = |x, layer: &Layer| layer.forward(x, true, attachments);
+        self.final_layer_norm.forward(kept.iter().fold(rows + positions, through))
+    }
+}
+
 /// Both towers and their projections into the common space.
 #[derive(Clone, Debug)]
 pub struct Clip {
@@ -191,10 +266,7 @@ pub struct Clip {
     vision_layers: Vec<Layer>,
     post_layernorm: LayerNorm,
     visual_projection: Linear,
-    token_embedding: Embedding,
-    text_positions: Tensor<2>,
-    text_layers: Vec<Layer>,
-    final_layer_norm: LayerNorm,
+    text: ClipText,
     text_projection: Linear,
     logit_scale: Tensor<1>,
 }
@@ -203,8 +275,8 @@ impl Clip {
     /// Builds both towers from `weights`.
     pub fn new(weights: &Weights, config: &ClipConfig) -> Self {
         let ClipConfig { vision_config: v, text_config: t, projection_dim, .. } = config;
-        let [vision, text] = [weights.at("vision_model"), weights.at("text_model")];
-        let [image, words] = [vision.at("embeddings"), text.at("embeddings")];
+        let vision = weights.at("vision_model");
+        let image = vision.at("embeddings");
         let patches = (v.image_size / v.patch_size).pow(2);
         let spread = |channels: usize| Init::Normal((channels as f32).powf(-0.5));
         let patch = Conv3dOptions { stride: [1, v.patch_size, v.patch_size], padding: [(0, 0); 3] };
@@ -215,19 +287,7 @@ impl Clip {
             eps: v.layer_norm_eps,
             activation: v.hidden_act,
         };
-        let text_shape = LayerShape {
-            channels: t.hidden_size,
-            inner: t.intermediate_size,
-            heads: t.num_attention_heads,
-            eps: t.layer_norm_eps,
-            activation: t.hidden_act,
-        };
-        let stack = |at: Weights, count: usize, shape: &LayerShape| {
-            (0..count).map(|index| Layer::new(&at.at(index), shape)).collect::<Vec<_>>()
-        };
-        for tower in [&image, &words] {
-            tower.ignore("position_ids");
-        }
+        image.ignore("position_ids");
         let norm = |at: Weights, shape: &LayerShape| LayerNorm::affine(&at, shape.channels, shape.eps);
         Self {
             config: config.clone(),
@@ -245,7 +305,7 @@ impl Clip {
                 spread(v.hidden_size),
             ),
             pre_layernorm: norm(vision.at("pre_layrnorm"), &vision_shape),
-            vision_layers: stack(vision.at("encoder.layers"), v.num_hidden_layers, &vision_shape),
+            vision_layers: stack(&vision.at("encoder.layers"), v.num_hidden_layers, &vision_shape),
             post_layernorm: norm(vision.at("post_layernorm"), &vision_shape),
             visual_projection: Linear::new(
                 &weights.at("visual_projection"),
@@ -253,14 +313,7 @@ impl Clip {
                 *projection_dim,
                 false,
             ),
-            token_embedding: Embedding::new(&words.at("token_embedding"), t.vocab_size, t.hidden_size, 0.02),
-            text_positions: words.at("position_embedding").tensor(
-                "weight",
-                [t.max_position_embeddings, t.hidden_size],
-                Init::Normal(0.01),
-            ),
-            text_layers: stack(text.at("encoder.layers"), t.num_hidden_layers, &text_shape),
-            final_layer_norm: norm(text.at("final_layer_norm"), &text_shape),
+            text: ClipText::new(weights, t),
             text_projection: Linear::new(
                 &weights.at("text_projection"),
                 t.hidden_size,
@@ -302,11 +355,9 @@ impl Clip {
         let [batch, tokens] = [ids.len(), ids.first().map_or(0, Vec::len)];
         let flat: Vec<i64> = ids.iter().flatten().copied().collect();
         let indices = Tensor::<2, Int>::from_data(TensorData::new(flat, [batch, tokens]), device);
-        let positions = self.text_positions.clone().narrow(0, 0, tokens).unsqueeze_dim(0);
-        let x = self.token_embedding.forward(indices) + positions;
-        let x = self.text_layers.iter().fold(x, |x, layer| layer.forward(x, true, &none));
+        let x = self.text.encode(self.text.embed(indices), 0, &none);
         let channels = x.dims()[2];
-        let x = self.final_layer_norm.forward(x).reshape([batch * tokens, channels]);
+        let x = x.reshape([batch * tokens, channels]);
         let ends: Vec<i64> = ids
             .iter()
             .enumerate()

@@ -152,9 +152,11 @@ impl GroupNorm {
     }
 }
 
-/// A convolution over pictures whose channels lie together, `(batch, rows, columns, channels)`.
+/// A convolution over pictures whose channels lie together, `(batch, rows, columns, channels)`, and a site
+/// for low-rank residuals.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
+    site: String,
     weight: ops::Conv2dWeight,
     bias: Tensor<2>,
     options: Conv2dOptions,
@@ -175,18 +177,25 @@ impl Conv2d {
     ) -> Self {
         let init = conv_init(inputs, &[kernel; 2]);
         let weight = weights.tensor("weight", [outputs, inputs, kernel, kernel], init);
-        let bias = weights.tensor("bias", [outputs], Init::Zeros).reshape([1, outputs]);
-        Self { weight: ops::Conv2dWeight::new(weight), bias, options }
+        Self::from_parts(weights, weight, options)
     }
 
-    /// Applies the convolution to `x (batch, rows, columns, inputs)`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.weight.conv2d(x, self.bias.clone(), self.options)
+    /// The same with its `weight (outputs, inputs, rows, columns)` at hand and its bias from `weights`.
+    pub fn from_parts(weights: &Weights, weight: Tensor<4>, options: Conv2dOptions) -> Self {
+        let [outputs, inputs, rows, columns] = weight.dims();
+        weights.site([outputs, inputs * rows * columns], Some([1, rows, columns]));
+        let bias = weights.tensor("bias", [outputs], Init::Zeros).reshape([1, outputs]);
+        Self { site: weights.path(""), weight: ops::Conv2dWeight::new(weight), bias, options }
+    }
+
+    /// Applies the convolution to `x (batch, rows, columns, inputs)`, with whatever is attached here.
+    pub fn forward(&self, x: Tensor<4>, attachments: &Attachments) -> Tensor<4> {
+        attachments.conv2d(&self.site, (&self.weight, self.bias.clone()), x, self.options)
     }
 
     /// The same plus `shift (batch, outputs)` everywhere.
-    pub fn forward_moved(&self, x: Tensor<4>, shift: Tensor<2>) -> Tensor<4> {
-        self.weight.conv2d(x, self.bias.clone() + shift, self.options)
+    pub fn forward_moved(&self, x: Tensor<4>, shift: Tensor<2>, attachments: &Attachments) -> Tensor<4> {
+        attachments.conv2d(&self.site, (&self.weight, self.bias.clone() + shift), x, self.options)
     }
 }
 

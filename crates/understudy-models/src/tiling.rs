@@ -1,10 +1,11 @@
-//! Coding a video in overlapping tiles, for the memory of one of them.
+//! Coding a picture or a video in overlapping tiles, for the memory of one of them.
 //!
 //! Tiles are blended linearly where they overlap. The result is not that of the whole picture: each tile
 //! knows only itself. The further tiles overlap, the closer it is.
 
 use burn::tensor::{Tensor, TensorData};
 
+use crate::sd_vae::{self, SdVae};
 use crate::wan_vae::{Posterior, WanVae};
 
 /// Tiles of a picture, in pixels.
@@ -47,6 +48,27 @@ impl WanVae {
     }
 }
 
+impl SdVae {
+    /// [`SdVae::decode_streamed`] tile by tile.
+    pub fn decode_tiled(&self, latents: Tensor<4>, tiles: Tiles) -> Tensor<4> {
+        let from = tiles.shrunk(self.config().spatial_factor());
+        pictures_tiled(latents, from, tiles, |tile| self.decode_streamed(tile))
+    }
+
+    /// [`SdVae::encode_streamed`] tile by tile.
+    pub fn encode_tiled(&self, pictures: Tensor<4>, tiles: Tiles) -> sd_vae::Posterior {
+        let to = tiles.shrunk(self.config().spatial_factor());
+        self.posterior(pictures_tiled(pictures, tiles, to, |tile| self.moments_streamed(tile)))
+    }
+}
+
+/// [`tiled`] for pictures `(batch, channels, rows, columns)`: videos of one frame.
+fn pictures_tiled(x: Tensor<4>, from: Tiles, to: Tiles, run: impl Fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+    let run = |tile: Tensor<5>| run(tile.squeeze_dim(FRAMES)).unsqueeze_dim(FRAMES);
+    tiled(&x.unsqueeze_dim(FRAMES), from, to, run).squeeze_dim(FRAMES)
+}
+
+const FRAMES: usize = 2;
 const ROWS: usize = 3;
 const COLUMNS: usize = 4;
 

@@ -1,6 +1,6 @@
 //! Adapters: what a method leaves behind, in memory and as a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -8,7 +8,7 @@ use understudy_engine::attach::{Attached, Attachments, LowRank, Window};
 use understudy_engine::host::values;
 use understudy_engine::patch::{Addition, Additions, Change};
 use understudy_engine::safetensors::{Precision, StoredTensor};
-use understudy_pipeline::{Base, Description, Naming, TokenEmbeddings};
+use understudy_pipeline::{Base, Description, ModuleKind, Naming, TokenEmbeddings, network_of};
 
 use crate::change::{self, with_core};
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub struct Residual {
     pub up: Tensor<2>,
     /// Its scale, times the rank.
     pub alpha: f32,
-    /// Frames, rows and columns of the kernel, where files have A as a convolution.
+    /// Frames, rows and columns of the kernel, where A is a convolution.
     pub kernel: Option<[usize; 3]>,
 }
 
@@ -38,10 +38,15 @@ impl Residual {
         self.down.dims()[0]
     }
 
-    /// The shapes of A and B in a file.
-    fn shapes(&self) -> [Vec<usize>; 2] {
+    /// The shapes of A and B in a file, at a module of this kind.
+    fn shapes(&self, kind: Option<ModuleKind>) -> [Vec<usize>; 2] {
         let [[rank, inputs], [outputs, _]] = [self.down.dims(), self.up.dims()];
         match self.kernel {
+            kernel if kind == Some(ModuleKind::Convolution) => {
+                let [_, rows, columns] = kernel.unwrap_or([1; 3]);
+                let channels = inputs / (rows * columns).max(1);
+                [vec![rank, channels, rows, columns], vec![outputs, rank, 1, 1]]
+            }
             None => [vec![rank, inputs], vec![outputs, rank]],
             Some([frames, rows, columns]) => {
                 let channels = inputs / (frames * rows * columns).max(1);
@@ -56,8 +61,11 @@ impl Residual {
         let (shape, core) = (part(Part::Down).map(|down| down.shape.as_slice()), part(Part::Mid));
         let kernel = match core.map(|core| core.shape.as_slice()).or(shape) {
             Some(&[_, _, frames, rows, columns]) => Some([frames, rows, columns]),
+            Some(&[_, _, rows, columns]) => Some([1, rows, columns]),
             _ => None,
         };
+        // A convolution of one pixel is a linear map.
+        let kernel = kernel.filter(|kernel| *kernel != [1; 3]);
         let [up, down] = [Part::Up, Part::Down].map(|part| matrix(file, site, part, device));
         let (up, mut down) = (up?, down?);
         if let Some(core) = core {
@@ -274,14 +282,30 @@ impl Adapter {
         if !self.motion.is_empty() {
             return self.weighed(1.0, 1.0).attachments(weight);
         }
+        self.of_network(weight, None)
+    }
+
+    /// The same of one network, the denoiser where it is none in particular.
+    fn of_network(&self, weight: f32, network: Option<&str>) -> Attachments {
         let mut attachments = Attachments::none();
         for (site, residual) in &self.residuals {
-            if weight == 0.0 || residual.alpha == 0.0 || residual.is_zero() {
+            let (own, path) = network_of(site);
+            if own != network || weight == 0.0 || residual.alpha == 0.0 || residual.is_zero() {
                 continue;
             }
-            attachments.add_low_rank(site, self.low_rank(residual, weight));
+            attachments.add_low_rank(path, self.low_rank(residual, weight));
         }
         attachments
+    }
+
+    /// Its residuals by network, scaled by `weight`, for a base whose denoiser is called so.
+    pub fn attached(&self, weight: f32, denoiser: &str) -> Attached {
+        let mut attached = Attached::one(denoiser, self.attachments(weight));
+        let networks: BTreeSet<&str> = self.residuals.keys().filter_map(|site| network_of(site).0).collect();
+        for network in networks {
+            attached.add(network, self.of_network(weight, Some(network)));
+        }
+        attached
     }
 
     fn low_rank(&self, residual: &Residual, weight: f32) -> LowRank {
@@ -356,7 +380,7 @@ impl Adapter {
         let mut file = AdapterFile::new(self.header(dialect).map_err(fault)?);
         file.naming = self.naming;
         for (site, residual) in &self.residuals {
-            let [down, up] = residual.shapes();
+            let [down, up] = residual.shapes(self.naming().kind(site));
             let store = |half: &Tensor<2>, shape| StoredTensor::new(&values(half.clone()), shape, precision);
             file.parts.insert((site.clone(), Part::Down), store(&residual.down, down));
             file.parts.insert((site.clone(), Part::Up), store(&residual.up, up));
@@ -456,7 +480,7 @@ pub fn combine(
     let mut rows = Vec::new();
     for (adapter, weight) in adapters {
         adapter.check(about)?;
-        attached.add(about.denoiser, adapter.attachments(*weight));
+        attached.extend(adapter.attached(*weight, about.denoiser));
         let Some(own) = adapter.token_embeddings() else { continue };
         if let Some(token) = own.tokens.iter().find(|token| tokens.contains(token)) {
             let reason = format!(
@@ -491,7 +515,7 @@ fn matrix(file: &AdapterFile, site: &str, part: Part, device: &Device) -> Result
     let (values, shape) = (numbers(&key, tensor)?, &tensor.shape);
     let columns = shape.iter().skip(1).product::<usize>();
     match shape.len() {
-        2 | 5 if shape[0] > 0 && columns > 0 => {
+        2 | 4 | 5 if shape[0] > 0 && columns > 0 => {
             Ok(Tensor::from_data(TensorData::new(values, [shape[0], columns]), device))
         }
         _ => Err(format!("tensor {key} has shape {shape:?}, not (rows, columns)")),

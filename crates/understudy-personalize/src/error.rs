@@ -39,6 +39,14 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// A file of textual inversion is not one.
+    #[error("{path} is not a usable embedding: {reason}", path = path.display())]
+    Embedding {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// An adapter that is whole holds something that cannot be written in the names asked for.
     #[error("{path} cannot be written in the names of {dialect}: {reason}", path = path.display())]
     NoNames {

@@ -397,6 +397,11 @@ fn as_map(kind: Option<ModuleKind>, mut shape: Vec<usize>) -> Vec<usize> {
         if shape.len() == 4 {
             shape.insert(2, 1);
         }
+    } else if kind == Some(ModuleKind::Convolution) {
+        // A linear map in place of one of one pixel.
+        if shape.len() == 2 {
+            shape.extend([1, 1]);
+        }
     } else if shape.len() > 2 && shape[2..].iter().all(|extent| *extent == 1) {
         shape.truncate(2);
     }

@@ -98,9 +98,8 @@ impl Adapter {
     /// Sites that the denoiser does not have, or has in another shape. A residual that adds nothing needs
     /// none.
     fn homeless(&self, about: &Description) -> Vec<(String, String)> {
-        let sites = &about.denoiser_sites().maps;
         let misfit = |(site, found): (&str, [usize; 2])| {
-            let reason = match sites.get(site) {
+            let reason = match about.map(site) {
                 None if self.residuals.get(site).is_some_and(Residual::is_zero) => return None,
                 None if self.naming().is_foreign(site) => format!("{site} (of image-to-video alone)"),
                 None => format!("{site} (no such site)"),

@@ -87,7 +87,8 @@ fn strange(names: &Names, key: &str) -> Strange {
     if let Some((_, kind)) = KINDS.iter().find(|(part, _)| key.contains(part)) {
         return Strange::Kind(kind);
     }
-    let mut networks = names.naming().relatives.iter().chain(&NETWORKS);
+    let foreign = |(part, _): &&(&str, &str)| !names.naming().has(part);
+    let mut networks = names.naming().relatives.iter().chain(NETWORKS.iter().filter(foreign));
     if let Some((_, network)) = networks.find(|(part, _)| key.contains(part)) {
         return Strange::Network(network);
     }

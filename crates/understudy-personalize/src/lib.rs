@@ -50,6 +50,7 @@ mod shapes;
 mod stages;
 mod subject;
 mod targets;
+mod textual_inversion;
 
 pub use adapter::{Adapter, Opened, Residual, combine};
 pub use error::{Error, Result};
@@ -73,3 +74,4 @@ pub use stages::run::Emit;
 pub use stages::settings::{Augmentation, Basis, Learning, NoiseLevels, Prior, Samples, Stage, numbered};
 pub use subject::{DEFAULT_TOKEN, Subject, SubjectOptions, SubjectPicture};
 pub use targets::Targets;
+pub use textual_inversion::{TextualInversion, with_inversions};

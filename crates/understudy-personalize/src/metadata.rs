@@ -8,6 +8,7 @@ use understudy_engine::attach::Window;
 use understudy_pipeline::{Naming, network_of};
 
 use crate::adapter::Residual;
+use crate::names::TEXT_MODEL;
 use crate::stages::settings::Basis;
 
 /// The key of this project's own metadata in an adapter's header.
@@ -124,6 +125,8 @@ pub(crate) fn to_peft(
     let mut networks: BTreeMap<&str, BTreeMap<&str, (usize, f32)>> = BTreeMap::new();
     for (site, scale) in scales {
         let (network, path) = network_of(site);
+        // Ends of names are enough for peft, and newer transformers has nothing before them.
+        let path = path.strip_prefix(TEXT_MODEL).unwrap_or(path);
         networks.entry(network.unwrap_or(naming.network)).or_default().insert(path, *scale);
     }
     let mut fields = Map::new();

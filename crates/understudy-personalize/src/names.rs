@@ -280,8 +280,11 @@ impl Names {
             self.modules.insert(name, Module { dialect, site: site.to_owned(), kind });
         };
         if let (Some(network), path) = network_of(site) {
-            insert(path.to_owned(), Dialect::Diffusers);
-            insert(format!("{network}.{path}"), Dialect::Diffusers);
+            // transformers leaves the outermost module out from its version 5 on.
+            for path in [path, path.strip_prefix(TEXT_MODEL).unwrap_or(path)] {
+                insert(path.to_owned(), Dialect::Diffusers);
+                insert(format!("{network}.{path}"), Dialect::Diffusers);
+            }
             // kohya's, that of programs for bases with two text encoders, OneTrainer's and LyCORIS'.
             for before in ["te_", "te1_", "text_encoder_", ""] {
                 insert(format!("{FLAT}{before}{}", flattened(path)), Dialect::Kohya);
@@ -304,7 +307,8 @@ impl Names {
 
     /// The module that goes by this name, whatever programs put before it, and its dialect.
     fn module(&self, name: &str) -> Option<(Dialect, &Module)> {
-        let module = self.modules.get(&flat(name).unwrap_or_else(|| bare(name)))?;
+        let own = flat(name).unwrap_or_else(|| bare(name));
+        let module = self.modules.get(&own).or_else(|| self.modules.get(&unprocessed(&own)?))?;
         let dialect = match name.split('.').find(|word| ["diffusion_model", "transformer"].contains(word)) {
             Some("diffusion_model") => Dialect::ComfyUi,
             Some(_) => Dialect::Diffusers,
@@ -327,6 +331,17 @@ impl Names {
         let whole = matches!(part, Part::Weight | Part::Bias | Part::Modulation);
         (whole || linear).then_some((dialect, site.as_str(), part))
     }
+}
+
+/// The outermost module of CLIP's text encoder.
+pub(crate) const TEXT_MODEL: &str = "text_model.";
+
+/// A map of an attention whose residual lies in a processor beside it, as early diffusers and AnimateDiff's
+/// own program have them: `attn1.to_out.0` of `attn1.processor.to_out`. `None` of other names.
+fn unprocessed(name: &str) -> Option<String> {
+    let (attention, map) = name.split_once(".processor.")?;
+    let layer = if map == "to_out" { ".0" } else { "" };
+    Some(format!("{attention}.{map}{layer}"))
 }
 
 /// What names in which underscores stand for dots begin with in the table.
@@ -354,7 +369,11 @@ fn flat(name: &str) -> Option<String> {
 /// A depth that no block number in `keys` exceeds, for reading a file without its base.
 fn depth_of<'a>(naming: &Naming, keys: impl Iterator<Item = &'a str>) -> usize {
     const DEEPEST: usize = 1024;
-    let words: Vec<String> = naming.block_words().iter().map(|word| flattened(network_of(word).1)).collect();
+    let word = |word: &&str| {
+        let path = network_of(word).1;
+        flattened(path.strip_prefix(TEXT_MODEL).unwrap_or(path))
+    };
+    let words: Vec<String> = naming.block_words().iter().map(word).collect();
     let number = |key: &str| {
         let key = flattened(key);
         let rest = words.iter().find_map(|word| key.split_once(word.as_str()))?.1.trim_start_matches('_');
@@ -484,6 +503,48 @@ mod tests {
             "blocks.1.self_attn.q.lora_A..weight",
         ] {
             assert_eq!(names.parse(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn stable_diffusions_names_met_in_the_wild_are_known() {
+        let naming = FAMILIES.iter().find(|family| family.name() == "animatediff").unwrap().naming();
+        let names = Names::new(naming, 12);
+        let attention = "down_blocks.0.attentions.1.transformer_blocks.0.attn1";
+        let motion = "up_blocks.3.motion_modules.2.transformer_blocks.0";
+        for (key, site) in [
+            (
+                "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_q",
+                format!("{attention}.to_q"),
+            ),
+            ("lora_unet_input_blocks_2_1_transformer_blocks_0_attn1_to_q", format!("{attention}.to_q")),
+            ("lora_unet_input_blocks_2_1_proj_in", "down_blocks.0.attentions.1.proj_in".to_owned()),
+            ("lora_unet_output_blocks_5_2_conv", "up_blocks.1.upsamplers.0.conv".to_owned()),
+            (
+                "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_out",
+                format!("{attention}.to_out.0"),
+            ),
+            (
+                "module.up_blocks.3.motion_modules.2.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor.to_out",
+                format!("{motion}.attn2.to_out.0"),
+            ),
+            (
+                "unet.up_blocks.3.motion_modules.2.transformer_blocks.0.attn1.to_v",
+                format!("{motion}.attn1.to_v"),
+            ),
+            (
+                "lora_te_text_model_encoder_layers_11_mlp_fc1",
+                "text_encoder/text_model.encoder.layers.11.mlp.fc1".to_owned(),
+            ),
+            (
+                "text_encoder.encoder.layers.3.self_attn.k_proj",
+                "text_encoder/text_model.encoder.layers.3.self_attn.k_proj".to_owned(),
+            ),
+        ] {
+            let found = names
+                .parse(&format!("{key}_lora.down.weight"))
+                .or(names.parse(&format!("{key}.lora_down.weight")));
+            assert_eq!(found.map(|(_, site, _)| site), Some(site.as_str()), "{key}");
         }
     }
 

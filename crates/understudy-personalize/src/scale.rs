@@ -9,6 +9,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 use understudy_engine::text;
 use understudy_pipeline::wrapped::bare;
+use understudy_pipeline::{TEXT_ENCODER, network_of};
 
 use crate::metadata::PEFT;
 
@@ -84,6 +85,8 @@ pub(crate) struct Statement {
     name: String,
     fields: Fields,
     stated: Stated,
+    /// The network that it is about alone, if that is not the denoiser.
+    network: Option<&'static str>,
 }
 
 /// All statements of a file, first those that count most, and what is to be said of those that cannot be
@@ -125,7 +128,30 @@ impl Statements {
         let text = text.trim_start_matches('\u{feff}');
         let all: Map<String, Value> =
             serde_json::from_str(text).map_err(|error| format!("{name}: {error}"))?;
-        let mut fields = plain_fields(&all);
+        // diffusers has the configurations of all networks in one.
+        let of_text = |(field, value): (&String, &Value)| {
+            Some((field.strip_prefix(TEXT_ENCODER)?.strip_prefix('.')?.to_owned(), value.clone()))
+        };
+        let own: Map<String, Value> = all.iter().filter_map(of_text).collect();
+        let others: Map<String, Value> =
+            all.into_iter().filter(|own| of_text((&own.0, &own.1)).is_none()).collect();
+        if !own.is_empty() {
+            self.add_peft_of(place, &own, name, Some(TEXT_ENCODER))?;
+        }
+        if own.is_empty() || !others.is_empty() {
+            self.add_peft_of(place, &others, name, None)?;
+        }
+        Ok(())
+    }
+
+    fn add_peft_of(
+        &mut self,
+        place: &str,
+        all: &Map<String, Value>,
+        name: &str,
+        network: Option<&'static str>,
+    ) -> Result<(), String> {
+        let mut fields = plain_fields(all);
         let other = fields.get("pefttype").and_then(Value::as_str).is_some_and(|kind| kind != "LORA");
         let alpha = if other { ALPHA } else { ALPHAS[0] };
         if fields.contains_key("pefttype") && !fields.contains_key(alpha) {
@@ -144,7 +170,8 @@ impl Statements {
             }
         }
         let name = if other { ALPHA } else { "lora_alpha" }.to_owned();
-        self.all.push(Statement { place: place.to_owned(), name, fields, stated: Stated::Alpha(alpha) });
+        let stated = Stated::Alpha(alpha);
+        self.all.push(Statement { place: place.to_owned(), name, fields, stated, network });
         Ok(())
     }
 
@@ -162,7 +189,7 @@ impl Statements {
                 let own = beside.map(|(other, value)| (last(other).to_owned(), parsed(value))).collect();
                 let place = format!("the header's {name}");
                 let name = last(name).to_owned();
-                self.all.push(Statement { place, name, fields: plain_fields(&own), stated });
+                self.all.push(Statement { place, name, fields: plain_fields(&own), stated, network: None });
             }
         }
         for (name, own) in names {
@@ -210,6 +237,7 @@ impl Statements {
                 name,
                 fields: fields.clone(),
                 stated,
+                network: None,
             });
         }
         for (name, value) in own {
@@ -245,7 +273,7 @@ impl Statements {
             if let (Some(rank), false) = (fields.get("rank").cloned(), fields.contains_key(ALPHA)) {
                 fields.insert(ALPHA.to_owned(), rank);
                 let (name, stated) = (ALPHA.to_owned(), Stated::Alpha(ALPHA));
-                self.all.push(Statement { place, name, fields, stated });
+                self.all.push(Statement { place, name, fields, stated, network: None });
                 return;
             }
         }
@@ -326,7 +354,9 @@ impl Statements {
 
     /// The alpha of a residual of this rank that is known by these names, and where it is stated.
     pub(crate) fn alpha(&self, names: &[&str], rank: usize) -> Option<(f32, &str)> {
-        self.all.iter().find_map(|own| Some((own.alpha(names, rank)?, own.place.as_str())))
+        let network = names.first().and_then(|site| network_of(site).0);
+        let about = |own: &&Statement| own.network.is_none_or(|own| Some(own) == network);
+        self.all.iter().filter(about).find_map(|own| Some((own.alpha(names, rank)?, own.place.as_str())))
     }
 
     /// Whether peft's configuration says that weights are decomposed.

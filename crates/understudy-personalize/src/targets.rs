@@ -17,8 +17,11 @@ pub enum Targets {
     /// These and both maps of the feed-forward layers.
     #[default]
     AttentionAndFeedForward,
-    /// Queries, keys, values and outputs of self-attention.
+    /// Queries, keys, values and outputs of self-attention: of the places of a picture where frames have an
+    /// attention of their own.
     SelfAttention,
+    /// Queries, keys, values and outputs of attention over frames.
+    TemporalAttention,
     /// Sites, or the ends of their paths: `blocks.3.attn1.to_q`, `attn2.to_k`, `ffn.net.2`.
     Sites(Vec<String>),
 }
@@ -34,19 +37,22 @@ enum Written {
 impl FromStr for Targets {
     type Err = Error;
 
-    /// `attn`, `attn-ffn`, `self-attn`, or sites separated by commas.
+    /// `attn`, `attn-ffn`, `self-attn` (or `spatial-self-attention`), `temporal`, or sites separated by
+    /// commas.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "attn" => Ok(Self::Attention),
             "attn-ffn" => Ok(Self::AttentionAndFeedForward),
-            "self-attn" => Ok(Self::SelfAttention),
+            "self-attn" | "spatial-self-attention" => Ok(Self::SelfAttention),
+            "temporal" => Ok(Self::TemporalAttention),
             sites if sites.contains("to_") || sites.contains("ffn") || sites.contains('.') => {
                 Ok(Self::Sites(sites.split(',').map(|site| site.trim().to_owned()).collect()))
             }
             other => Err(Error::config(
                 "targets",
                 format!(
-                    "{other:?} is not known; use attn, attn-ffn, self-attn, or sites like attn1.to_q,ffn.net.2"
+                    "{other:?} is not known; use attn, attn-ffn, self-attn, temporal, or sites like \
+                     attn1.to_q,ffn.net.2"
                 ),
             )),
         }
@@ -70,6 +76,7 @@ impl From<Targets> for Written {
             Targets::Attention => "attn",
             Targets::AttentionAndFeedForward => "attn-ffn",
             Targets::SelfAttention => "self-attn",
+            Targets::TemporalAttention => "temporal",
             Targets::Sites(sites) => return Self::Sites(sites),
         };
         Self::Name(name.to_owned())
@@ -91,6 +98,7 @@ impl Targets {
             Self::Attention => serving(&ATTENTION),
             Self::AttentionAndFeedForward => serving(&[&ATTENTION[..], &[Role::FeedForward]].concat()),
             Self::SelfAttention => serving(&[Role::SelfAttention]),
+            Self::TemporalAttention => serving(&[Role::TemporalAttention]),
             Self::Sites(names) => named(names, sites)?,
         })
     }

@@ -26,8 +26,8 @@ use understudy_personalize::{
 use understudy_pipeline::cost::{Costs, Halved};
 use understudy_pipeline::{
     Autoencoder, Base, Conditioned, Denoiser, Description, End, FAMILIES, Family, Files, Geometry,
-    LoadOptions, Module, ModuleKind, Naming, Network, Networks, Noise, OpenBase, Predicts, Recognized,
-    Request, Sampler, Scheduler, Source, Step, TextEncoder, Texts, Tokenizer, Tokens, Usual, generate,
+    LoadOptions, Module, ModuleKind, Naming, Network, Networks, Noise, OpenBase, Recognized, Request,
+    Sampler, Scheduler, Source, Step, TextEncoder, Texts, Tokenizer, Tokens, Usual, generate,
 };
 
 const WIDTH: usize = 6;
@@ -71,12 +71,11 @@ impl Net {
             let look = Linear::new(&at("look").serving(Role::SelfAttention), WIDTH, WIDTH, true);
             [look, Linear::new(&at("read").serving(Role::CrossAttention), WIDTH, WIDTH, false)]
         };
-        let alphas_cumprod = (1..=1000).map(|step| (1.0 - f64::from(step) / 1001.0).powi(2)).collect();
         Self {
             inwards: Linear::new(&weights.at("inwards"), LATENTS, WIDTH, true),
             blocks: (0..BLOCKS).map(block).collect(),
             outwards: Linear::new(&weights.at("outwards"), WIDTH, LATENTS, true),
-            noise: Noise::Diffusion { alphas_cumprod, predicts: Predicts::Noise },
+            noise: scheduler().noise(),
         }
     }
 }
@@ -198,7 +197,7 @@ impl TextEncoder for Words {
         self.table.clone().select(0, ids).reshape([tokens.ids.len(), tokens.limit(), WIDTH])
     }
 
-    fn encode(&self, embedded: Tensor<3>, _: &Tokens, _: &Attachments) -> Texts {
+    fn encode(&self, embedded: Tensor<3>, _: &Tokens, _: usize, _: &Attachments) -> Texts {
         Texts { words: embedded, pooled: None }
     }
 }
@@ -240,6 +239,15 @@ struct Opened {
     weights: Checkpoint,
 }
 
+/// As a folder would say of an older text-to-image base.
+fn scheduler() -> Scheduler {
+    let config = serde_json::json!({
+        "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "beta_end": 0.012, "clip_sample": false, "set_alpha_to_one": false, "steps_offset": 1,
+    });
+    Scheduler::from_config(config.as_object().unwrap(), "scheduler_config.json").unwrap()
+}
+
 fn sites() -> (BTreeMap<String, Vec<usize>>, Sites) {
     Probe::look(&device(), Net::new)
 }
@@ -255,9 +263,10 @@ fn describe() -> Description {
         sites: BTreeMap::from([("unet", sites)]),
         tensors,
         blocks: BLOCKS,
-        scheduler: Scheduler { sampler: Sampler::Euler, shift: 1.0 },
+        scheduler: scheduler(),
         text_limit: WORDS,
         text_table: [ROWS, WIDTH],
+        text_layers: 0,
         geometry: Geometry { channels: LATENTS, factors: [1, SIDE], patch: [1; 3], positions: [64; 3] },
         costs: Costs {
             halved: Halved::default(),
@@ -415,6 +424,22 @@ fn a_family_of_another_kind_generates_and_is_fitted() {
     assert!(plain.iter().all(|value| (0.0..=1.0).contains(value)));
     let other = values(generate(&base, &request("a blue cube"), &mut on).unwrap().frames);
     assert_ne!(plain, other);
+    for sampler in Sampler::ALL {
+        let request = Request { sampler: Some(sampler), ..request("a red ball") };
+        let made = generate(&base, &request, &mut on).map(|output| values(output.frames));
+        match made {
+            Ok(frames) => {
+                assert!(frames.iter().all(|value| value.is_finite()), "{sampler}");
+                assert_eq!(frames == plain, sampler == Sampler::Ddim, "{sampler}");
+                let again = values(generate(&base, &request, &mut on).unwrap().frames);
+                assert_eq!(frames, again, "{sampler}");
+            }
+            Err(error) => {
+                assert_eq!(sampler, Sampler::UniPc);
+                assert!(error.to_string().contains("this base is of diffusion"), "{error}");
+            }
+        }
+    }
 
     let mut table = Table::new();
     for (name, value) in [

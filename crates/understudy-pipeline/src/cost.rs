@@ -181,6 +181,7 @@ impl Request {
         // What encoded and denoised is gone when the autoencoder decodes the last.
         let gone = if videos > 1 { 0 } else { weights.saturating_sub(PROGRAM) as usize };
         let used = (FLOAT * denoising).max((FLOAT * decoding).saturating_sub(gone));
+        let steps = self.scheduler(about)?.schedule(self.steps)?.steps();
         let step = passes as f64 * costs.denoiser_work(places, longest);
         let decode = costs.pixel * (decoded * self.frames) as f64;
         let rate = costs.products_per_second(device) / OVERHEAD;
@@ -188,7 +189,7 @@ impl Request {
             weights,
             activations: ((used + KEPT.min(used / 4 * 3)) as u64).max(costs.embedding),
             step_seconds: (step / rate) as f32,
-            seconds: (videos as f64 * (self.steps as f64 * step + decode) / rate) as f32,
+            seconds: (videos as f64 * (steps as f64 * step + decode) / rate) as f32,
         })
     }
 }

@@ -39,7 +39,7 @@ pub enum Error {
     #[error("the base cannot be read any more: {0}; put its files back as they were, and run it again")]
     Lost(String),
     /// No sampler has this name.
-    #[error("unknown scheduler {0:?}; use euler, unipc or dpm++")]
+    #[error("unknown scheduler {0:?}; use one of euler, unipc, dpm++, ddim, lcm, euler-a, dpm++2m-sde, pndm")]
     UnknownScheduler(String),
     /// A prompt is longer than the text encoder reads.
     #[error(
@@ -91,7 +91,7 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
-    /// The noise to start from is not of the request's shape.
+    /// The noise to start from, or that of a step, is not of the request's shape.
     #[error(
         "the initial noise has shape {found:?}, but this request needs {needed:?}; make it for this size"
     )]

@@ -1,3 +1,4 @@
 //! The families, one folder each.
 
+pub mod animatediff;
 pub mod wan;

@@ -6,26 +6,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use understudy_engine::safetensors::Checkpoint;
-use understudy_engine::sites::Sites;
+use understudy_engine::sites::{Site, Sites};
 
 use crate::base::{Base, LoadOptions};
 use crate::cost::Costs;
-use crate::error::Result;
-use crate::families::wan;
+use crate::error::{Error, Result};
+use crate::families::{animatediff, wan};
 use crate::files::Source;
 use crate::geometry::Geometry;
-use crate::naming::Naming;
+use crate::naming::{Naming, network_of};
+use crate::network::ControlNetwork;
 use crate::recognize::{Network, Recognized};
 use crate::scheduler::Scheduler;
 use crate::tokenize::Tokenizer;
 
 /// Every family there is.
-pub static FAMILIES: &[&dyn Family] = &[&wan::Wan];
+pub static FAMILIES: &[&dyn Family] = &[&wan::Wan, &animatediff::AnimateDiff];
 
 /// A family of bases.
 pub trait Family: Debug + Sync {
@@ -53,6 +55,19 @@ pub trait Family: Debug + Sync {
     /// # Errors
     /// When a file is missing, malformed or not supported.
     fn open(&self, source: &Source, device: &Device) -> Result<Option<Box<dyn OpenBase>>>;
+
+    /// A network that controls generations of a base of this family.
+    ///
+    /// # Errors
+    /// When the family knows none, or it cannot be read.
+    fn control(&self, path: &Path, about: &Description, device: &Device) -> Result<Arc<dyn ControlNetwork>> {
+        let _ = (about, device);
+        Err(Error::File {
+            file: path.display().to_string(),
+            reason: format!("bases of {} are controlled by no pictures", self.name()),
+            advice: "leave it out, or use a Stable Diffusion with motion modules",
+        })
+    }
 
     /// The published denoiser that has linear maps of these paths and shapes, `[outputs, inputs]`, if one
     /// has.
@@ -95,16 +110,19 @@ pub struct Description {
     pub denoiser: &'static str,
     /// Sites, by network.
     pub sites: BTreeMap<&'static str, Sites>,
-    /// The shapes of the denoiser's tensors.
+    /// The shapes of the denoiser's tensors, and of those of other networks that adapters may change, which
+    /// are named as [`network_of`] says.
     pub tensors: BTreeMap<String, Vec<usize>>,
     /// Blocks of the denoiser that can stay in its file.
     pub blocks: usize,
-    /// The sampler it was made for, and its shift.
+    /// The sampler it was made for, and how a run's noise levels are laid out.
     pub scheduler: Scheduler,
     /// Tokens of a prompt, padding included.
     pub text_limit: usize,
     /// Rows of the table of tokens, and their length.
     pub text_table: [usize; 2],
+    /// Layers of the text encoder, as far as the last of them can be left out; 0 where none can.
+    pub text_layers: usize,
     /// Which videos fit, and what latents they make.
     pub geometry: Geometry,
     /// What its networks take.
@@ -118,6 +136,21 @@ impl Description {
     pub fn denoiser_sites(&self) -> &Sites {
         static NONE: Sites = Sites { maps: BTreeMap::new(), attentions: Vec::new(), states: Vec::new() };
         self.sites.get(self.denoiser).unwrap_or(&NONE)
+    }
+
+    /// A network that controls generations of such a base.
+    ///
+    /// # Errors
+    /// Those of [`Family::control`].
+    pub fn control(&self, path: &Path, device: &Device) -> Result<Arc<dyn ControlNetwork>> {
+        let family = FAMILIES.iter().find(|family| family.name() == self.family);
+        family.unwrap_or(&FAMILIES[0]).control(path, self, device)
+    }
+
+    /// The map of this path, in whichever network it is; see [`network_of`].
+    pub fn map(&self, path: &str) -> Option<&Site> {
+        let (network, path) = network_of(path);
+        self.sites.get(network.unwrap_or(self.denoiser))?.maps.get(path)
     }
 }
 

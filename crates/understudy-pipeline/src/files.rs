@@ -27,6 +27,21 @@ pub enum Source {
     Files(Files),
     /// One file a network.
     Parts(Parts),
+    /// A base of pictures, and what makes them move.
+    Animated(Animated),
+}
+
+/// A base of pictures in a folder or in one file, and what makes them move.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Animated {
+    /// A folder in diffusers' layout, or a file of all networks of pictures.
+    pub pictures: PathBuf,
+    /// Motion modules: a folder or a file; those that come with the pictures if there are none.
+    pub motion: Option<PathBuf>,
+    /// An autoencoder in place of the pictures'.
+    pub vae: Option<PathBuf>,
+    /// For a file: a folder of the published configurations and the tokenizer.
+    pub config: Option<PathBuf>,
 }
 
 /// One file a network, in any naming and precision that can be read.
@@ -130,10 +145,12 @@ impl Source {
     /// # Errors
     /// When what it says of itself cannot be read.
     fn unknown(&self, families: &[&'static dyn Family]) -> Result<Error> {
-        let advice = "use a text-to-video checkpoint of the Wan 2.1 family";
+        let advice =
+            "use a text-to-video checkpoint of the Wan 2.1 family, or a Stable Diffusion 1.5 with --motion";
         match self {
-            Self::Parts(parts) => Ok(Error::File {
-                file: parts.transformer.display().to_string(),
+            Self::Parts(Parts { transformer: file, .. })
+            | Self::Animated(Animated { pictures: file, .. }) => Ok(Error::File {
+                file: file.display().to_string(),
                 reason: "it is no denoiser of a known family".to_owned(),
                 advice,
             }),

@@ -14,7 +14,6 @@ use crate::network::{Autoencoder, Texts};
 use crate::prompt::{PromptOptions, encode_prompt};
 use crate::request::Request;
 use crate::sampling::{Branch, Guided};
-use crate::scheduler::Scheduler;
 
 /// What happens on the way; each is sent when it is over.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,7 +80,9 @@ pub fn denoise(
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Tensor<5>> {
     let shape = request.check(&base.about)?;
-    let total = request.steps;
+    let scheduler = request.scheduler(&base.about)?;
+    let schedule = scheduler.schedule(request.steps)?;
+    let total = schedule.steps();
     let mut report = |event, done| match on_event(event) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Interrupted { done, total }),
@@ -93,35 +94,51 @@ pub fn denoise(
     let branches =
         texts.into_iter().map(|(texts, weight)| Branch { texts, attached: &request.attached, weight });
     let mut guided =
-        Guided::new(denoiser, branches.collect(), shape[0], request.guidance_window, request.block_reuse);
+        Guided::new(denoiser, branches.collect(), shape[0], request.guidance_window, request.block_reuse)
+            .controlled(&request.controls)
+            .windowed(request.context);
     report(Event::Encoded { elapsed: since(start, &base.device) }, 0)?;
 
-    let Scheduler { sampler, shift } = request.scheduler(&base.about);
-    let schedule = denoiser.noise().schedule(sampler, shift, total);
-    sampler.sample(request.noise(shape, base), &schedule, |index, latents| {
+    let denoised = |index: usize, latents: &Tensor<5>| {
         let start = Instant::now();
         let (level, progress) = (schedule.level(index), index as f32 / total as f32);
         let moment = Moment { level, progress };
         request.companions.iter().try_for_each(|companion| companion.clone().step(base, moment))?;
-        let prediction = guided.predict(latents, level.timestep, progress);
+        let prediction = guided.predict(latents, level.timestep, [index, total]);
         let skipped = guided.skipped();
         let elapsed = since(start, &base.device);
         base.check_read()?;
         report(Event::Step { index, total, sigma: level.sigma, skipped, elapsed }, index + 1)?;
-        Ok::<_, Error>(denoiser.noise().data(latents, prediction, level))
-    })
+        Ok(denoiser.noise().data(latents, prediction, level))
+    };
+    let mut fresh = |step| request.fresh_noise(step, shape, base);
+    scheduler.sample(request.noise(shape, base), &schedule, denoised, &mut fresh)
 }
 
 impl Request {
     /// The noise to start from: given, or the seed's.
-    fn noise(&self, [prompts, channels, frames, height, width]: [usize; 5], base: &Base) -> Tensor<5> {
-        if let Some(noise) = &self.initial_noise {
-            return noise.clone();
+    fn noise(&self, shape: [usize; 5], base: &Base) -> Tensor<5> {
+        match &self.initial_noise {
+            Some(noise) => noise.clone(),
+            None => self.drawn("noise", 0, shape, base),
         }
-        let shape = [1, channels, frames, height, width];
+    }
+
+    /// The noise that a sampler adds in a step: given, or the seed's.
+    fn fresh_noise(&self, step: usize, shape: [usize; 5], base: &Base) -> Tensor<5> {
+        match self.step_noise.get(&step) {
+            Some(noise) => noise.clone(),
+            None => self.drawn("step noise", step as u64, shape, base),
+        }
+    }
+
+    /// Unit noise of the seeds, each prompt's own.
+    fn drawn(&self, purpose: &str, step: u64, shape: [usize; 5], base: &Base) -> Tensor<5> {
+        let [prompts, channels, frames, height, width] = shape;
         let draw = |index: usize| {
             let seed = self.seed.wrapping_add(index as u64);
-            Random::stream(seed, "noise", 0).normal_tensor(shape, &base.device)
+            let mut random = Random::stream(seed, purpose, step);
+            random.normal_tensor([1, channels, frames, height, width], &base.device)
         };
         Tensor::cat((0..prompts).map(draw).collect(), 0)
     }
@@ -134,6 +151,7 @@ impl Request {
             attached: Some(&self.attached),
             token_embeddings: self.token_embeddings.as_ref(),
             weighted: self.prompt_weights,
+            skip: self.clip_skip,
         };
         let prompts: Vec<&str> = self.prompts.iter().map(String::as_str).collect();
         let own = encode_prompt(base, &prompts, options)?;

@@ -4,7 +4,7 @@
 //! or files as people share them. Which networks it has is its [family]'s matter; here they are a
 //! [`TextEncoder`], a [`Denoiser`] and an [`Autoencoder`]. [`generate`] runs them for a [`Request`] and
 //! reports [`Event`]s; it is made of pieces that training uses too: [`encode_prompt`], a [`Denoiser`], and a
-//! [`Sampler`] over a [`Schedule`]. Nothing here prints.
+//! [`Scheduler`] over a [`Schedule`]. Nothing here prints.
 //!
 //! [family]: Family
 //!
@@ -52,15 +52,20 @@ pub use base::{Base, LoadOptions, Networks, TEXT_ENCODER};
 pub use companion::{Companion, Moment};
 pub use error::{Error, Result};
 pub use family::{Description, FAMILIES, Family, OpenBase, Usual};
-pub use files::{Files, OpenedBase, Parts, Source, below};
+pub use files::{Animated, Files, OpenedBase, Parts, Source, below};
 pub use generate::{Event, Output, decode, denoise, generate};
 pub use geometry::Geometry;
 pub use naming::{BLOCK, Module, ModuleKind, Naming, network_of};
-pub use network::{Autoencoder, Conditioned, Denoiser, End, Step, TextEncoder, Texts};
+pub use network::{
+    Autoencoder, Conditioned, Control, ControlNetwork, Denoiser, End, Step, TextEncoder, Texts,
+};
 pub use noise::{Level, Noise, Predicts, mixed};
 pub use prompt::{PromptOptions, TokenEmbeddings, encode_prompt};
 pub use recognize::{Network, Recognized, compare, other_model, recognize};
 pub use request::Request;
-pub use sampling::{Branch, Guided, Sampler, Schedule, dpm_plus_plus, euler, unipc};
+pub use sampling::{
+    Branch, Context, DpmPlusPlus, Guided, Lcm, Pndm, Rule, Sampler, Schedule, Shares, Solver, Transition,
+    ddim, ddim_step, dpm_plus_plus, euler, euler_ancestral, euler_step, lcm, lcm_data, pndm, unipc,
+};
 pub use scheduler::Scheduler;
 pub use tokenize::{Tokenizer, Tokens, clean, listed, without_weights};

@@ -119,6 +119,11 @@ impl Naming {
             .map(|own| own.kind)
     }
 
+    /// Whether paths of modules have this `part`, in either of their names.
+    pub fn has(&self, part: &str) -> bool {
+        self.modules.iter().any(|own| own.published.contains(part) || own.original.contains(part))
+    }
+
     /// The number of the block that a published path is in, and the path within it; `None` where blocks are
     /// counted at several places.
     pub fn in_block<'a>(&self, published: &'a str) -> Option<(&'a str, &'a str)> {

@@ -1,9 +1,10 @@
 //! What a base's networks are asked for, whatever family they are of.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use understudy_engine::attach::{Attached, Attachments};
+use understudy_engine::attach::{Attached, Attachments, Window};
 use understudy_engine::replay::BlockStack;
 
 use crate::noise::Noise;
@@ -48,8 +49,9 @@ pub trait TextEncoder: Debug + Send + Sync {
     /// The rows of `tokens`, `(texts, positions, channels)`, as many positions as are computed.
     fn embed(&self, tokens: &Tokens) -> Tensor<3>;
 
-    /// The states of what [`TextEncoder::embed`] gave for `tokens`, some of whose rows may be others.
-    fn encode(&self, embedded: Tensor<3>, tokens: &Tokens, attachments: &Attachments) -> Texts;
+    /// The states of what [`TextEncoder::embed`] gave for `tokens`, some of whose rows may be others; without
+    /// the last `skip` layers, where the family's can be left out (see `Description::text_layers`).
+    fn encode(&self, embedded: Tensor<3>, tokens: &Tokens, skip: usize, attachments: &Attachments) -> Texts;
 
     /// Why a part of it could not be read any more, if that happened.
     fn lost(&self) -> Option<&str> {
@@ -66,6 +68,63 @@ pub struct Step<'a> {
     pub timesteps: &'a [f32],
     /// How far denoising is, in `[0, 1]`: which attachments are active.
     pub progress: f32,
+    /// What is attached to the denoiser in this step alone.
+    pub attached: Option<&'a Attachments>,
+}
+
+impl Step<'_> {
+    /// `attachments` at this step, with what is attached in it alone.
+    pub fn with(&self, attachments: &Attachments) -> Attachments {
+        let mut all = attachments.at(self.progress);
+        if let Some(own) = self.attached {
+            all.extend(own.clone());
+        }
+        all
+    }
+}
+
+/// A network that tells a denoiser what to show where, by pictures: ControlNet.
+pub trait ControlNetwork: Debug + Send + Sync {
+    /// What it adds to the denoiser's hidden states at `step`, whose samples have these `texts`, looking at
+    /// `pictures (1, 3, frames, height, width)` in [0, 1]: so many times, and to the first `guessed` samples
+    /// alone, where it guesses what they are to show (see [`Control::guess`]).
+    fn attachments(
+        &self,
+        step: &Step<'_>,
+        texts: &Texts,
+        pictures: &Tensor<5>,
+        weight: f32,
+        guessed: Option<usize>,
+    ) -> Attachments;
+
+    /// Why a part of it could not be read any more, if that happened.
+    fn lost(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A network that controls a generation, and what it looks at.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// The network.
+    pub network: Arc<dyn ControlNetwork>,
+    /// What it looks at: `(1, 3, frames, height, width)` in [0, 1].
+    pub pictures: Tensor<5>,
+    /// How strongly it counts.
+    pub weight: f32,
+    /// The steps in which it does: those that lie in it whole.
+    pub window: Window,
+    /// Whether the pictures shall say what is shown, whatever the prompt says: it looks for the prompt's
+    /// prediction alone, and counts less at fine detail (ControlNet's guess mode).
+    pub guess: bool,
+}
+
+impl Control {
+    /// Whether it counts in step `index` of `total`.
+    pub fn is_active(&self, index: usize, total: usize) -> bool {
+        let at = |index: usize| index as f32 / total.max(1) as f32;
+        at(index) >= self.window.start && at(index + 1) <= self.window.end
+    }
 }
 
 /// What a denoiser makes of a prediction, down to a scalar.

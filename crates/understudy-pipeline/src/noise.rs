@@ -22,8 +22,32 @@ pub enum Noise {
 pub enum Predicts {
     /// The noise, "epsilon".
     Noise,
+    /// The data, "sample".
+    Data,
     /// `alpha * noise - sigma * data`, "v" (Salimans and Ho, "Progressive Distillation", 2022).
     Velocity,
+}
+
+impl Predicts {
+    /// What was predicted at a noisy `x` if `data` was foreseen.
+    pub fn of<const D: usize>(self, x: &Tensor<D>, data: Tensor<D>, level: Level) -> Tensor<D> {
+        let Level { alpha, sigma, .. } = level;
+        match self {
+            Self::Noise => (x.clone() - data * alpha) / sigma,
+            Self::Data => data,
+            Self::Velocity => (x.clone() * alpha - data) / sigma,
+        }
+    }
+
+    /// The data that `prediction` at a noisy `x` foresees.
+    pub fn data<const D: usize>(self, x: &Tensor<D>, prediction: Tensor<D>, level: Level) -> Tensor<D> {
+        let Level { alpha, sigma, .. } = level;
+        match self {
+            Self::Noise => (x.clone() - prediction * sigma) / alpha,
+            Self::Data => prediction,
+            Self::Velocity => x.clone() * alpha - prediction * sigma,
+        }
+    }
 }
 
 /// How noisy something is: it is `alpha * data + sigma * noise`.
@@ -60,11 +84,9 @@ impl Noise {
 
     /// The data that `prediction` at a noisy `x` foresees.
     pub fn data(&self, x: &Tensor<5>, prediction: Tensor<5>, level: Level) -> Tensor<5> {
-        let Level { alpha, sigma, .. } = level;
         match self {
-            Self::Flow => x.clone() - prediction * sigma,
-            Self::Diffusion { predicts: Predicts::Noise, .. } => (x.clone() - prediction * sigma) / alpha,
-            Self::Diffusion { predicts: Predicts::Velocity, .. } => x.clone() * alpha - prediction * sigma,
+            Self::Flow => x.clone() - prediction * level.sigma,
+            Self::Diffusion { predicts, .. } => predicts.data(x, prediction, level),
         }
     }
 
@@ -73,6 +95,7 @@ impl Noise {
         match self {
             Self::Flow => noise.clone() - data.clone(),
             Self::Diffusion { predicts: Predicts::Noise, .. } => noise.clone(),
+            Self::Diffusion { predicts: Predicts::Data, .. } => data.clone(),
             Self::Diffusion { predicts: Predicts::Velocity, .. } => {
                 noise.clone() * shares(levels, data, |level| level.alpha)
                     - data.clone() * shares(levels, data, |level| level.sigma)
@@ -109,7 +132,8 @@ mod tests {
         let mut random = Random::new(1, 0);
         let mut next = || random.normal_tensor::<5>([2, 3, 1, 2, 2], &Device::flex());
         let (data, noise) = (next(), next());
-        for kind in [Noise::Flow, diffusion(Predicts::Noise), diffusion(Predicts::Velocity)] {
+        let kinds = [Predicts::Noise, Predicts::Data, Predicts::Velocity].map(diffusion);
+        for kind in [Noise::Flow].into_iter().chain(kinds) {
             for sigma in [0.1, 0.7] {
                 let level = kind.level(sigma);
                 let levels = [level; 2];
@@ -117,6 +141,10 @@ mod tests {
                 let found = kind.data(&x, kind.target(&data, &noise, &levels), level);
                 let far = values((found - data.clone()).abs().max())[0];
                 assert!(far < 1e-5, "{kind:?}: {far}");
+                let Noise::Diffusion { predicts, .. } = &kind else { continue };
+                let expected = kind.target(&data, &noise, &levels);
+                let far = values((predicts.of(&x, data.clone(), level) - expected).abs().max())[0];
+                assert!(far < 1e-5, "{predicts:?}: {far}");
             }
         }
     }

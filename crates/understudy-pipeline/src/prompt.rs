@@ -17,6 +17,40 @@ pub struct TokenEmbeddings {
     pub rows: Tensor<2>,
 }
 
+impl TokenEmbeddings {
+    /// `prompt` with all tokens of the words that have several: `<s>` is `<s> <s>_1` where there is a token
+    /// `<s>_1`, as diffusers has it.
+    pub fn spelled(&self, prompt: &str) -> String {
+        let mut spelled = prompt.to_owned();
+        for token in &self.tokens {
+            let further = (1..).map(|index| format!("{token}_{index}"));
+            let further: Vec<String> = further.take_while(|own| self.tokens.contains(own)).collect();
+            if !further.is_empty() {
+                spelled = with_after(&spelled, token, &further.join(" "));
+            }
+        }
+        spelled
+    }
+}
+
+/// `text` with ` more` behind `word` wherever it stands by itself.
+fn with_after(text: &str, word: &str, more: &str) -> String {
+    let is_inside = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let mut spelled = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let (before, after) = (&rest[..at], &rest[at + word.len()..]);
+        let alone = !before.ends_with(is_inside) && !after.starts_with(is_inside);
+        spelled.push_str(&rest[..at + word.len()]);
+        if alone {
+            spelled.push(' ');
+            spelled.push_str(more);
+        }
+        rest = after;
+    }
+    spelled + rest
+}
+
 /// How prompts are encoded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PromptOptions<'a> {
@@ -28,6 +62,8 @@ pub struct PromptOptions<'a> {
     pub token_embeddings: Option<&'a TokenEmbeddings>,
     /// Whether `(word:1.2)` in a prompt weighs the word; otherwise it is text like any other.
     pub weighted: bool,
+    /// How many of the encoder's last layers are left out.
+    pub skip: usize,
 }
 
 /// What the denoiser reads of `prompts`.
@@ -36,14 +72,19 @@ pub struct PromptOptions<'a> {
 /// When a prompt is longer than the limit, or token embeddings do not fit the base.
 pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> Result<Texts> {
     let encoder = base.networks.text.as_ref();
+    let spelled: Vec<String> = match options.token_embeddings {
+        Some(embeddings) => prompts.iter().map(|prompt| embeddings.spelled(prompt)).collect(),
+        None => prompts.iter().map(|prompt| (*prompt).to_owned()).collect(),
+    };
+    let prompts: Vec<&str> = spelled.iter().map(String::as_str).collect();
     let limit = options.max_sequence_length.unwrap_or(base.about.text_limit);
     let [rows, _] = encoder.table();
     let subject = options.token_embeddings.map(|embeddings| Subject::new(base, embeddings)).transpose()?;
     let tokenizer = subject.as_ref().map_or(encoder.tokenizer(), |subject| &subject.tokenizer);
     let (tokens, weights) = if options.weighted {
-        tokenizer.encode_weighted(prompts, limit)?
+        tokenizer.encode_weighted(&prompts, limit)?
     } else {
-        (tokenizer.encode(prompts, limit)?, Vec::new())
+        (tokenizer.encode(&prompts, limit)?, Vec::new())
     };
     let has_row = |id: &u32| (*id as usize) < rows || subject.as_ref().is_some_and(|s| s.ids.contains(id));
     if let Some(id) = tokens.ids.iter().flatten().find(|id| !has_row(id)) {
@@ -57,7 +98,7 @@ pub fn encode_prompt(base: &Base, prompts: &[&str], options: PromptOptions) -> R
     };
     let none = Attached::none();
     let attachments = options.attached.unwrap_or(&none).to(TEXT_ENCODER);
-    let texts = encoder.encode(embedded, &tokens, attachments);
+    let texts = encoder.encode(embedded, &tokens, options.skip, attachments);
     base.check_read()?;
     if weights.iter().flatten().all(|weight| *weight == 1.0) {
         return Ok(texts);
@@ -135,5 +176,20 @@ impl<'a> Subject<'a> {
         let selected = Tensor::<2>::from_data(TensorData::new(selected, [prompts * length, count]), &device);
         let kept = Tensor::<3>::from_data(TensorData::new(kept, [prompts, length, 1]), &device);
         embedded * kept + selected.matmul(self.rows.clone()).reshape([prompts, length, channels])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn words_of_several_tokens_are_spelled_out() {
+        let tokens = ["toy", "toy_1", "toy_2", "<s>"].map(str::to_owned).to_vec();
+        let embeddings = TokenEmbeddings { tokens, rows: Tensor::zeros([4, 2], &Device::flex()) };
+        let spelled = embeddings.spelled("a toy, a toys' <s> (toy:1.2)");
+        assert_eq!(spelled, "a toy toy_1 toy_2, a toys' <s> (toy toy_1 toy_2:1.2)");
     }
 }

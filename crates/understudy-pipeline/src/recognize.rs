@@ -31,6 +31,9 @@ pub struct Recognized {
     /// The class that it is published as.
     #[serde(skip)]
     pub class: &'static str,
+    /// Whether its tensors were compared with what the network needs.
+    #[serde(skip)]
+    pub compared: bool,
     /// Which of several copies in it is used, and what is left out.
     pub note: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! What is asked of a base: prompts, sizes, and how to sample.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
@@ -8,8 +9,9 @@ use understudy_engine::attach::{Attached, Window};
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::family::Description;
+use crate::network::Control;
 use crate::prompt::TokenEmbeddings;
-use crate::sampling::Sampler;
+use crate::sampling::{Context, Sampler};
 use crate::scheduler::Scheduler;
 
 /// What to generate.
@@ -36,14 +38,20 @@ pub struct Request {
     pub block_reuse: Option<f32>,
     /// The sampler, if not the base's own.
     pub sampler: Option<Sampler>,
-    /// The shift of the noise levels, if not the base's own.
+    /// The shift of the noise levels, if not the base's own, of a base that matches flows.
     pub shift: Option<f64>,
     /// Decides the noise: prompt `i` gets that of seed `seed + i`, so that it can be made again alone.
     pub seed: u64,
     /// Noise `(prompts, channels, frames, height, width)` of latents to use in place of the seed's.
     pub initial_noise: Option<Tensor<5>>,
+    /// Noise of the same shape to use in place of what the sampler would draw in these steps.
+    pub step_noise: BTreeMap<usize, Tensor<5>>,
     /// What is attached to the networks.
     pub attached: Attached,
+    /// Windows over the frames, for more of them than the base has positions for.
+    pub context: Option<Context>,
+    /// What tells it what to show where, by pictures.
+    pub controls: Vec<Control>,
     /// What runs beside it, step by step.
     pub companions: Vec<Arc<dyn Companion>>,
     /// Embeddings of subject tokens in the prompts.
@@ -52,6 +60,8 @@ pub struct Request {
     pub max_sequence_length: Option<usize>,
     /// Whether `(word:1.2)` in a prompt weighs the word.
     pub prompt_weights: bool,
+    /// How many of the text encoder's last layers are left out.
+    pub clip_skip: usize,
     /// Decode in square tiles of so many pixels a side, for the memory of one tile.
     pub vae_tile: Option<usize>,
 }
@@ -74,11 +84,15 @@ impl Request {
             shift: None,
             seed: 0,
             initial_noise: None,
+            step_noise: BTreeMap::new(),
             attached: Attached::none(),
+            context: None,
+            controls: Vec::new(),
             companions: Vec::new(),
             token_embeddings: None,
             max_sequence_length: None,
             prompt_weights: false,
+            clip_skip: 0,
             vae_tile: None,
         }
     }
@@ -118,21 +132,58 @@ impl Request {
         if self.vae_tile.is_some_and(|side| side == 0 || !side.is_multiple_of(tile)) {
             return fault("vae-tile", &format!("must be a multiple of {tile}"));
         }
+        if self.clip_skip > 0 && self.clip_skip >= about.text_layers {
+            let reason = match about.text_layers {
+                0 => "is for bases whose text encoder is CLIP's; leave it out".to_owned(),
+                layers => format!("must be below {layers}, the layers of the text encoder"),
+            };
+            return fault("clip-skip", &reason);
+        }
         if self.max_sequence_length == Some(0) {
             return fault("max_sequence_length", "must be at least 1");
         }
-        let [channels, frames, height, width] =
-            about.geometry.latents([self.frames, self.height, self.width])?;
-        let shape = [self.prompts.len(), channels, frames, height, width];
-        match self.initial_noise.as_ref().map(Tensor::dims).filter(|dims| *dims != shape) {
-            None => Ok(shape),
-            Some(found) => Err(Error::Noise { found, needed: shape }),
+        let video = [self.frames, self.height, self.width];
+        for control in &self.controls {
+            let [_, _, frames, height, width] = control.pictures.dims();
+            if [frames, height, width] != video {
+                let reason = format!("are {frames} frames of {width}x{height}, and the video's are not");
+                return fault("control pictures", &reason);
+            }
         }
+        let [channels, frames, height, width] = self.latents(about, video)?;
+        let shape = [self.prompts.len(), channels, frames, height, width];
+        let noises = self.initial_noise.iter().chain(self.step_noise.values());
+        if let Some(found) = noises.map(Tensor::dims).find(|dims| *dims != shape) {
+            return Err(Error::Noise { found, needed: shape });
+        }
+        self.scheduler(about)?.schedule(self.steps)?;
+        Ok(shape)
     }
 
-    /// The sampler and shift to use: the request's, else the base's.
-    pub fn scheduler(&self, about: &Description) -> Scheduler {
-        let own = about.scheduler;
-        Scheduler { sampler: self.sampler.unwrap_or(own.sampler), shift: self.shift.unwrap_or(own.shift) }
+    /// The latents of a video, which may have more frames than there are positions for where it is made in
+    /// windows.
+    fn latents(&self, about: &Description, [frames, height, width]: [usize; 3]) -> Result<[usize; 4]> {
+        let Some(context) = self.context else { return about.geometry.latents([frames, height, width]) };
+        let fault = |reason: &str| Err(Error::Request { field: "context", reason: reason.to_owned() });
+        if about.geometry.factors[0] != 1 {
+            return fault("is for bases whose frames are pictures; leave it out");
+        }
+        if context.length == 0 || context.overlap >= context.length || context.stride == 0 {
+            return fault("needs at least a frame in a window, and more than windows have in common");
+        }
+        if !self.companions.is_empty() {
+            return fault("does not go with an adapter that looks into all frames; leave one out");
+        }
+        let window = frames.min(context.length);
+        let [channels, _, rows, columns] = about.geometry.latents([window, height, width])?;
+        Ok([channels, frames, rows, columns])
+    }
+
+    /// The sampler to use: the base's, by the request's name and shift.
+    ///
+    /// # Errors
+    /// When these are for other bases.
+    pub fn scheduler(&self, about: &Description) -> Result<Scheduler> {
+        about.scheduler.with(self.sampler, self.shift)
     }
 }

@@ -1,148 +1,182 @@
-//! The published `scheduler_config.json`: which sampler a base was made for, and how far its noise levels
-//! are shifted.
+//! The published `scheduler_config.json`: which sampler a base was made for, and how a run's noise levels are
+//! laid out. A file says what was trained too: whether the base matches flows, or how its diffusion adds
+//! noise and what it predicts.
 
-use serde_json::{Map, Value, json};
+mod betas;
+mod diffusion;
+mod fields;
+mod flow;
+mod levels;
+
+use burn::tensor::Tensor;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::sampling::Sampler;
+use crate::noise::Noise;
+use crate::sampling::{DpmPlusPlus, Sampler, Schedule, Solver};
+use diffusion::Diffusion;
 
-/// A sampler with its shift.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scheduler {
-    /// The sampler.
-    pub sampler: Sampler,
-    /// How far noise levels are moved towards noise; 1 does nothing, Wan uses 3 to 5.
-    pub shift: f64,
-}
+/// A sampler with its settings, and with what it samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scheduler(Kind);
 
-/// What the class of a sampler is called, where its shift stands, and the fields its mathematics rests on.
-struct Published {
-    sampler: Sampler,
-    class: &'static str,
-    shift: &'static str,
-    /// Fields with another meaning when they are absent.
-    required: Value,
-    /// Fields that, when they are there, must be this.
-    fixed: Value,
-}
-
-fn published() -> [Published; 3] {
-    let flow = json!({"prediction_type": "flow_prediction", "use_flow_sigmas": true});
-    let common = json!({
-        "num_train_timesteps": 1000, "use_dynamic_shifting": false, "use_karras_sigmas": false,
-        "use_exponential_sigmas": false, "use_beta_sigmas": false,
-    });
-    let with = |more: Value| {
-        let both = [common.clone(), more].into_iter().filter_map(|fields| fields.as_object().cloned());
-        Value::Object(both.flatten().collect())
-    };
-    [
-        Published {
-            sampler: Sampler::Euler,
-            class: "FlowMatchEulerDiscreteScheduler",
-            shift: "shift",
-            required: json!({}),
-            fixed: with(
-                json!({"shift_terminal": null, "invert_sigmas": false, "stochastic_sampling": false}),
-            ),
-        },
-        Published {
-            sampler: Sampler::UniPc,
-            class: "UniPCMultistepScheduler",
-            shift: "flow_shift",
-            required: flow.clone(),
-            fixed: with(json!({
-                "solver_order": 2, "solver_type": "bh2", "predict_x0": true, "lower_order_final": true,
-                "final_sigmas_type": "zero", "thresholding": false, "disable_corrector": [],
-                "solver_p": null, "shift_terminal": null,
-            })),
-        },
-        Published {
-            sampler: Sampler::DpmPlusPlus,
-            class: "DPMSolverMultistepScheduler",
-            shift: "flow_shift",
-            required: flow,
-            fixed: with(json!({
-                "solver_order": 2, "solver_type": "midpoint", "algorithm_type": "dpmsolver++",
-                "final_sigmas_type": "zero", "thresholding": false, "use_lu_lambdas": false,
-            })),
-        },
-    ]
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    Flow { sampler: Sampler, shift: f64 },
+    Diffusion(Box<Diffusion>),
 }
 
 impl Scheduler {
-    /// Reads a configuration; `file` names it in errors.
+    /// Of flow matching, with noise levels moved towards noise by `shift`: 1 does nothing, Wan uses 3 to 5.
+    /// A `sampler` that is not [for flows](Sampler::is_for_flow) is taken for Euler's method.
+    pub const fn flow(sampler: Sampler, shift: f64) -> Self {
+        Self(Kind::Flow { sampler, shift })
+    }
+
+    /// Reads a configuration of any class; `file` names it in errors. What is absent is as the class has it.
     ///
     /// # Errors
-    /// When its class is not known, or a field asks for mathematics that is not implemented.
+    /// When its class is not known, a field is malformed, or one asks for mathematics that is not
+    /// implemented.
     pub fn from_config(config: &Map<String, Value>, file: &str) -> Result<Self> {
-        let fault = |reason: String| Error::File {
-            file: file.to_owned(),
-            reason,
-            advice: "use a FlowMatchEulerDiscreteScheduler or a flow-predicting UniPCMultistepScheduler or \
-                     DPMSolverMultistepScheduler",
-        };
-        let class = config.get("_class_name").and_then(Value::as_str).unwrap_or_default();
-        let known = published().into_iter().find(|published| published.class == class);
-        let known = known.ok_or_else(|| fault(format!("_class_name: {class:?} is not supported")))?;
-        for (name, value) in known.required.as_object().into_iter().flatten() {
-            if config.get(name) != Some(value) {
-                return Err(fault(format!("{name}: must be {value}")));
-            }
+        if flow::is_flow(config) {
+            return Self::flow_from_config(config, file);
         }
-        for (name, value) in known.fixed.as_object().into_iter().flatten() {
-            if let Some(found) = config.get(name).filter(|found| *found != value) {
-                return Err(fault(format!("{name}: {found} is not supported, only {value}")));
-            }
-        }
-        let shift = config.get(known.shift).map_or(Some(1.0), Value::as_f64);
-        let shift = shift.filter(|shift| *shift > 0.0 && shift.is_finite());
-        let shift = shift.ok_or_else(|| fault(format!("{}: must be a positive number", known.shift)))?;
-        Ok(Self { sampler: known.sampler, shift })
+        let advice = "use another scheduler's file, as DDIMScheduler's or EulerDiscreteScheduler's";
+        let read = Diffusion::read(config);
+        let diffusion = read.map_err(|reason| Error::File { file: file.to_owned(), reason, advice })?;
+        Ok(Self(Kind::Diffusion(Box::new(diffusion))))
+    }
+
+    /// The same of a base that matches flows.
+    ///
+    /// # Errors
+    /// As [`Scheduler::from_config`], and when the file is of diffusion.
+    pub fn flow_from_config(config: &Map<String, Value>, file: &str) -> Result<Self> {
+        let advice = "use a FlowMatchEulerDiscreteScheduler or a flow-predicting UniPCMultistepScheduler or \
+                      DPMSolverMultistepScheduler";
+        let read = flow::read(config);
+        let read = read.map_err(|reason| Error::File { file: file.to_owned(), reason, advice });
+        read.map(|(sampler, shift)| Self::flow(sampler, shift))
     }
 
     /// The configuration as diffusers reads it.
     pub fn to_config(&self) -> Value {
-        let mut config = Map::new();
-        for published in published().into_iter().filter(|published| published.sampler == self.sampler) {
-            config.insert("_class_name".to_owned(), json!(published.class));
-            config.insert(published.shift.to_owned(), json!(self.shift));
-            for fields in [published.required, published.fixed] {
-                config.extend(fields.as_object().cloned().unwrap_or_default());
+        Value::Object(match &self.0 {
+            Kind::Flow { sampler, shift } => flow::to_config(*sampler, *shift),
+            Kind::Diffusion(diffusion) => diffusion.config.clone(),
+        })
+    }
+
+    /// The same base sampled by another `sampler`, or with another `shift`. Of diffusion the other sampler
+    /// has the fields that the file states, where it has such, and else its own defaults.
+    ///
+    /// # Errors
+    /// When these do not go with the base.
+    pub fn with(&self, sampler: Option<Sampler>, shift: Option<f64>) -> Result<Self> {
+        let sampler = sampler.unwrap_or(self.sampler());
+        match &self.0 {
+            Kind::Flow { shift: own, .. } => {
+                if !sampler.is_for_flow() {
+                    return Err(misfit(sampler, "this base matches flows", Sampler::is_for_flow));
+                }
+                Ok(Self::flow(sampler, shift.unwrap_or(*own)))
+            }
+            Kind::Diffusion(own) => {
+                if !sampler.is_for_diffusion() {
+                    return Err(misfit(sampler, "this base is of diffusion", Sampler::is_for_diffusion));
+                }
+                if shift.is_some() {
+                    let reason = "is for bases that match flows, and this one is of diffusion; leave it out";
+                    return Err(Error::Request { field: "shift", reason: reason.to_owned() });
+                }
+                if sampler == own.sampler {
+                    return Ok(self.clone());
+                }
+                let other = own.with(sampler).map_err(|reason| Error::Request {
+                    field: "scheduler",
+                    reason: format!("{sampler} does not go with this base: {reason}"),
+                })?;
+                Ok(Self(Kind::Diffusion(Box::new(other))))
             }
         }
-        Value::Object(config)
     }
+
+    /// The sampler's name.
+    pub fn sampler(&self) -> Sampler {
+        match &self.0 {
+            Kind::Flow { sampler, .. } => *sampler,
+            Kind::Diffusion(diffusion) => diffusion.sampler,
+        }
+    }
+
+    /// How far noise levels are moved towards noise, where the base matches flows.
+    pub fn shift(&self) -> Option<f64> {
+        match &self.0 {
+            Kind::Flow { shift, .. } => Some(*shift),
+            Kind::Diffusion(_) => None,
+        }
+    }
+
+    /// What was trained.
+    pub fn noise(&self) -> Noise {
+        match &self.0 {
+            Kind::Flow { .. } => Noise::Flow,
+            Kind::Diffusion(diffusion) => diffusion.noise(),
+        }
+    }
+
+    /// The sampler with its settings.
+    pub fn solver(&self) -> Solver {
+        match &self.0 {
+            Kind::Flow { sampler: Sampler::UniPc, .. } => Solver::UniPc,
+            Kind::Flow { sampler: Sampler::DpmPlusPlus, .. } => {
+                Solver::DpmPlusPlus(DpmPlusPlus::SECOND_ORDER)
+            }
+            Kind::Flow { .. } => Solver::Euler,
+            Kind::Diffusion(diffusion) => diffusion.solver,
+        }
+    }
+
+    /// The noise levels of a run in so many `steps`, from 1 on.
+    ///
+    /// # Errors
+    /// When this sampler cannot take so many, or so few.
+    pub fn schedule(&self, steps: usize) -> Result<Schedule> {
+        if steps == 0 {
+            return Err(Error::Request { field: "steps", reason: "must be at least 1".to_owned() });
+        }
+        match &self.0 {
+            Kind::Flow { sampler: Sampler::UniPc, shift } => Ok(Schedule::unipc(*shift, steps)),
+            Kind::Flow { sampler: Sampler::DpmPlusPlus, shift } => Ok(Schedule::dpm_plus_plus(*shift, steps)),
+            Kind::Flow { shift, .. } => Ok(Schedule::euler(*shift, steps)),
+            Kind::Diffusion(diffusion) => diffusion.schedule(steps),
+        }
+    }
+
+    /// Takes unit `noise` to data along a schedule of its own; see [`Solver::sample`].
+    ///
+    /// # Errors
+    /// Whatever `denoised` gives.
+    pub fn sample<const D: usize, E>(
+        &self,
+        noise: Tensor<D>,
+        schedule: &Schedule,
+        denoised: impl FnMut(usize, &Tensor<D>) -> Result<Tensor<D>, E>,
+        fresh: &mut dyn FnMut(usize) -> Tensor<D>,
+    ) -> Result<Tensor<D>, E> {
+        self.solver().sample(noise, schedule, denoised, fresh)
+    }
+}
+
+/// A sampler that is for other bases, and those that are for this one.
+fn misfit(sampler: Sampler, base: &str, fits: fn(Sampler) -> bool) -> Error {
+    let fitting = Sampler::ALL.into_iter().filter(|sampler| fits(*sampler));
+    let names: Vec<&str> = fitting.map(Sampler::name).collect();
+    let reason = format!("{sampler} does not sample it: {base}; use one of {}", names.join(", "));
+    Error::Request { field: "scheduler", reason }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn read(config: Value) -> Result<Scheduler> {
-        Scheduler::from_config(config.as_object().unwrap(), "scheduler_config.json")
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        for sampler in [Sampler::Euler, Sampler::UniPc, Sampler::DpmPlusPlus] {
-            let scheduler = Scheduler { sampler, shift: 3.5 };
-            assert_eq!(read(scheduler.to_config()).unwrap(), scheduler);
-        }
-    }
-
-    #[test]
-    fn other_mathematics_is_an_error_that_names_the_field() {
-        let with = |name: &str, value: Value| {
-            let mut config = Scheduler { sampler: Sampler::UniPc, shift: 3.0 }.to_config();
-            config[name] = value;
-            read(config).unwrap_err().to_string()
-        };
-        assert!(with("_class_name", json!("DDIMScheduler")).contains("_class_name: \"DDIMScheduler\""));
-        assert!(with("solver_order", json!(3)).contains("solver_order: 3 is not supported, only 2"));
-        assert!(with("prediction_type", json!("epsilon")).contains("prediction_type: must be"));
-        assert!(with("flow_shift", json!(-1.0)).contains("flow_shift: must be a positive number"));
-        assert!(read(json!({"_class_name": "UniPCMultistepScheduler"})).is_err());
-    }
-}
+mod tests;

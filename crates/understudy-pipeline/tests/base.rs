@@ -63,8 +63,10 @@ fn spoiled(file: &str, change: impl FnOnce(&mut Value)) -> String {
 
 #[test]
 fn unsupported_folders_are_errors_that_name_file_and_field() {
-    let message = spoiled("model_index.json", |v| v["_class_name"] = json!("StableDiffusionPipeline"));
-    assert!(message.contains("_class_name is \"StableDiffusionPipeline\", not \"WanPipeline\""));
+    let message = spoiled("model_index.json", |v| v["_class_name"] = json!("FluxPipeline"));
+    assert!(
+        message.contains("_class_name is \"FluxPipeline\", not \"WanPipeline\" or \"AnimateDiffPipeline\"")
+    );
     let message = spoiled("model_index.json", |v| v["transformer_2"] = json!(["diffusers", "X"]));
     assert!(message.contains("transformer_2: Wan 2.2 is not supported"));
     let message = spoiled("model_index.json", |v| v["max_sequence_length"] = json!("many"));

@@ -82,7 +82,7 @@ fn gradients(base: &Base, replayed: bool) -> (f32, NamedGradients) {
     let texts = encode_prompt(base, &["a red ball", "the blue cube"], options).unwrap();
     let latents = Random::new(3, 0).normal_tensor(LATENTS, &device());
     let timesteps = [300.0, 800.0];
-    let step = Step { latents, timesteps: &timesteps, progress: 0.5 };
+    let step = Step { latents, timesteps: &timesteps, progress: 0.5, attached: None };
     let end = Box::new(|prediction: Tensor<5>| prediction.powi_scalar(2).mean());
     let stack = base.networks.denoiser.stack(&texts, step, &attached, end);
     let (loss, gradients) = backward(stack.as_ref(), &leaves, replayed);

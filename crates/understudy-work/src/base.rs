@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use clap::Args;
+use understudy_engine::safetensors::Checkpoint;
+use understudy_engine::weights::WeightSource;
 use understudy_hub::{Cache, Repository};
-use understudy_pipeline::{Description, Files, Parts, Source};
+use understudy_pipeline::{Animated, Description, Files, Parts, Source};
 
 use crate::outputs::Input;
 use crate::usage::WrongUsage;
@@ -42,10 +44,11 @@ impl fmt::Display for BaseName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Base")]
 pub struct BaseArguments {
-    /// The base: a folder or a file of Wan 2.1's networks, a repository that was pulled, or nano.
+    /// The base: a folder or a file of Wan 2.1's networks or of a Stable Diffusion 1.5, a repository that was
+    /// pulled, or nano.
     ///
     /// A folder is in diffusers' layout, of Wan's original release or of files as ComfyUI has them; a file
-    /// holds all networks.
+    /// holds all networks. A Stable Diffusion makes pictures; --motion makes them move.
     #[arg(long, default_value = "nano", value_name = "DIR|FILE|REPOSITORY[@REVISION]|nano")]
     base: BaseName,
     /// A file of the denoiser to use: safetensors as diffusers, Wan or ComfyUI have it, or GGUF.
@@ -61,6 +64,14 @@ pub struct BaseArguments {
     /// along.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// AnimateDiff's motion modules, for a base of pictures: a folder of diffusers', or a file of either
+    /// layout.
+    #[arg(long, value_name = "DIR|FILE|REPOSITORY")]
+    motion: Option<PathBuf>,
+    /// For a base of pictures in one file: a folder with the published configurations and the tokenizer
+    /// [Stable Diffusion 1.5's].
+    #[arg(long, value_name = "DIR")]
+    base_config: Option<PathBuf>,
     /// Keep so many of the denoiser's blocks in their file and read each when it is its turn: slower, less
     /// memory.
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -71,6 +82,11 @@ impl BaseArguments {
     /// Whether files are named one by one.
     fn has_files(&self) -> bool {
         [&self.transformer, &self.text_encoder, &self.vae, &self.tokenizer].into_iter().any(Option::is_some)
+    }
+
+    /// Takes `config` for the folder of its configurations, if one is given.
+    pub fn config_is(&mut self, config: Option<PathBuf>) {
+        self.base_config = config.or(self.base_config.take());
     }
 
     /// What to call it.
@@ -88,6 +104,8 @@ impl BaseArguments {
             ("--text-encoder", &self.text_encoder),
             ("--vae", &self.vae),
             ("--tokenizer", &self.tokenizer),
+            ("--motion", &self.motion),
+            ("--base-config", &self.base_config),
         ];
         let mut arguments = Vec::new();
         if self.base != BaseName::Nano || !self.has_files() {
@@ -108,6 +126,8 @@ impl BaseArguments {
             ("--text-encoder", &self.text_encoder),
             ("--vae", &self.vae),
             ("--tokenizer", &self.tokenizer),
+            ("--motion", &self.motion),
+            ("--base-config", &self.base_config),
         ];
         named.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))).collect()
     }
@@ -117,6 +137,9 @@ impl BaseArguments {
     /// # Errors
     /// As [`BaseName::source`], and when files are named one by one and one is missing.
     pub fn source(&self) -> Result<Source> {
+        if let Some(animated) = self.animated()? {
+            return Ok(Source::Animated(animated));
+        }
         if !self.has_files() {
             return self.base.source();
         }
@@ -136,6 +159,33 @@ impl BaseArguments {
             parts.tokenizer.clone_from(&self.tokenizer);
         }
         Ok(Source::Parts(parts))
+    }
+
+    /// The base of pictures that is to move, if it is one.
+    fn animated(&self) -> Result<Option<Animated>> {
+        let BaseName::Folder(_) = &self.base else {
+            let flags = [("--motion", &self.motion), ("--base-config", &self.base_config)];
+            return match flags.iter().find(|(_, path)| path.is_some()) {
+                None => Ok(None),
+                Some((flag, _)) => {
+                    let reason = format!("{flag}: it is for a Stable Diffusion 1.5; name one with --base");
+                    Err(WrongUsage(reason).into())
+                }
+            };
+        };
+        let pictures = self.base.folder()?;
+        let asked = self.motion.is_some() || self.base_config.is_some();
+        if !asked && !is_of_pictures(&pictures) {
+            return Ok(None);
+        }
+        let others = [("--transformer", &self.transformer), ("--text-encoder", &self.text_encoder)];
+        if let Some((flag, _)) = others.iter().find(|(_, path)| path.is_some()) {
+            let reason = format!("{flag}: a Stable Diffusion's own is used; leave it out");
+            return Err(WrongUsage(reason).into());
+        }
+        let motion = self.motion.as_deref().map(|path| found("--motion", path)).transpose()?;
+        let (vae, config) = (self.vae.clone(), self.base_config.clone());
+        Ok(Some(Animated { pictures, motion, vae, config }))
     }
 
     /// The files of the folder that some are to be replaced of.
@@ -183,23 +233,7 @@ impl BaseName {
     /// Its folder: as it is named, or where `pull` put the repository of that name.
     fn folder(&self) -> Result<PathBuf> {
         let Self::Folder(folder) = self else { bail!("--base nano: it is no folder") };
-        if folder.exists() {
-            return Ok(folder.clone());
-        }
-        let name = folder.display().to_string();
-        let (repository, revision) = name.split_once('@').unwrap_or((&name, "main"));
-        let Ok(repository) = repository.parse::<Repository>() else {
-            bail!(
-                "--base {name}: no such folder; give a folder in diffusers' layout, that of Wan's original release, a \
-                 repository that was pulled, or nano"
-            );
-        };
-        Cache::usual().snapshot(&repository, revision).ok_or_else(|| {
-            let flag = if revision == "main" { String::new() } else { format!(" --revision {revision}") };
-            anyhow!(
-                "--base {name}: no such folder, and it was not pulled; run: understudy pull {repository}{flag}"
-            )
-        })
+        found("--base", folder)
     }
 
     /// Its files.
@@ -224,6 +258,36 @@ impl BaseName {
             }
         }
     }
+}
+
+/// What a flag names: a path, or where `pull` put the repository of that name.
+fn found(flag: &str, path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let name = path.display().to_string();
+    let (repository, revision) = name.split_once('@').unwrap_or((&name, "main"));
+    let Ok(repository) = repository.parse::<Repository>() else {
+        bail!(
+            "{flag} {name}: no such folder; give a folder in diffusers' layout, that of Wan's original release, a \
+             repository that was pulled, or nano"
+        );
+    };
+    Cache::usual().snapshot(&repository, revision).ok_or_else(|| {
+        let asked = if revision == "main" { String::new() } else { format!(" --revision {revision}") };
+        anyhow!(
+            "{flag} {name}: no such folder, and it was not pulled; run: understudy pull {repository}{asked}"
+        )
+    })
+}
+
+/// Whether a folder or a file is of a Stable Diffusion.
+fn is_of_pictures(path: &Path) -> bool {
+    if path.is_dir() {
+        return Files::folder(path).has("unet/config.json");
+    }
+    let opened = Checkpoint::open(path, &Device::flex());
+    opened.is_ok_and(|file| file.names().iter().any(|name| name.contains("input_blocks.0.0.")))
 }
 
 /// Whether a base has the architecture of the embedded one, whose judges then know what it shows.

@@ -277,8 +277,8 @@ pub struct GenerationPlan {
     pub guidance: f32,
     /// The sampler.
     pub scheduler: String,
-    /// How far its noise levels are shifted towards noise.
-    pub shift: f64,
+    /// How far its noise levels are shifted towards noise, where the base matches flows.
+    pub shift: Option<f64>,
     /// The first video's; each further one has one more.
     pub seed: u64,
     /// What is attached.

@@ -1,7 +1,9 @@
 //! A video from a prompt.
 
 mod adapters;
+mod controls;
 mod made;
+mod noise;
 mod outputs;
 pub(crate) mod sampling;
 mod using;
@@ -14,19 +16,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use clap::{ArgGroup, Args};
 use understudy_engine::device::DeviceName;
 use understudy_engine::ops;
-use understudy_engine::safetensors::Checkpoint;
 use understudy_media::{
     OutputFormat, Provenance, Range, Text, Video, WriteOptions, check_writable, write_frames_safetensors,
 };
 use understudy_personalize::Adapter;
 use understudy_pipeline::cost::Estimate;
 use understudy_pipeline::{
-    Base, Description, Error, Event, LoadOptions, Output, Request, Tokenizer, clean, decode, denoise,
-    without_weights,
+    Base, Description, Error, Event, LoadOptions, Output, Request, TokenEmbeddings, Tokenizer, clean, decode,
+    denoise, without_weights,
 };
 
 use crate::base::BaseArguments;
@@ -38,6 +39,7 @@ use crate::outputs::{Input, reserve};
 use crate::said::{size, text};
 use crate::usage::WrongUsage;
 use adapters::Adapters;
+use controls::Controls;
 use made::Making;
 pub(crate) use made::add;
 use outputs::{Latents, Outputs};
@@ -90,6 +92,8 @@ pub struct Generate {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     upscale: Option<u8>,
     /// Noise to start from in place of the seed's: tensor `latents` (batch, channels, frames, height, width).
+    ///
+    /// Tensors `step_noise.N` of the same shape take the place of what a sampler draws in step N, from 0.
     #[arg(long, value_name = "FILE")]
     initial_noise: Option<PathBuf>,
     /// Where to write the results before the autoencoder, as tensor `latents`, a row for each prompt.
@@ -97,10 +101,15 @@ pub struct Generate {
     save_latents: Option<PathBuf>,
     #[command(flatten)]
     sampling: Sampling,
+    /// The same as --base-config.
+    #[arg(long, value_name = "DIR", conflicts_with = "base_config")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     base: BaseArguments,
     #[command(flatten)]
     adapters: Adapters,
+    #[command(flatten)]
+    controls: Controls,
     #[command(flatten)]
     warping: Warping,
 }
@@ -117,6 +126,7 @@ impl Generate {
     pub fn run(mut self, context: &Context) -> Result<()> {
         let (started, _precision) = (Instant::now(), context.precision());
         let device = &context.device;
+        self.base.config_is(self.config.take());
         self.read_prompts(context)?;
         let places = self.places()?;
         let _reserved = reserve(&self.written(places.as_ref()), &self.inputs())?;
@@ -130,20 +140,19 @@ impl Generate {
         if let Some(outputs) = &outputs {
             outputs.check_size([request.height, request.width])?;
         }
-        let notes = self.check_prompts(&about, opened.tokenizer(), &adapters)?;
-        let notes: Vec<String> = opened.notes().iter().cloned().chain(notes).collect();
-        let (attached, token_embeddings, additions) = self.adapters.attach(&adapters, &about)?;
+        let inversions = self.adapters.inversions(&about, device)?;
+        let (attached, token_embeddings, additions) = self.adapters.attach(&adapters, &inversions, &about)?;
+        let notes = self.check_prompts(&about, opened.tokenizer(), (&adapters, token_embeddings.as_ref()))?;
+        let notes = opened.notes().iter().cloned().chain(notes).chain(windowed(&request));
+        let notes: Vec<String> = notes.collect();
         (request.attached, request.token_embeddings) = (attached, token_embeddings);
+        request.controls = self.controls.open(&about, &request, device)?;
         let using = using(&adapters, &self.warping)?;
         let making = Making::new(&self, &request, &about, (&adapters, context))?;
         let jobs = self.jobs(&request, &making, outputs.as_ref())?;
         let estimate = self.estimate(&jobs, &about, (&adapters, &using), device)?;
-        context.tell(&event::Event::Plan(Box::new(self.planned(
-            &about,
-            &jobs,
-            &adapters,
-            (estimate, notes),
-        ))));
+        let plan = self.planned(&about, &jobs, &adapters, (estimate, notes))?;
+        context.tell(&event::Event::Plan(Box::new(plan)));
         if context.device_name == DeviceName::Cpu {
             self.warn_of_memory(&about, &jobs, estimate.peak(), context)?;
         }
@@ -249,10 +258,12 @@ impl Generate {
         for (index, prompt) in request.prompts.iter().enumerate() {
             let seed = request.seed.wrapping_add(index as u64);
             let made = making.of(prompt, seed);
+            let own_noise = |noise: Tensor<5>| noise.narrow(0, index, 1);
             let own = Request {
                 prompts: vec![prompt.clone()],
                 seed,
-                initial_noise: request.initial_noise.clone().map(|noise| noise.narrow(0, index, 1)),
+                initial_noise: request.initial_noise.clone().map(own_noise),
+                step_noise: request.step_noise.clone().into_iter().map(|(s, n)| (s, own_noise(n))).collect(),
                 ..request.clone()
             };
             let path = outputs.map(|outputs| &outputs.paths[index]);
@@ -303,6 +314,7 @@ impl Generate {
     fn inputs(&self) -> Vec<Input> {
         let mut inputs = self.base.inputs();
         inputs.extend(self.adapters.inputs());
+        inputs.extend(self.controls.inputs());
         let files = [("--initial-noise", &self.initial_noise), ("--prompts", &self.prompts_file)];
         inputs.extend(files.into_iter().filter_map(|(flag, path)| Some(Input::new(flag, path.as_ref()?))));
         inputs
@@ -324,13 +336,14 @@ impl Generate {
         &self,
         about: &Description,
         tokenizer: &Tokenizer,
-        adapters: &[(Adapter, f32)],
+        (adapters, embeddings): (&[(Adapter, f32)], Option<&TokenEmbeddings>),
     ) -> Result<Vec<String>> {
-        let tokens: Vec<String> =
-            adapters.iter().flat_map(|(adapter, _)| adapter.metadata.tokens.iter().cloned()).collect();
-        let tokenizer = tokenizer.with_added(&tokens)?;
-        let texts: Vec<&str> =
-            self.prompts.iter().chain([&self.negative_prompt]).map(String::as_str).collect();
+        let tokens = embeddings.map(|own| own.tokens.as_slice()).unwrap_or_default();
+        let tokenizer = tokenizer.with_added(tokens)?;
+        let asked = self.prompts.iter().chain([&self.negative_prompt]);
+        let texts: Vec<String> =
+            asked.map(|text| embeddings.map_or_else(|| text.clone(), |own| own.spelled(text))).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let plain: Vec<String> = if self.prompt_weights {
             tokenizer.encode_weighted(&texts, about.text_limit)?;
             texts.iter().map(|text| without_weights(text)).collect()
@@ -344,11 +357,16 @@ impl Generate {
 
     /// What is asked for, without the adapters.
     fn request(&self, about: &Description, device: &Device) -> Result<Request> {
+        let (initial_noise, step_noise) = match &self.initial_noise {
+            Some(path) => noise::read(path, device).map(|(start, steps)| (Some(start), steps))?,
+            None => Default::default(),
+        };
         Ok(Request {
             prompts: self.prompts.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_weights: self.prompt_weights,
-            initial_noise: self.initial_noise.as_deref().map(|path| read_noise(path, device)).transpose()?,
+            initial_noise,
+            step_noise,
             ..self.sampling.request(about)
         })
     }
@@ -360,10 +378,10 @@ impl Generate {
         jobs: &[Job],
         adapters: &[(Adapter, f32)],
         (estimate, notes): (Estimate, Vec<String>),
-    ) -> GenerationPlan {
+    ) -> Result<GenerationPlan> {
         let request = &jobs[0].request;
-        let scheduler = request.scheduler(about);
-        GenerationPlan {
+        let scheduler = request.scheduler(about)?;
+        Ok(GenerationPlan {
             base: self.base.name(),
             identity: about.identity.clone(),
             prompts: self.prompts.clone(),
@@ -372,8 +390,8 @@ impl Generate {
             width: request.width,
             steps: request.steps,
             guidance: request.guidance,
-            scheduler: scheduler.sampler.to_string(),
-            shift: scheduler.shift,
+            scheduler: scheduler.sampler().to_string(),
+            shift: scheduler.shift(),
             seed: request.seed,
             adapters: self.adapters.uses(adapters, &self.prompts),
             weights: estimate.weights,
@@ -382,7 +400,7 @@ impl Generate {
             step_seconds: estimate.step_seconds,
             seconds: estimate.seconds,
             notes,
-        }
+        })
     }
 
     /// Says so when it is going to take more memory than is free, and what would take less.
@@ -424,6 +442,16 @@ impl Generate {
         let video = Video::from_planar(&planar, shape, outputs.fps, Range::Unit)?;
         Ok(video.write_with(path, &outputs.options, Some(&said))?)
     }
+}
+
+/// What is to be said of a video that is made in windows.
+fn windowed(request: &Request) -> Option<String> {
+    let context = request.context.filter(|context| context.length < request.frames)?;
+    let (length, overlap) = (context.length, context.overlap);
+    Some(format!(
+        "{} frames are made in windows of {length} that have {overlap} in common; --context sets that",
+        request.frames
+    ))
 }
 
 /// One video that is to be made.
@@ -499,19 +527,4 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
         );
     }
     Ok(values)
-}
-
-/// The noise in a file.
-fn read_noise(path: &Path, device: &Device) -> Result<Tensor<5>> {
-    let read = || -> Result<Tensor<5>> {
-        let (values, shape) = Checkpoint::open(path, device)?.values(LATENTS)?;
-        let shape: [usize; 5] = match shape.try_into() {
-            Ok(shape) => shape,
-            Err(shape) => bail!(
-                "tensor {LATENTS} has shape {shape:?} and needs five: batch, channels, frames, height, width"
-            ),
-        };
-        Ok(Tensor::from_data(TensorData::new(values, shape), device))
-    };
-    read().with_context(|| format!("--initial-noise {}", path.display()))
 }

@@ -23,7 +23,7 @@ use checkpoint::CheckpointSummary;
 use folder::FolderSummary;
 use release::ReleaseSummary;
 use run::RunSummary;
-use understudy_pipeline::Source;
+use understudy_pipeline::{Files, Source};
 
 use crate::base::nano;
 use crate::named::Named;
@@ -91,9 +91,19 @@ impl Inspect {
             if RunSummary::is_run(path) {
                 return Ok(Summary::Run(RunSummary::read(path)));
             }
+            if let Some(weights) = network_in(path) {
+                return Ok(Summary::Checkpoint(CheckpointSummary::of(
+                    &weights,
+                    &Checkpoint::open(&weights, &Device::flex())?,
+                )));
+            }
             return Ok(match Source::folder(path)? {
                 Source::Files(files) => Summary::Folder(FolderSummary::read(path, &files)?),
                 Source::Parts(parts) => Summary::Release(ReleaseSummary::read(path, &parts)?),
+                Source::Animated(animated) => {
+                    let files = Files::folder(animated.pictures);
+                    Summary::Folder(FolderSummary::read(path, &files)?)
+                }
             });
         }
         if *path == Path::new(NANO) && !path.exists() {
@@ -120,6 +130,15 @@ impl Inspect {
             Summary::Checkpoint(CheckpointSummary::of(path, &checkpoint))
         })
     }
+}
+
+/// The weights of a folder of one network, as diffusers publishes motion modules and ControlNets.
+fn network_in(folder: &Path) -> Option<PathBuf> {
+    const CLASSES: [&str; 2] = ["MotionAdapter", "ControlNetModel"];
+    let files = Files::folder(folder);
+    let config = files.object("config.json").ok()?;
+    let class = config.get("_class_name")?.as_str()?;
+    Some(folder.join(files.weights_of("").filter(|_| CLASSES.contains(&class))?))
 }
 
 /// Whether what a file was found to be instead of weights can be a video: a pointer or a page has its name,

@@ -174,8 +174,9 @@ impl Shown {
                 (format!("{count} videos of "), format!("seeds {seed} to {last}"))
             }
         };
+        let shifted = shift.map_or_else(String::new, |shift| format!(" (shift {shift})"));
         self.say(&format!(
-            "{base}: {videos}{frames} frames of {width}x{height}, {steps} {scheduler} steps (shift {shift}), guidance \
+            "{base}: {videos}{frames} frames of {width}x{height}, {steps} {scheduler} steps{shifted}, guidance \
              {guidance}, {seeds}; about {} of memory ({} weights, {} activations) and {} ({:.1} s a step)",
             size(plan.memory),
             size(plan.weights),

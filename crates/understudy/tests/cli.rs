@@ -188,7 +188,7 @@ fn wrong_usage_is_one_line_and_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for (flags, part) in [
         (&["--out", "a.mp4", "--frobnicate"][..], "--frobnicate"),
-        (&["--out", "a.mp4", "--scheduler", "magic"], "use euler, unipc or dpm++"),
+        (&["--out", "a.mp4", "--scheduler", "magic"], "use one of euler, unipc, dpm++, ddim"),
         (&["--out", "a.mp4", "--device", "abacus"], "use cpu"),
         (&["--out", "a.mp4", "--steps", "many"], "--steps"),
         (&["--out", "a.mp4", "--upscale", "0"], "--upscale"),

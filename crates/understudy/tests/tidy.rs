@@ -29,10 +29,11 @@ const LONG_FUNCTIONS: [(&str, &str); 8] = [
     ("shapes", "a list of shapes that tests go through"),
 ];
 
-/// Rooms in which the family may be named: its own, the networks, what trains `nano`, and the world it was
-/// trained on.
-const WAN_ROOMS: [&str; 4] = [
+/// Rooms in which the family may be named: its own, another's, whose modules are called alike, the networks,
+/// what trains `nano`, and the world it was trained on.
+const WAN_ROOMS: [&str; 5] = [
     "understudy-pipeline/src/families/wan",
+    "understudy-pipeline/src/families/animatediff",
     "understudy-models/",
     "understudy-train/src/pretrain",
     "understudy-nano/",

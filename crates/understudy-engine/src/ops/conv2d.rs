@@ -44,6 +44,14 @@ impl Conv2dWeight {
         }
     }
 
+    /// Rows and columns of the kernel.
+    pub fn kernel(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => [weight.dims()[2], weight.dims()[3]],
+            Self::Packed(weight) => weight.kernel(),
+        }
+    }
+
     /// `x (batch, rows, columns, inputs)` convolved with this weight, plus `bias (1 or batch, outputs)`;
     /// gives `(batch, rows', columns', outputs)`.
     pub fn conv2d(&self, x: Tensor<4>, bias: Tensor<2>, options: Conv2dOptions) -> Tensor<4> {

@@ -12,6 +12,8 @@ pub enum Pillow {
     Bilinear,
     /// `Resampling.BICUBIC`.
     Bicubic,
+    /// `Resampling.LANCZOS`.
+    Lanczos,
 }
 
 /// Bits of a weight behind the point.
@@ -50,6 +52,7 @@ impl Pillow {
         let kernel = match self {
             Self::Bilinear => Kernel::TRIANGLE,
             Self::Bicubic => Kernel::CUBIC,
+            Self::Lanczos => Kernel::LANCZOS,
         };
         let fixed = |weight: f64| (weight * f64::from(1 << BITS)).round() as i64;
         let taps = kernel.antialiased(from, to, |number| number).into_iter();

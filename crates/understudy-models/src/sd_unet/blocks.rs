@@ -1,13 +1,17 @@
-//! What a UNet is made of: residual blocks, transformers, and the blocks that go down, through and up.
+//! What a UNet is made of: layers of residual blocks, transformers and motion modules, on the way down, in
+//! the middle and on the way up.
 
 use burn::tensor::Tensor;
 use understudy_engine::attach::Attachments;
-use understudy_engine::ops::{self, Conv2dOptions};
 use understudy_engine::sites::Role;
 use understudy_engine::weights::Weights;
 
 use super::config::SdUnetConfig;
-use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, hooked_heads};
+use super::{Conditions, Motion, State};
+use crate::attention::{Attention, FeedForward};
+use crate::layers::{GroupNorm, LayerNorm, Linear};
+use crate::motion_module::{MotionModule, MotionShape};
+use crate::resnet::{Downsampler, ResnetBlock, ResnetShape, Upsampler};
 
 /// Epsilon of the transformers' normalizations, which no configuration gives.
 const TRANSFORMER_GROUP_EPS: f32 = 1e-6;
@@ -19,85 +23,9 @@ pub(super) fn after(site: &str, hidden: Tensor<4>, attachments: &Attachments) ->
     attachments.after(site, hidden.reshape([batch, rows * columns, channels])).reshape(dims)
 }
 
-/// A residual block that time moves.
-#[derive(Clone, Debug)]
-struct ResnetBlock {
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    time_emb_proj: Linear,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-    conv_shortcut: Option<Linear>,
-}
-
-impl ResnetBlock {
-    fn new(weights: &Weights, config: &SdUnetConfig, [inputs, outputs]: [usize; 2]) -> Self {
-        let norm = |name: &str, channels| {
-            GroupNorm::new(&weights.at(name), channels, config.norm_num_groups, config.norm_eps)
-        };
-        Self {
-            norm1: norm("norm1", inputs),
-            conv1: Conv2d::new(&weights.at("conv1"), [inputs, outputs], 3, 1),
-            time_emb_proj: Linear::new(&weights.at("time_emb_proj"), config.time_dim(), outputs, true),
-            norm2: norm("norm2", outputs),
-            conv2: Conv2d::new(&weights.at("conv2"), [outputs, outputs], 3, 1),
-            conv_shortcut: (inputs != outputs)
-                .then(|| Linear::of_patches(&weights.at("conv_shortcut"), [outputs, inputs, 1, 1])),
-        }
-    }
-
-    /// `hidden (batch, rows, columns, inputs)`, `time (batch, channels)`.
-    fn forward(&self, hidden: Tensor<4>, time: &Tensor<2>, attachments: &Attachments) -> Tensor<4> {
-        let time = self.time_emb_proj.forward(time.clone(), attachments);
-        let inner = self.conv1.forward_moved(self.norm1.forward_silu(hidden.clone()), time);
-        let inner = self.conv2.forward(self.norm2.forward_silu(inner));
-        let shortcut = match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(hidden, attachments),
-            None => hidden,
-        };
-        shortcut + inner
-    }
-}
-
-/// Self- or cross-attention.
-#[derive(Clone, Debug)]
-struct Attention {
-    site: String,
-    heads: usize,
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
-    to_out: Linear,
-}
-
-impl Attention {
-    fn new(weights: &Weights, channels: usize, context: usize, heads: usize) -> Self {
-        let linear = |name: &str, inputs| Linear::new(&weights.at(name), inputs, channels, false);
-        weights.attention_site();
-        Self {
-            site: weights.path(""),
-            heads,
-            to_q: linear("to_q", channels),
-            to_k: linear("to_k", context),
-            to_v: linear("to_v", context),
-            to_out: Linear::new(&weights.at("to_out.0"), channels, channels, true),
-        }
-    }
-
-    /// `hidden (batch, tokens, channels)` attends to `context (batch, words, channels)`.
-    fn forward(&self, hidden: Tensor<3>, context: Tensor<3>, attachments: &Attachments) -> Tensor<3> {
-        let mut query = self.to_q.forward(hidden, attachments);
-        let mut key = self.to_k.forward(context.clone(), attachments);
-        let mut value = self.to_v.forward(context, attachments);
-        if attachments.hooks_attention(&self.site) {
-            [query, key, value] = hooked_heads(&self.site, self.heads, [query, key, value], attachments);
-        }
-        let output = ops::multi_head_attention(query, key, value, self.heads, 1);
-        self.to_out.forward(output, attachments)
-    }
-}
-
 /// One transformer block.
+///
+/// `BasicTransformerBlock` of <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/attention.py>.
 #[derive(Clone, Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
@@ -105,45 +33,44 @@ struct TransformerBlock {
     norm2: LayerNorm,
     attn2: Attention,
     norm3: LayerNorm,
-    ff_in: Linear,
-    ff_out: Linear,
+    ff: FeedForward,
 }
 
 impl TransformerBlock {
     fn new(weights: &Weights, channels: usize, context: usize, heads: usize) -> Self {
         let norm = |name: &str| LayerNorm::affine(&weights.at(name), channels, TRANSFORMER_EPS);
-        let inner = 4 * channels;
+        let own = weights.at("attn1").serving(Role::SelfAttention);
         let text = weights.at("attn2").serving(Role::CrossAttention);
-        let feed_forward = weights.at("ff.net").serving(Role::FeedForward);
         text.state_site(channels);
         Self {
             norm1: norm("norm1"),
-            attn1: Attention::new(
-                &weights.at("attn1").serving(Role::SelfAttention),
-                channels,
-                channels,
-                heads,
-            ),
+            attn1: Attention::new(&own, [channels; 2], heads),
             norm2: norm("norm2"),
-            attn2: Attention::new(&text, channels, context, heads),
+            attn2: Attention::new(&text, [channels, context], heads),
             norm3: norm("norm3"),
-            ff_in: Linear::new(&feed_forward.at("0.proj"), channels, 2 * inner, true),
-            ff_out: Linear::new(&feed_forward.at("2"), inner, channels, true),
+            ff: FeedForward::new(&weights.at("ff"), channels),
         }
     }
 
+    /// `hidden (samples * frames, places, channels)`, `text (samples, words, channels)`.
     fn forward(&self, hidden: Tensor<3>, text: &Tensor<3>, attachments: &Attachments) -> Tensor<3> {
+        let dims @ [pictures, places, channels] = hidden.dims();
         let normed = self.norm1.forward(hidden.clone());
         let hidden = hidden + self.attn1.forward(normed.clone(), normed, attachments);
         let normed = self.norm2.forward(hidden.clone());
-        let hidden = hidden + self.attn2.forward(normed, text.clone(), attachments);
-        let hidden = attachments.after(&self.attn2.site, hidden);
-        let inner = self.ff_in.forward(self.norm3.forward(hidden.clone()), attachments);
-        hidden + self.ff_out.forward(ops::geglu(inner), attachments)
+        // The places of all frames of a video ask the same words, which are projected once.
+        let samples = text.dims()[0];
+        let videos = normed.reshape([samples, pictures / samples * places, channels]);
+        let hidden = hidden + self.attn2.forward(videos, text.clone(), attachments).reshape(dims);
+        let hidden = attachments.after(self.attn2.site(), hidden);
+        let normed = self.norm3.forward(hidden.clone());
+        hidden + self.ff.forward(normed, attachments)
     }
 }
 
 /// Transformer blocks over the pixels of a picture.
+///
+/// `Transformer2DModel` of <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/transformers/transformer_2d.py>.
 #[derive(Clone, Debug)]
 struct Transformer {
     norm: GroupNorm,
@@ -189,183 +116,206 @@ impl Transformer {
     }
 }
 
-/// A residual block and, where there is one, the transformer after it.
+/// A residual block and, where they are, the transformer and the motion module after it.
 #[derive(Clone, Debug)]
 struct Layer {
     site: String,
     resnet: ResnetBlock,
     attention: Option<Transformer>,
+    motion: Option<MotionModule>,
+}
+
+/// What a layer is built for.
+struct LayerShape {
+    /// Which of its block.
+    index: usize,
+    /// Channels in and out.
+    channels: [usize; 2],
+    /// The level of its transformer, if it has one.
+    attention: Option<usize>,
 }
 
 impl Layer {
     fn new(
         weights: &Weights,
         config: &SdUnetConfig,
-        index: usize,
-        channels: [usize; 2],
-        attention: Option<usize>,
+        shape: LayerShape,
+        motion: Option<(&Weights, MotionShape)>,
     ) -> Self {
-        let resnet = weights.at("resnets").at(index);
+        let LayerShape { index, channels, attention } = shape;
+        let at = |name: &str| weights.at(name).at(index);
+        let resnet = at("resnets");
         resnet.state_site(channels[1]);
-        let transformer = |level| Transformer::new(&weights.at("attentions").at(index), config, level);
+        let shape = ResnetShape {
+            channels,
+            groups: config.norm_num_groups,
+            eps: config.norm_eps,
+            time: Some(config.time_dim()),
+        };
         Self {
             site: resnet.path(""),
-            resnet: ResnetBlock::new(&resnet, config, channels),
-            attention: attention.map(transformer),
+            resnet: ResnetBlock::new(&resnet, shape),
+            attention: attention.map(|level| Transformer::new(&at("attentions"), config, level)),
+            motion: motion
+                .map(|(weights, shape)| MotionModule::new(&weights.at("motion_modules").at(index), shape)),
         }
     }
 
-    fn forward(
-        &self,
-        hidden: Tensor<4>,
-        time: &Tensor<2>,
-        text: &Tensor<3>,
-        attachments: &Attachments,
-    ) -> Tensor<4> {
-        let hidden = self.resnet.forward(hidden, time, attachments);
-        match &self.attention {
-            Some(attention) => attention.forward(hidden, text, attachments),
+    fn forward(&self, hidden: Tensor<4>, given: &Conditions, attachments: &Attachments) -> Tensor<4> {
+        let mut hidden = self.resnet.forward(hidden, Some(&given.time), attachments);
+        if let Some(attention) = &self.attention {
+            hidden = attention.forward(hidden, &given.text, attachments);
+        }
+        match &self.motion {
+            Some(motion) => motion.forward(hidden, given.frames, attachments),
             None => hidden,
         }
     }
 }
 
-/// A level on the way down.
+/// A layer on the way down, and what halves the picture after the last of its level.
 #[derive(Clone, Debug)]
-pub struct DownBlock {
-    layers: Vec<Layer>,
-    downsampler: Option<(String, Conv2d)>,
+pub(super) struct DownLayer {
+    layer: Layer,
+    downsampler: Option<Downsampler>,
 }
 
-impl DownBlock {
-    pub(super) fn new(weights: &Weights, config: &SdUnetConfig, level: usize) -> Self {
+impl DownLayer {
+    /// All of down block `level`.
+    pub fn level(
+        weights: &Weights,
+        config: &SdUnetConfig,
+        motion: Option<Motion>,
+        level: usize,
+    ) -> Vec<Self> {
         let weights = weights.at("down_blocks").at(level);
+        let motion = motion.map(|own| (own.weights.at("down_blocks").at(level), own.shape(config, level)));
         let outputs = config.channels(level);
         let inputs = config.channels(level.saturating_sub(1));
         let attention = config.down_block_types[level].starts_with("CrossAttn").then_some(level);
+        let count = config.layers(level);
         let layer = |index| {
-            let from = if index == 0 { inputs } else { outputs };
-            Layer::new(&weights, config, index, [from, outputs], attention)
+            let channels = [if index == 0 { inputs } else { outputs }, outputs];
+            let motion = motion.as_ref().map(|(weights, shape)| (weights, *shape));
+            let layer = Layer::new(&weights, config, LayerShape { index, channels, attention }, motion);
+            let halved = index + 1 == count && level + 1 < config.depth();
+            let downsampler = halved.then(|| {
+                let weights = weights.at("downsamplers.0");
+                weights.state_site(outputs);
+                Downsampler::new(&weights, outputs, config.downsample_padding)
+            });
+            Self { layer, downsampler }
         };
-        let downsampler = || {
-            let weights = weights.at("downsamplers.0");
-            let options = Conv2dOptions { stride: 2, padding: config.downsample_padding };
-            let conv = Conv2d::with_options(&weights.at("conv"), [outputs; 2], 3, options);
-            weights.state_site(outputs);
-            (weights.path(""), conv)
-        };
-        Self {
-            layers: (0..config.layers(level)).map(layer).collect(),
-            downsampler: (level + 1 < config.depth()).then(downsampler),
-        }
+        (0..count).map(layer).collect()
     }
 
-    /// Leaves what each layer gives, with what is attached to it, on `skips`.
-    pub(super) fn forward(
-        &self,
-        mut hidden: Tensor<4>,
-        time: &Tensor<2>,
-        text: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
-        attachments: &Attachments,
-    ) -> Tensor<4> {
-        for layer in &self.layers {
-            hidden = layer.forward(hidden, time, text, attachments);
-            skips.push(after(&layer.site, hidden.clone(), attachments));
+    /// The sites behind which it leaves something for the way up.
+    pub fn sites(&self) -> impl Iterator<Item = &str> {
+        let halved = self.downsampler.as_ref().map(Downsampler::site);
+        std::iter::once(self.layer.site.as_str()).chain(halved)
+    }
+
+    /// Leaves what it gives, with what is attached to it, for the way up.
+    pub fn forward(&self, state: State, given: &Conditions, attachments: &Attachments) -> State {
+        let State { mut hidden, mut skips } = state;
+        hidden = self.layer.forward(hidden, given, attachments);
+        skips.push(after(&self.layer.site, hidden.clone(), attachments));
+        if let Some(downsampler) = &self.downsampler {
+            hidden = downsampler.forward(hidden, attachments);
+            skips.push(after(downsampler.site(), hidden.clone(), attachments));
         }
-        if let Some((site, downsampler)) = &self.downsampler {
-            hidden = downsampler.forward(hidden);
-            skips.push(after(site, hidden.clone(), attachments));
-        }
-        hidden
+        State { hidden, skips }
     }
 }
 
 /// The middle.
+///
+/// `UNetMidBlock2DCrossAttn` of <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/unets/unet_2d_blocks.py>,
+/// and with motion `UNetMidBlockCrossAttnMotion` of <https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/models/unets/unet_motion_model.py>.
 #[derive(Clone, Debug)]
-pub struct MidBlock {
+pub(super) struct MidBlock {
     site: String,
     first: Layer,
     last: Layer,
 }
 
 impl MidBlock {
-    pub(super) fn new(weights: &Weights, config: &SdUnetConfig) -> Self {
+    pub fn new(weights: &Weights, config: &SdUnetConfig, motion: Option<Motion>) -> Self {
+        let weights = weights.at("mid_block");
         let level = config.depth().saturating_sub(1);
         let channels = [config.channels(level); 2];
+        let motion = motion
+            .and_then(|own| Some((own.weights.at("mid_block"), own.config.middle(config.norm_num_groups)?)));
+        let motion = motion.as_ref().map(|(weights, shape)| (weights, *shape));
+        let first = LayerShape { index: 0, channels, attention: Some(level) };
+        let last = LayerShape { index: 1, channels, attention: None };
+        weights.state_site(channels[1]);
         Self {
             site: weights.path(""),
-            first: Layer::new(weights, config, 0, channels, Some(level)),
-            last: Layer::new(weights, config, 1, channels, None),
+            first: Layer::new(&weights, config, first, motion),
+            last: Layer::new(&weights, config, last, None),
         }
     }
 
-    pub(super) fn forward(
-        &self,
-        hidden: Tensor<4>,
-        time: &Tensor<2>,
-        text: &Tensor<3>,
-        attachments: &Attachments,
-    ) -> Tensor<4> {
-        let hidden = self.first.forward(hidden, time, text, attachments);
-        after(&self.site, self.last.forward(hidden, time, text, attachments), attachments)
+    /// The published path.
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    pub fn forward(&self, hidden: Tensor<4>, given: &Conditions, attachments: &Attachments) -> Tensor<4> {
+        let hidden = self.first.forward(hidden, given, attachments);
+        after(&self.site, self.last.forward(hidden, given, attachments), attachments)
     }
 }
 
-/// A level on the way up.
+/// A layer on the way up, and what doubles the picture after the last of its level.
 #[derive(Clone, Debug)]
-pub struct UpBlock {
-    layers: Vec<Layer>,
-    upsampler: Option<Conv2d>,
+pub(super) struct UpLayer {
+    layer: Layer,
+    upsampler: Option<Upsampler>,
 }
 
-impl UpBlock {
-    /// Up block `index`, from the deepest.
-    pub(super) fn new(weights: &Weights, config: &SdUnetConfig, index: usize) -> Self {
-        let weights = weights.at("up_blocks").at(index);
+impl UpLayer {
+    /// All of up block `block`, from the deepest.
+    pub fn level(
+        weights: &Weights,
+        config: &SdUnetConfig,
+        motion: Option<Motion>,
+        block: usize,
+    ) -> Vec<Self> {
+        let weights = weights.at("up_blocks").at(block);
         let deepest = config.depth() - 1;
-        let level = deepest - index;
+        let level = deepest - block;
+        let motion = motion.map(|own| (own.weights.at("up_blocks").at(block), own.shape(config, level)));
         let outputs = config.channels(level);
         let below = config.channels((level + 1).min(deepest));
         // The last layer meets what came down into this level.
         let above = config.channels(level.saturating_sub(1));
-        let attention = config.up_block_types[index].starts_with("CrossAttn").then_some(level);
+        let attention = config.up_block_types[block].starts_with("CrossAttn").then_some(level);
         let count = config.layers(level) + 1;
-        let layer = |layer| {
-            let from = if layer == 0 { below } else { outputs };
-            let skip = if layer + 1 == count { above } else { outputs };
-            Layer::new(&weights, config, layer, [from + skip, outputs], attention)
+        let layer = |index| {
+            let is_last = index + 1 == count;
+            let from = if index == 0 { below } else { outputs };
+            let skip = if is_last { above } else { outputs };
+            let shape = LayerShape { index, channels: [from + skip, outputs], attention };
+            let motion = motion.as_ref().map(|(weights, shape)| (weights, *shape));
+            let layer = Layer::new(&weights, config, shape, motion);
+            let upsampler =
+                (is_last && level > 0).then(|| Upsampler::new(&weights.at("upsamplers.0"), outputs));
+            Self { layer, upsampler }
         };
-        let upsampler = || Conv2d::new(&weights.at("upsamplers.0.conv"), [outputs; 2], 3, 1);
-        Self { layers: (0..count).map(layer).collect(), upsampler: (level > 0).then(upsampler) }
+        (0..count).map(layer).collect()
     }
 
-    /// Takes from `skips` what its layers meet.
-    pub(super) fn forward(
-        &self,
-        mut hidden: Tensor<4>,
-        time: &Tensor<2>,
-        text: &Tensor<3>,
-        skips: &mut Vec<Tensor<4>>,
-        attachments: &Attachments,
-    ) -> Tensor<4> {
-        for layer in &self.layers {
-            let met = std::iter::once(hidden).chain(skips.pop()).collect();
-            hidden = layer.forward(Tensor::cat(met, 3), time, text, attachments);
+    /// Takes what it meets from what was left on the way down.
+    pub fn forward(&self, state: State, given: &Conditions, attachments: &Attachments) -> State {
+        let State { hidden, mut skips } = state;
+        let met = std::iter::once(hidden).chain(skips.pop()).collect();
+        let mut hidden = self.layer.forward(Tensor::cat(met, 3), given, attachments);
+        if let Some(upsampler) = &self.upsampler {
+            let [_, rows, columns, _] = skips.last().map_or(hidden.dims(), Tensor::dims);
+            hidden = upsampler.forward(hidden, [rows, columns], attachments);
         }
-        let Some(upsampler) = &self.upsampler else { return hidden };
-        let [_, rows, columns, _] = skips.last().map_or(hidden.dims(), Tensor::dims);
-        upsampler.forward(upsampled(hidden, [rows, columns]))
+        State { hidden, skips }
     }
-}
-
-/// Every pixel of `x (batch, rows, columns, channels)` four times, cut to `extent`, which is at most one less
-/// than twice: odd sides were halved upwards.
-fn upsampled(x: Tensor<4>, [rows, columns]: [usize; 2]) -> Tensor<4> {
-    let [batch, height, width, channels] = x.dims();
-    let twice = x
-        .reshape([batch, height, 1, width, 1, channels])
-        .expand([batch, height, 2, width, 2, channels])
-        .reshape([batch, 2 * height, 2 * width, channels]);
-    twice.narrow(1, 0, rows).narrow(2, 0, columns)
 }

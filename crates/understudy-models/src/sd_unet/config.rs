@@ -2,31 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A value for every block, or one for each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum PerBlock {
-    /// The same everywhere.
-    One(usize),
-    /// One a block, in the order of down blocks.
-    Each(Vec<usize>),
-}
-
-impl PerBlock {
-    fn of(&self, block: usize) -> usize {
-        match self {
-            Self::One(value) => *value,
-            Self::Each(values) => values.get(block).copied().unwrap_or(1),
-        }
-    }
-
-    fn fits(&self, blocks: usize) -> bool {
-        match self {
-            Self::One(value) => *value > 0,
-            Self::Each(values) => values.len() == blocks && values.iter().all(|value| *value > 0),
-        }
-    }
-}
+use crate::motion_module::MotionConfig;
+use crate::per_block::PerBlock;
 
 /// The published `config.json` of a UNet, as far as it is read; what is absent has diffusers' own values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,7 +132,8 @@ impl SdUnetConfig {
         4 * self.channels(0)
     }
 
-    pub(super) fn layers(&self, level: usize) -> usize {
+    /// Residual blocks of down block `level`; an up block has one more.
+    pub fn layers(&self, level: usize) -> usize {
         self.layers_per_block.of(level)
     }
 
@@ -190,6 +168,24 @@ impl SdUnetConfig {
             return Some(format!("mid_block_type: {:?} is not known", self.mid_block_type));
         }
         self.unsupported_extents().or_else(|| self.unsupported_option())
+    }
+
+    /// Why these motion modules do not go into this UNet, if there is a reason.
+    pub fn unsupported_motion(&self, motion: &MotionConfig) -> Option<String> {
+        if motion.block_out_channels != self.block_out_channels {
+            let (own, its) = (&self.block_out_channels, &motion.block_out_channels);
+            return Some(format!(
+                "block_out_channels of the motion modules are {its:?}, of the UNet {own:?}"
+            ));
+        }
+        let layers = |level: &usize| motion.layers(*level) == self.layers(*level);
+        if let Some(level) = (0..self.depth()).find(|level| !layers(level)) {
+            let (own, its) = (self.layers(level), motion.layers(level));
+            return Some(format!(
+                "motion_layers_per_block: {its} at level {level}, where the UNet has {own}"
+            ));
+        }
+        motion.unsupported()
     }
 
     fn unsupported_extents(&self) -> Option<String> {

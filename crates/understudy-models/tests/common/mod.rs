@@ -25,14 +25,33 @@ fn slack() -> f32 {
 
 pub struct Case {
     folder: PathBuf,
-    io: Checkpoint,
+    io: Option<Checkpoint>,
 }
 
 impl Case {
     pub fn open(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../oracle/golden").join(name);
         let io = Checkpoint::open(&folder.join("io.safetensors"), &device()).unwrap();
-        Self { folder, io }
+        Self { folder, io: Some(io) }
+    }
+
+    /// One of several networks of a case, in a `folder` of its own.
+    pub fn part(name: &str, folder: &str) -> Self {
+        Self { folder: Self::open(name).folder.join(folder), io: None }
+    }
+
+    fn io(&self) -> &Checkpoint {
+        self.io.as_ref().unwrap()
+    }
+
+    /// The tensors whose names start with `prefix`, without it: names, values and shapes.
+    pub fn all(&self, prefix: &str) -> Vec<(String, Vec<f32>, Vec<usize>)> {
+        let own = |name: String| {
+            let (values, shape) = self.io().values(&name).unwrap();
+            name.strip_prefix(prefix).map(|rest| (rest.to_owned(), values, shape))
+        };
+        let names = self.io().infos().into_iter().map(|info| info.name);
+        names.filter(|name| name.starts_with(prefix)).filter_map(own).collect()
     }
 
     pub fn config<C: DeserializeOwned>(&self) -> C {
@@ -66,25 +85,25 @@ impl Case {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.io.infos().iter().any(|info| info.name == name)
+        self.io().infos().iter().any(|info| info.name == name)
     }
 
     pub fn values(&self, name: &str) -> Vec<f32> {
-        self.io.values(name).unwrap().0
+        self.io().values(name).unwrap().0
     }
 
     pub fn integers(&self, name: &str) -> (Vec<i64>, Vec<usize>) {
-        self.io.integers(name).unwrap()
+        self.io().integers(name).unwrap()
     }
 
     pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
-        let (values, shape) = self.io.values(name).unwrap();
+        let (values, shape) = self.io().values(name).unwrap();
         Tensor::from_data(TensorData::new(values, shape), &device())
     }
 
     /// Asserts that `found` is the oracle's tensor `name` to `tolerance`, relative to its largest value.
     pub fn check<const D: usize>(&self, name: &str, found: Tensor<D>, tolerance: f32) {
-        let (expected, shape) = self.io.values(name).unwrap();
+        let (expected, shape) = self.io().values(name).unwrap();
         assert_eq!(found.dims().to_vec(), shape, "{name}: shape");
         let found = found.without_autodiff().into_data().try_into_vec::<f32>().unwrap();
         let (error, tolerance) = (relative_error(&found, &expected), tolerance * slack());
@@ -94,7 +113,7 @@ impl Case {
     /// Asserts every gradient the oracle has under `prefix`, and that no other is there.
     pub fn check_gradients(&self, prefix: &str, found: &NamedGradients, only: &str, tolerance: f32) {
         let mut checked = 0;
-        for info in self.io.infos() {
+        for info in self.io().infos() {
             let Some(name) = info.name.strip_prefix(prefix) else { continue };
             if !name.starts_with(only) || name.contains("running_") {
                 continue;

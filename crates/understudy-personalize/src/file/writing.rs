@@ -121,18 +121,19 @@ impl AdapterFile {
             let Some(magnitude) = self.parts.get(&(site.clone(), Part::Magnitude)) else { continue };
             let (rows, count) = (magnitude.shape.first().copied(), magnitude.shape.iter().product::<usize>());
             let of_outputs = rows == Some(count);
-            let convolves = self.parts.iter().any(|((own, part), tensor)| {
-                *own == site && *part != Part::Magnitude && tensor.shape.len() == 5
-            });
-            let shape = match (dialect, of_outputs, convolves) {
+            let around =
+                self.parts.iter().filter(|((own, part), _)| *own == site && *part != Part::Magnitude);
+            let extents = around.map(|(_, tensor)| tensor.shape.len()).max().unwrap_or(2);
+            let kernel = vec![1; extents.saturating_sub(2)];
+            let shape = match (dialect, of_outputs, extents > 2) {
                 (Dialect::Diffusers, false, _) => {
                     return Err(format!(
                         "{site} has DoRA's magnitudes by inputs, which has no keys in diffusers; use comfyui or kohya"
                     ));
                 }
-                (Dialect::Diffusers, true, true) => vec![1, count, 1, 1, 1],
+                (Dialect::Diffusers, true, true) => [vec![1, count], kernel].concat(),
                 (Dialect::Diffusers, true, false) => vec![count],
-                (_, true, true) => vec![count, 1, 1, 1, 1],
+                (_, true, true) => [vec![count, 1], kernel].concat(),
                 _ => continue,
             };
             if let Some(magnitude) = self.parts.get_mut(&(site, Part::Magnitude)) {

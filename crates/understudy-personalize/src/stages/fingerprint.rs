@@ -86,7 +86,7 @@ impl Bytes {
     fn add_networks(&mut self, base: &Base, texts: Texts) -> Result<()> {
         let [frames, height, width] = base.about.geometry.smallest();
         let latents = base.encode(Tensor::full([1, 3, frames, height, width], 0.25, &base.device))?;
-        let step = Step { latents: latents.clone(), timesteps: &[500.0], progress: 0.0 };
+        let step = Step { latents: latents.clone(), timesteps: &[500.0], progress: 0.0, attached: None };
         let prediction = base.networks.denoiser.with_texts(texts, &Attached::none(), None).predict(step);
         self.add_tensor(prediction.flatten(0, 4));
         self.add_tensor(latents.flatten(0, 4));

@@ -55,7 +55,7 @@ impl NoisyBatch {
         scale: f32,
     ) -> (f32, NamedGradients) {
         let timesteps: Vec<f32> = self.levels.iter().map(|level| level.timestep).collect();
-        let step = Step { latents: self.noised(), timesteps: &timesteps, progress };
+        let step = Step { latents: self.noised(), timesteps: &timesteps, progress, attached: None };
         let end = Box::new(|predicted| self.loss(denoiser, predicted) * scale);
         let stack = denoiser.stack(texts, step, attached, end);
         let (loss, gradients) = backward(stack.as_ref(), leaves, replayed);

@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
             job: *job,
             learning,
             judge: judge.filter(|_| learning.samples.evaluate_every > 0),
-            shift: learning.noise.shift.unwrap_or(job.base.about.scheduler.shift),
+            shift: learning.noise.shift.or(job.base.about.scheduler.shift()).unwrap_or(1.0),
             replayed: planned.replayed,
             fingerprint: Fingerprint::new(job, &starts)?,
             starts,

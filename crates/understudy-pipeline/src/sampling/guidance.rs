@@ -1,9 +1,10 @@
 //! Guidance: predictions under several texts or attachments, weighed against one another.
 
-use burn::tensor::Tensor;
-use understudy_engine::attach::{Attached, Window};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use understudy_engine::attach::{Attached, Attachments, Window};
 
-use crate::network::{Conditioned, Denoiser, Step, Texts};
+use super::context::{Context, pyramid};
+use crate::network::{Conditioned, Control, Denoiser, Step, Texts};
 
 /// A condition under which a denoiser is asked, and how much its answer counts.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Branch<'a> {
 /// Branches that run together, and their weights.
 struct Together<'a> {
     conditioned: Box<dyn Conditioned + 'a>,
+    /// What controls are told.
+    texts: Texts,
     weights: Vec<f32>,
 }
 
@@ -29,6 +32,8 @@ pub struct Guided<'a> {
     /// The part of denoising in which all branches count; in the rest the first alone does.
     window: Window,
     videos: usize,
+    controls: &'a [Control],
+    context: Option<Context>,
 }
 
 impl<'a> Guided<'a> {
@@ -53,25 +58,82 @@ impl<'a> Guided<'a> {
                 None => groups.push((vec![texts], vec![weight], attached)),
             }
         }
-        let together = |(texts, weights, attached): (Vec<Texts>, Vec<f32>, &'a Attached)| Together {
-            conditioned: denoiser.with_texts(Texts::cat(texts), attached, reuse),
-            weights,
+        let together = |(texts, weights, attached): (Vec<Texts>, Vec<f32>, &'a Attached)| {
+            let texts = Texts::cat(texts);
+            let conditioned = denoiser.with_texts(texts.clone(), attached, reuse);
+            Together { conditioned, texts, weights }
         };
-        Self { groups: groups.into_iter().map(together).collect(), window, videos }
+        let groups = groups.into_iter().map(together).collect();
+        Self { groups, window, videos, controls: &[], context: None }
     }
 
-    /// The prediction at a step, whose latents and timestep are of the videos, once each.
-    pub fn predict(&mut self, latents: &Tensor<5>, timestep: f32, progress: f32) -> Tensor<5> {
+    /// The same under `controls`.
+    pub fn controlled(self, controls: &'a [Control]) -> Self {
+        Self { controls, ..self }
+    }
+
+    /// The same in windows over the frames, where there is a context.
+    pub fn windowed(self, context: Option<Context>) -> Self {
+        Self { context, ..self }
+    }
+
+    /// The prediction at step `index` of `total`, whose latents and timestep are of the videos, once each.
+    pub fn predict(&mut self, latents: &Tensor<5>, timestep: f32, step: [usize; 2]) -> Tensor<5> {
+        let frames = latents.dims()[2];
+        let windows = self.context.map(|context| context.windows(frames, step[0])).unwrap_or_default();
+        if windows.len() < 2 {
+            return self.predict_frames(latents, timestep, step, None);
+        }
+        let device = latents.device();
+        let mut sum = latents.zeros_like();
+        let mut weights = vec![0.0; frames];
+        for window in windows {
+            let own: Vec<i32> = window.iter().map(|frame| *frame as i32).collect();
+            let own = Tensor::<1, Int>::from_data(TensorData::new(own, [window.len()]), &device);
+            let counts = pyramid(window.len());
+            window.iter().zip(&counts).for_each(|(frame, weight)| weights[*frame] += weight);
+            let counts = Tensor::<1>::from_floats(counts.as_slice(), &device).reshape([1, 1, -1, 1, 1]);
+            let seen = latents.clone().select(2, own.clone());
+            let prediction = self.predict_frames(&seen, timestep, step, Some(&own)) * counts;
+            sum = sum.select_assign(2, own, prediction, IndexingUpdateOp::Add);
+        }
+        sum / Tensor::<1>::from_floats(weights.as_slice(), &device).reshape([1, 1, -1, 1, 1])
+    }
+
+    /// The same of latents of all frames, or of those that are `chosen`.
+    fn predict_frames(
+        &mut self,
+        latents: &Tensor<5>,
+        timestep: f32,
+        [index, total]: [usize; 2],
+        chosen: Option<&Tensor<1, Int>>,
+    ) -> Tensor<5> {
+        let progress = index as f32 / total.max(1) as f32;
         let whole = self.window.contains(progress);
         let mut predictions: Vec<(Tensor<5>, f32)> = Vec::new();
-        for group in &mut self.groups {
+        let (controls, videos) = (self.controls, self.videos);
+        let active = || controls.iter().filter(move |control| control.is_active(index, total));
+        for (group_index, group) in self.groups.iter_mut().enumerate() {
             let count = if whole { group.weights.len() } else { 1 };
             let timesteps = vec![timestep; count * self.videos];
             let repeated = match count {
                 1 => latents.clone(),
                 _ => Tensor::cat(vec![latents.clone(); count], 0),
             };
-            let all = group.conditioned.predict(Step { latents: repeated, timesteps: &timesteps, progress });
+            let mut step = Step { latents: repeated, timesteps: &timesteps, progress, attached: None };
+            let mut attachments = Attachments::none();
+            for control in active() {
+                // The first branch of all is the prompt's.
+                let guessed = control.guess.then_some(if group_index == 0 { videos } else { 0 });
+                let Control { network, pictures, weight, .. } = control;
+                let pictures = match chosen {
+                    Some(frames) => pictures.clone().select(2, frames.clone()),
+                    None => pictures.clone(),
+                };
+                attachments.extend(network.attachments(&step, &group.texts, &pictures, *weight, guessed));
+            }
+            step.attached = Some(&attachments);
+            let all = group.conditioned.predict(step);
             if !whole {
                 return all;
             }
@@ -162,7 +224,7 @@ mod tests {
         let latents = Tensor::zeros([2, 1, 1, 1, 1], &Device::flex());
         // 3 a + 0.5 b - 2.5 c
         let expected = [3.0 + 5.0 - 250.0, 6.0 + 5.0 - 250.0];
-        assert_eq!(values(guided.predict(&latents, 500.0, 0.2)), expected);
-        assert_eq!(values(guided.predict(&latents, 500.0, 0.8)), [1.0, 2.0]);
+        assert_eq!(values(guided.predict(&latents, 500.0, [1, 5])), expected);
+        assert_eq!(values(guided.predict(&latents, 500.0, [4, 5])), [1.0, 2.0]);
     }
 }

@@ -1,26 +1,87 @@
 //! Noise levels: which a run passes through, and which timesteps the denoiser is told.
 //!
-//! A sample at a level is `alpha * data + sigma * noise`; of flow matching, alpha is `1 - sigma`. Every
-//! schedule of flow matching is a straight line in sigma that is then *shifted* towards noise, `shift * sigma
-//! / (1 + (shift - 1) * sigma)` (Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image
-//! Synthesis", 2024, eq. 23). The three published schedulers draw the line a little differently, and a
-//! checkpoint's results depend on it, so each is kept.
+//! A sample at a level is `alpha * data + sigma * noise`; of flow matching, alpha is `1 - sigma`, and of
+//! diffusion their squares add up to 1. Every schedule of flow matching is a straight line in sigma that is
+//! then *shifted* towards noise, `shift * sigma / (1 + (shift - 1) * sigma)` (Esser et al., "Scaling
+//! Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, eq. 23). The three published
+//! schedulers draw the line a little differently, and a checkpoint's results depend on it, so each is kept.
 
-use super::Sampler;
-use crate::noise::{Level, Noise};
+use burn::tensor::Tensor;
 
-/// Timesteps a denoiser was trained with; timestep = sigma * 1000.
+use super::spacing::linspace;
+use crate::noise::Level;
+
+/// Timesteps a denoiser of flow matching was trained with; timestep = sigma * 1000.
 const TRAIN_TIMESTEPS: f64 = 1000.0;
 
-/// The noise levels of a run, from noise to 0, and the timestep told to the denoiser at each step.
+/// Data's and noise's share in a sample: it is `alpha * data + sigma * noise`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shares {
+    /// Data's share.
+    pub alpha: f64,
+    /// Noise's share.
+    pub sigma: f64,
+}
+
+impl Shares {
+    /// Data without noise.
+    pub const DATA: Self = Self { alpha: 1.0, sigma: 0.0 };
+
+    /// Of diffusion, by the square of data's share.
+    pub fn preserving(alpha_squared: f64) -> Self {
+        Self { alpha: alpha_squared.sqrt(), sigma: (1.0 - alpha_squared).sqrt() }
+    }
+
+    /// Of diffusion, by `sigma / alpha`: with as much noise on unscaled data.
+    pub fn exploded(ratio: f64) -> Self {
+        let alpha = 1.0 / (ratio * ratio + 1.0).sqrt();
+        Self { alpha, sigma: ratio * alpha }
+    }
+
+    /// `ln(alpha / sigma)`, half the logarithm of the signal-to-noise ratio.
+    pub(super) fn lambda(self) -> f64 {
+        (self.alpha / self.sigma).ln()
+    }
+}
+
+/// A step of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Transition {
+    /// The shares in the sample that the denoiser is shown.
+    pub at: Shares,
+    /// What the denoiser is told of them, in `[0, 1000]`.
+    pub timestep: f32,
+    /// The shares in the sample that is then moved: the same one, except where a step is taken again.
+    pub from: Shares,
+    /// The shares that it is moved to. Of some schedulers these are not quite where the next step looks.
+    pub to: Shares,
+}
+
+/// The steps of a run, from noise to data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    sigmas: Vec<f32>,
-    alphas: Vec<f64>,
-    timesteps: Vec<f32>,
+    transitions: Vec<Transition>,
+    start: f32,
 }
 
 impl Schedule {
+    /// Of these steps. A run starts from unit noise times `start`.
+    pub fn new(transitions: Vec<Transition>, start: f32) -> Self {
+        Self { transitions, start }
+    }
+
+    /// Of steps that each lead to where the next one begins, and the last one to the last of `places`, of
+    /// which there is one more than timesteps.
+    pub fn chain(places: &[Shares], timesteps: &[f32], start: f32) -> Self {
+        let step = |(pair, &timestep): (&[Shares], &f32)| Transition {
+            at: pair[0],
+            timestep,
+            from: pair[0],
+            to: pair[1],
+        };
+        Self::new(places.windows(2).zip(timesteps).map(step).collect(), start)
+    }
+
     /// As `FlowMatchEulerDiscreteScheduler`: shifted, on a line that ends at an already shifted 1/1000.
     /// Timesteps are fractional.
     pub fn euler(shift: f64, steps: usize) -> Self {
@@ -29,8 +90,8 @@ impl Schedule {
         let lowest = single * lowest / (1.0 + (single - 1.0) * lowest);
         let line = linspace(TRAIN_TIMESTEPS, f64::from(lowest) * TRAIN_TIMESTEPS, steps);
         let sigmas: Vec<f32> = line.into_iter().map(|t| shifted(t / TRAIN_TIMESTEPS, shift) as f32).collect();
-        let timesteps = sigmas.iter().map(|sigma| sigma * TRAIN_TIMESTEPS as f32).collect();
-        Self::ending(sigmas, timesteps)
+        let timesteps: Vec<f32> = sigmas.iter().map(|sigma| sigma * TRAIN_TIMESTEPS as f32).collect();
+        Self::flow(sigmas, &timesteps)
     }
 
     /// As `UniPCMultistepScheduler` with `use_flow_sigmas`. Timesteps are whole numbers, rounded down.
@@ -54,86 +115,56 @@ impl Schedule {
     }
 
     fn truncated(sigmas: Vec<f64>) -> Self {
-        let timesteps = sigmas.iter().map(|sigma| (sigma * TRAIN_TIMESTEPS).trunc() as f32).collect();
-        Self::ending(sigmas.into_iter().map(|sigma| sigma as f32).collect(), timesteps)
+        let timesteps: Vec<f32> =
+            sigmas.iter().map(|sigma| (sigma * TRAIN_TIMESTEPS).trunc() as f32).collect();
+        Self::flow(sigmas.into_iter().map(|sigma| sigma as f32).collect(), &timesteps)
     }
 
-    fn ending(mut sigmas: Vec<f32>, timesteps: Vec<f32>) -> Self {
+    fn flow(mut sigmas: Vec<f32>, timesteps: &[f32]) -> Self {
         sigmas.push(0.0);
-        let alphas = sigmas.iter().map(|sigma| 1.0 - f64::from(*sigma)).collect();
-        Self { sigmas, alphas, timesteps }
+        let place = |sigma: f32| Shares { alpha: 1.0 - f64::from(sigma), sigma: f64::from(sigma) };
+        let places: Vec<Shares> = sigmas.into_iter().map(place).collect();
+        Self::chain(&places, timesteps, 1.0)
     }
 
-    /// Of diffusion, by the square of data's share at each timestep: so many of these from the last on,
-    /// evenly spaced (Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024,
-    /// "trailing").
-    pub fn diffusion(alphas_cumprod: &[f64], steps: usize) -> Self {
-        let count = alphas_cumprod.len();
-        let stride = count as f64 / steps as f64;
-        let step = |index: usize| (count as f64 - index as f64 * stride).round() as usize;
-        let timesteps: Vec<usize> = (0..steps).map(|index| step(index).saturating_sub(1)).collect();
-        let kept = timesteps.iter().map(|&timestep| alphas_cumprod[timestep]);
-        let (mut alphas, mut sigmas): (Vec<f64>, Vec<f32>) =
-            kept.map(|kept| (kept.sqrt(), (1.0 - kept).sqrt() as f32)).unzip();
-        alphas.push(1.0);
-        sigmas.push(0.0);
-        Self { sigmas, alphas, timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect() }
-    }
-
-    /// How many steps there are.
+    /// How many steps there are. Some samplers take more than were asked for.
     pub fn steps(&self) -> usize {
-        self.timesteps.len()
+        self.transitions.len()
     }
 
-    /// Noise's shares, one more than steps; the last is 0.
-    pub fn sigmas(&self) -> &[f32] {
-        &self.sigmas
+    /// A step.
+    pub fn transition(&self, step: usize) -> Transition {
+        self.transitions[step]
     }
 
-    /// Data's shares, one more than steps.
-    pub fn alphas(&self) -> &[f64] {
-        &self.alphas
-    }
-
-    /// The level that a step starts from.
+    /// The level of the sample that the denoiser is shown in a step.
     pub fn level(&self, step: usize) -> Level {
-        let (alpha, sigma) = (self.alphas[step] as f32, self.sigmas[step]);
-        Level { alpha, sigma, timestep: self.timesteps[step] }
+        let Transition { at, timestep, .. } = self.transitions[step];
+        Level { alpha: at.alpha as f32, sigma: at.sigma as f32, timestep }
     }
 
-    /// `ln(alpha / sigma)` where a step starts, half the logarithm of the signal-to-noise ratio.
-    pub(super) fn lambda(&self, step: usize) -> f64 {
-        (self.alphas[step] / f64::from(self.sigmas[step])).ln()
+    /// Noise's shares where the steps begin, and where the last one ends.
+    pub fn sigmas(&self) -> Vec<f32> {
+        let ends = self.transitions.last().map(|last| last.to.sigma as f32);
+        self.transitions.iter().map(|step| step.at.sigma as f32).chain(ends).collect()
     }
 
     /// What the denoiser is told at each step, in `[0, 1000]`.
-    pub fn timesteps(&self) -> &[f32] {
-        &self.timesteps
+    pub fn timesteps(&self) -> Vec<f32> {
+        self.transitions.iter().map(|step| step.timestep).collect()
     }
-}
 
-impl Noise {
-    /// The noise levels of a run of `sampler` in so many `steps`; `shift` moves those of [`Noise::Flow`]
-    /// towards noise.
-    pub fn schedule(&self, sampler: Sampler, shift: f64, steps: usize) -> Schedule {
-        match self {
-            Self::Flow => sampler.schedule(shift, steps),
-            Self::Diffusion { alphas_cumprod, .. } => Schedule::diffusion(alphas_cumprod, steps),
+    /// The sample to start from, of unit `noise` of any shape: the same but for samplers that were published
+    /// with a beginning of another size.
+    pub fn start<const D: usize>(&self, noise: Tensor<D>) -> Tensor<D> {
+        if self.start == 1.0 {
+            return noise;
         }
+        noise * self.start
     }
 }
 
 /// Moves `sigma` in `[0, 1]` towards noise; a shift of 1 changes nothing.
 fn shifted(sigma: f64, shift: f64) -> f64 {
     shift * sigma / (1.0 + (shift - 1.0) * sigma)
-}
-
-/// `count` evenly spaced numbers from `start` to exactly `end`.
-fn linspace(start: f64, end: f64, count: usize) -> Vec<f64> {
-    let step = (end - start) / count.saturating_sub(1).max(1) as f64;
-    let mut line: Vec<f64> = (0..count).map(|index| index as f64 * step + start).collect();
-    if let Some(last) = line.last_mut().filter(|_| count > 1) {
-        *last = end;
-    }
-    line
 }

@@ -66,6 +66,10 @@ impl Case {
         self.json[name].as_object().unwrap().clone()
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.io.infos().iter().any(|info| info.name == name)
+    }
+
     pub fn values(&self, name: &str) -> Vec<f32> {
         self.io.values(name).unwrap().0
     }

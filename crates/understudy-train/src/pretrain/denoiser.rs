@@ -178,7 +178,7 @@ impl Denoiser {
             text_encoder: recipe.text_encoder.clone(),
             transformer: recipe.transformer.clone(),
             vae: vae_config,
-            scheduler: Scheduler { sampler: Sampler::UniPc, shift: f64::from(recipe.clips.shift) },
+            scheduler: Scheduler::flow(Sampler::UniPc, f64::from(recipe.clips.shift)),
             max_sequence_length: recipe.max_tokens,
             usual: Some(Usual { size: recipe.size, ..USUAL }),
         };

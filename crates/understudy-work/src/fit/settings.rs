@@ -36,7 +36,8 @@ pub struct Settings {
     /// Scale of the residuals, times the rank [as the rank, where only that is given].
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
-    /// The linear maps that are adapted: attn, attn-ffn, self-attn, or sites like attn1.to_q,ffn.net.2.
+    /// The linear maps that are adapted: attn, attn-ffn, self-attn, temporal, or sites like
+    /// attn1.to_q,ffn.net.2.
     #[arg(long, value_name = "NAMES")]
     targets: Option<String>,
     /// Steps of the residuals.

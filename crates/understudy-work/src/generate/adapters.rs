@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
+use burn::tensor::Device;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use understudy_engine::attach::Attached;
 use understudy_engine::patch::Additions;
-use understudy_personalize::{Adapter, Opened, Unmatched, combine};
+use understudy_personalize::{Adapter, Opened, TextualInversion, Unmatched, combine, with_inversions};
 use understudy_pipeline::{Description, TokenEmbeddings};
 
 use super::made::add;
@@ -32,6 +33,10 @@ pub struct Adapters {
     /// looks of another is --adapter one.safetensors:identity=0 --adapter other.safetensors:motion=0.
     #[arg(long = "adapter", value_parser = OsStringValueParser::new().try_map(WeightedAdapter::parse), value_name = "FILE|DIR[:WEIGHT][:identity=X][:motion=X]")]
     files: Vec<WeightedAdapter>,
+    /// A file of textual inversion; its word is written in prompts as the file names it, or as the file is
+    /// named.
+    #[arg(long = "embedding", value_name = "FILE")]
+    embeddings: Vec<PathBuf>,
     /// How much the looks count of adapters that hold a motion apart, where they do not say it themselves.
     #[arg(long, value_name = "X")]
     identity_scale: Option<f32>,
@@ -49,7 +54,8 @@ pub struct Adapters {
 impl Adapters {
     /// What is read.
     pub fn inputs(&self) -> impl Iterator<Item = Input> {
-        self.files.iter().map(|own| Input::new("--adapter", &own.path))
+        let embeddings = self.embeddings.iter().map(|path| Input::new("--embedding", path));
+        self.files.iter().map(|own| Input::new("--adapter", &own.path)).chain(embeddings)
     }
 
     /// The adapters with their weights, found to be for such a base, which is called `name`.
@@ -86,6 +92,27 @@ impl Adapters {
         }
         self.weigh_parts(&mut adapters)?;
         Ok(adapters)
+    }
+
+    /// The words of textual inversion, found to be for such a base.
+    ///
+    /// # Errors
+    /// When a file is none, or its rows have another length.
+    pub fn inversions(&self, about: &Description, device: &Device) -> Result<Vec<TextualInversion>> {
+        let needed = about.text_table[1];
+        let read = |path: &PathBuf| {
+            let own = TextualInversion::open(path, device).context("--embedding")?;
+            let found = own.rows.dims()[1];
+            if found != needed {
+                bail!(
+                    "--embedding {}: its rows have {found} channels, and this base's text encoder {needed}; use \
+                     one that was made for it",
+                    path.display()
+                );
+            }
+            Ok(own)
+        };
+        self.embeddings.iter().map(read).collect()
     }
 
     /// Weighs looks and motion of the adapters that hold them apart.
@@ -128,9 +155,11 @@ impl Adapters {
     pub fn attach(
         &self,
         adapters: &[(Adapter, f32)],
+        inversions: &[TextualInversion],
         about: &Description,
     ) -> Result<(Attached, Option<TokenEmbeddings>, Additions)> {
         let (attached, tokens) = combine(adapters, about)?;
+        let tokens = with_inversions(tokens, inversions)?;
         let mut additions = Additions::default();
         for (adapter, weight) in adapters {
             additions.extend(adapter.additions(*weight, self.merge)?);
@@ -148,6 +177,9 @@ impl Adapters {
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = Vec::new();
         self.files.iter().for_each(|own| add(&mut arguments, "--adapter", &own.to_string()));
+        for path in &self.embeddings {
+            add(&mut arguments, "--embedding", &path.to_string_lossy());
+        }
         for (flag, scale) in
             [("--identity-scale", self.identity_scale), ("--motion-scale", self.motion_scale)]
         {

@@ -36,7 +36,7 @@ impl Making {
         about: &Description,
         (adapters, context): (&[(Adapter, f32)], &Context),
     ) -> Result<Self> {
-        let scheduler = request.scheduler(about);
+        let scheduler = request.scheduler(about)?;
         let fps = asked.sampling.fps.unwrap_or(about.usual.fps);
         let Request { frames, height, width, steps, guidance, .. } = request;
         let mut uses: Vec<Value> = Vec::new();
@@ -54,9 +54,10 @@ impl Making {
         arguments.extend(asked.prompt_weights.then(|| "--prompt-weights".to_owned()));
         arguments.extend(asked.sampling.arguments(
             request,
-            (&scheduler.sampler.to_string(), scheduler.shift),
+            (scheduler.sampler().name(), scheduler.shift()),
             fps,
         ));
+        arguments.extend(asked.controls.arguments());
         arguments.extend(asked.warping.arguments());
         if let Some(path) = &asked.initial_noise {
             add(&mut arguments, "--initial-noise", &path.to_string_lossy());
@@ -73,14 +74,14 @@ impl Making {
         let settings = json!({
             "negative_prompt": asked.negative_prompt, "base": asked.base.name(), "architecture": about.identity,
             "adapters": uses, "frames": frames, "height": height, "width": width, "steps": steps, "guidance": guidance,
-            "scheduler": scheduler.sampler.to_string(), "shift": scheduler.shift, "fps": fps,
+            "scheduler": scheduler.sampler().name(), "shift": scheduler.shift(), "fps": fps,
         });
         Ok(Self {
             settings,
             arguments,
             tokens: adapters.iter().flat_map(|(own, _)| own.metadata.tokens.clone()).collect(),
             weighted: asked.prompt_weights,
-            seeded: asked.initial_noise.is_none(),
+            seeded: asked.initial_noise.is_none() || scheduler.solver().draws_noise(),
         })
     }
 

@@ -132,10 +132,20 @@ impl AdapterSummary {
     }
 }
 
-/// `attn1.to_q` of `blocks.3.attn1.to_q`.
+/// `attn1.to_q` of `blocks.3.attn1.to_q`, and of `down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q`
+/// what follows `down_blocks` but for its numbers.
 fn kind(site: &str) -> String {
-    let below = site.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).map(|(_, kind)| kind);
-    below.unwrap_or(site).to_owned()
+    let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
+    let words: Vec<&str> = site.split('.').collect();
+    let blocks = words.iter().position(|word| word.ends_with("blocks") || word.ends_with("layers"));
+    let Some(at) = blocks.filter(|at| words.get(at + 1).is_some_and(is_number)) else {
+        return site.to_owned();
+    };
+    let rest = &words[at + 2..];
+    // The last number names a module among its like: `to_out.0`, `ff.net.2`.
+    let inner = rest.iter().rposition(|word| word.ends_with("blocks")).map_or(0, |at| at + 2);
+    let place = if site.contains("motion_modules") { "motion " } else { "" };
+    format!("{place}{}", rest[inner.min(rest.len())..].join("."))
 }
 
 /// Whose name `key` is.
@@ -234,5 +244,27 @@ impl fmt::Display for AdapterSummary {
         writeln!(f, "  keys        {}: {}", self.totals.tensors, counts(&self.dialects))?;
         let (parameters, precision) = (grouped(self.totals.parameters), self.totals.precision());
         writeln!(f, "  parameters  {parameters}, {}, {precision}", size(self.totals.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sites_are_counted_by_what_they_are() {
+        for (site, expected) in [
+            ("blocks.3.attn1.to_q", "attn1.to_q"),
+            ("blocks.3.attn1.to_out.0", "attn1.to_out.0"),
+            ("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q", "attn1.to_q"),
+            ("mid_block.attentions.0.transformer_blocks.0.ff.net.2", "ff.net.2"),
+            ("up_blocks.1.motion_modules.0.transformer_blocks.0.attn1.to_out.0", "motion attn1.to_out.0"),
+            ("mid_block.motion_modules.0.transformer_blocks.0.attn1.to_q", "motion attn1.to_q"),
+            ("down_blocks.1.resnets.0.conv1", "resnets.0.conv1"),
+            ("text_encoder/text_model.encoder.layers.0.mlp.fc1", "mlp.fc1"),
+            ("proj_out", "proj_out"),
+        ] {
+            assert_eq!(kind(site), expected, "{site}");
+        }
     }
 }

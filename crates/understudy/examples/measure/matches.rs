@@ -143,6 +143,7 @@ impl Case {
             latents: mixed(&self.video, &noise, &[moment.level]),
             timesteps: &[moment.level.timestep],
             progress: moment.progress,
+            attached: None,
         };
         denoiser.with_texts(texts, &attached, None).predict(step);
         Ok(self.right(&Arc::clone(&warp).matches()[0].places))

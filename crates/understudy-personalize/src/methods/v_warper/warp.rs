@@ -499,6 +499,7 @@ impl Warp {
             latents: mixed(&self.latents, &self.noise, &levels),
             timesteps: &timesteps,
             progress: moment.progress,
+            attached: None,
         };
         // Nobody asks how it ends.
         let stack = denoiser.stack(&self.texts, step, attached, Box::new(|prediction| prediction.sum()));

@@ -35,9 +35,10 @@ pub fn describe(config: &WanConfig, halved: Halved, embedding: u64) -> Descripti
         sites: BTreeMap::from([(TRANSFORMER.folder, sites), (TEXT_ENCODER.folder, text_sites)]),
         tensors: denoiser.clone(),
         blocks: transformer.num_layers,
-        scheduler: config.scheduler,
+        scheduler: config.scheduler.clone(),
         text_limit: config.max_sequence_length,
         text_table: [config.text_encoder.vocab_size, config.text_encoder.d_model],
+        text_layers: 0,
         geometry: Geometry {
             channels: vae.z_dim,
             factors: [vae.temporal_factor(), vae.spatial_factor()],

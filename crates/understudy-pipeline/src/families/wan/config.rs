@@ -67,7 +67,7 @@ impl WanConfig {
                 WanTransformerConfig::unsupported,
             )?,
             vae: files.config(&VAE.config(), VAE.class, WanVaeConfig::unsupported)?,
-            scheduler: Scheduler::from_config(&files.object(SCHEDULER)?, &files.name(SCHEDULER))?,
+            scheduler: Scheduler::flow_from_config(&files.object(SCHEDULER)?, &files.name(SCHEDULER))?,
             max_sequence_length,
             usual: usual(&index, &files.name(INDEX))?,
         };

@@ -89,7 +89,7 @@ impl TextEncoder for WanText {
         self.network.embed(tokens.tensor(tokens.longest(), rows, &self.device))
     }
 
-    fn encode(&self, embedded: Tensor<3>, tokens: &Tokens, attachments: &Attachments) -> Texts {
+    fn encode(&self, embedded: Tensor<3>, tokens: &Tokens, _: usize, attachments: &Attachments) -> Texts {
         let states = self.network.forward(embedded, &tokens.lengths, attachments);
         Texts { words: tokens.zeroed_beyond(states), pooled: None }
     }
@@ -167,7 +167,7 @@ struct UnderTexts<'a> {
 
 impl Conditioned for UnderTexts<'_> {
     fn predict(&mut self, step: Step<'_>) -> Tensor<5> {
-        let attachments = self.attachments.at(step.progress);
+        let attachments = step.with(self.attachments);
         let context = match &self.context {
             Some(context) => context.clone(),
             None => self.network.context(self.text.clone(), &attachments),

@@ -33,7 +33,7 @@ use crate::scheduler::Scheduler;
 use crate::tokenize::Tokenizer;
 
 /// What diffusers publishes for Wan 2.1.
-const USUAL: Scheduler = Scheduler { sampler: Sampler::UniPc, shift: 3.0 };
+const USUAL: Scheduler = Scheduler::flow(Sampler::UniPc, 3.0);
 /// The tensor of bytes that ComfyUI's text encoders carry their tokenizer along in.
 const CARRIED: &str = "spiece_model";
 /// Where ComfyUI's checkpoints of a whole base have their networks, and the tokenizer.
@@ -92,6 +92,7 @@ pub(super) fn open(source: &Source, device: &Device) -> Result<Option<Box<dyn Op
         Source::Files(files) if is_other(files)? => Ok(None),
         Source::Files(files) => Ok(Some(Box::new(open_files(files, device)?))),
         Source::Parts(parts) => Ok(Some(Box::new(open_parts(parts, device)?))),
+        Source::Animated(_) => Ok(None),
     }
 }
 
@@ -104,6 +105,7 @@ pub(super) fn config(source: &Source) -> Result<Option<WanConfig>> {
         Source::Files(files) if is_other(files)? => Ok(None),
         Source::Files(files) => Ok(Some(WanConfig::read(files)?)),
         Source::Parts(parts) => Ok(Some(open_parts(parts, &Device::flex())?.config)),
+        Source::Animated(_) => Ok(None),
     }
 }
 
@@ -297,7 +299,7 @@ impl Checkpoints {
             text_encoder,
             transformer,
             vae,
-            scheduler: published.as_ref().map_or(USUAL, |(_, config)| config.scheduler),
+            scheduler: published.as_ref().map_or(USUAL, |(_, config)| config.scheduler.clone()),
             max_sequence_length: published
                 .as_ref()
                 .map_or(MAX_SEQUENCE_LENGTH, |(_, config)| config.max_sequence_length),

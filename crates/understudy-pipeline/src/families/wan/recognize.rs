@@ -249,6 +249,7 @@ fn found<K: Part>(
         missing: Vec::new(),
         misshapen: Vec::new(),
         unknown: Vec::new(),
+        compared: true,
         note: None,
     };
     let config = match config {
