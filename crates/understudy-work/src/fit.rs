@@ -127,7 +127,8 @@ impl Fit {
         let opened = self.base.source()?.open(&context.device)?;
         opened.notes().iter().for_each(|note| context.note(note));
         let about = opened.about().clone();
-        let settings = self.settings.table(Preset::of(&about), self.method, (context.bf16, every))?;
+        let preset = Preset::of(&about);
+        let settings = self.settings.table(preset, (self.method, Some(&about)), (context.bf16, every))?;
         if self.print_config {
             context.tell(&Event::Settings { settings: toml::to_string_pretty(&settings)? });
             return Ok(());

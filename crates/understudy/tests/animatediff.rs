@@ -139,3 +139,23 @@ fn parts_people_have_are_told() {
     assert!(motion.contains("motion attn1.to_q"), "{motion}");
     assert!(told(BASE).contains("animatediff"));
 }
+
+#[test]
+fn methods_learn_what_the_base_can_show_or_say_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(&folder.path().join("cat"), 3);
+    let printed = |flags: &[&str]| {
+        let asked = ["fit", "--base", BASE, "--print-config"];
+        understudy(folder.path(), &[&asked[..], flags].concat()).succeeds()
+    };
+    let settings = printed(&["--method", "set-and-sequence"]);
+    assert!(settings.contains("clip_frames = 16") && settings.contains("held_frames = 16"), "{settings}");
+    let settings = printed(&["--height", "24", "--width", "32", "--set", "clip_frames=8"]);
+    assert!(
+        settings.contains("clip_frames = 8") && settings.contains("size = [\n    24,\n    32,\n]"),
+        "{settings}"
+    );
+    let warped = ["fit", "--base", BASE, "--method", "v-warper", "--subject", "cat", "--class", "cat"];
+    let said = understudy(folder.path(), &[&warped[..], &["--out", "w.safetensors"]].concat()).fails(2);
+    assert!(said.contains("a frame at a time"), "{said}");
+}

@@ -13,6 +13,7 @@ mod warp;
 use std::sync::Arc;
 
 use toml::Table;
+use understudy_engine::sites::Role;
 use understudy_pipeline::{Base, Description, Request};
 
 use crate::adapter::Adapter;
@@ -37,6 +38,16 @@ pub use warp::{Matches, Reference, Warp, WarpJob};
 #[derive(Clone, Copy, Debug)]
 pub struct VWarper;
 
+/// That self-attention sees the places of all frames at once, which are matched.
+fn check_attention(about: &Description) -> Result<()> {
+    if about.denoiser_sites().attentions(Role::TemporalAttention).next().is_none() {
+        return Ok(());
+    }
+    let reason = "v-warper matches places of all frames, and this base's self-attention sees a frame at a time; \
+                  use --method lora, or --no-warp with an adapter that is there";
+    Err(Error::config("method", reason))
+}
+
 impl Recipe for VWarper {
     type Settings = Learning;
 
@@ -58,6 +69,7 @@ impl Recipe for VWarper {
     }
 
     fn check_base(&self, settings: &Learning, about: &Description) -> Result<()> {
+        check_attention(about)?;
         settings.check_base(about)
     }
 
@@ -99,6 +111,7 @@ impl Recipe for VWarper {
         if settings.off || adapter.references.is_empty() {
             return Ok(());
         }
+        check_attention(&base.about)?;
         with_job(adapter, &settings, base, request, |job| job.check_prompts())
     }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use toml::{Table, Value};
 use understudy_media::Text;
 use understudy_personalize::{Method, Preset};
+use understudy_pipeline::Description;
 
 use crate::outputs::Input;
 use crate::usage::WrongUsage;
@@ -88,12 +89,13 @@ impl Settings {
     pub fn table(
         &self,
         usual: Preset,
-        method: &dyn Method,
+        (method, about): (&dyn Method, Option<&Description>),
         (bf16_products, evaluate_every): (bool, Option<i64>),
     ) -> Result<Table> {
         let preset = self.preset.unwrap_or(usual);
         let mut table = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let apart = method.settings(preset, &Table::new())?.contains_key(MOTION);
+        let of_preset = method.settings(preset, &Table::new())?;
+        let apart = of_preset.contains_key(MOTION);
         if let (false, Some(flag)) = (apart, self.motion_flag()) {
             let reason = format!("{flag}: --method {} does not learn a motion apart", method.name());
             return Err(WrongUsage(reason).into());
@@ -104,6 +106,9 @@ impl Settings {
         }
         if let Some(every) = evaluate_every {
             set(&mut table, "samples.evaluate_every", every.into())?;
+        }
+        if let Some(about) = about {
+            suit(&mut table, &of_preset, about)?;
         }
         let settings = method.settings(preset, &table);
         match &self.config {
@@ -164,6 +169,34 @@ impl Settings {
     }
 }
 
+/// Frames of what is learned, made and shown.
+const FRAMES: [&str; 4] = ["clip_frames", "augmentation.held_frames", "prior.frames", "samples.frames"];
+
+/// Puts in `table`, where it says nothing of them, the size that is usual for a base, and so many frames as
+/// it has positions for.
+fn suit(table: &mut Table, preset: &Table, about: &Description) -> Result<()> {
+    let [frames, height, width] = about.usual.size.map(|extent| extent as i64);
+    if !about.usual.small && !table.contains_key("size") {
+        table.insert("size".into(), Value::Array(vec![height.into(), width.into()]));
+    }
+    let [most, ..] = about.geometry.largest();
+    for path in FRAMES {
+        let stated = get(preset, path).and_then(Value::as_integer);
+        if get(table, path).is_none() && stated.is_some_and(|stated| stated > most as i64) {
+            set(table, path, frames.min(most as i64).into())?;
+        }
+    }
+    Ok(())
+}
+
+/// What stands at `name`, or `group.name`, however deep.
+fn get<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
+    match path.split_once('.') {
+        None => table.get(path),
+        Some((group, rest)) => get(table.get(group)?.as_table()?, rest),
+    }
+}
+
 /// Sets `name`, or `group.name`, however deep.
 fn set(table: &mut Table, path: &str, value: Value) -> Result<()> {
     let Some((group, rest)) = path.split_once('.') else {
@@ -193,7 +226,7 @@ mod tests {
     use super::*;
 
     fn learning(settings: &Settings) -> Result<Learning> {
-        Ok(settings.table(Preset::Small, &Lora, (false, None))?.try_into()?)
+        Ok(settings.table(Preset::Small, (&Lora, None), (false, None))?.try_into()?)
     }
 
     #[test]
