@@ -89,36 +89,6 @@ impl WeightSource for Below<'_> {
     }
 }
 
-/// The whole of a source below a prefix, for files that leave out what the published paths begin with.
-pub struct Above<'a> {
-    source: &'a dyn WeightSource,
-    prefix: String,
-}
-
-impl<'a> Above<'a> {
-    /// All of `source` under `prefix`, which ends with its separator.
-    pub fn new(source: &'a dyn WeightSource, prefix: impl Into<String>) -> Self {
-        Self { source, prefix: prefix.into() }
-    }
-}
-
-impl WeightSource for Above<'_> {
-    fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Option<Tensor<1>>, WeightError> {
-        match name.strip_prefix(&self.prefix) {
-            Some(name) => self.source.get(name, shape, init),
-            None => Ok(None),
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.source.names().into_iter().map(|name| format!("{}{name}", self.prefix)).collect()
-    }
-
-    fn describe(&self) -> String {
-        self.source.describe()
-    }
-}
-
 /// A source that has nothing and notes what it is asked for: what a network needs.
 #[derive(Default)]
 pub struct Probe {

@@ -208,7 +208,7 @@ pub struct ClipText {
 
 impl ClipText {
     /// Builds the tower from `weights`, where everything lies below `text_model`. Newer libraries write files
-    /// that leave this out; read them through [`Above`](understudy_engine::weights::Above).
+    /// that leave this out: rename their tensors first.
     pub fn new(weights: &Weights, config: &ClipTextConfig) -> Self {
         let text = weights.at("text_model");
         let words = text.at("embeddings");

@@ -8,7 +8,7 @@ use common::{Case, device, relative_error};
 use understudy_engine::attach::{Attachments, LowRank, Window};
 use understudy_engine::parameters::{Leaves, NamedGradients, Parameters};
 use understudy_engine::sites::Role;
-use understudy_engine::weights::{Above, Probe, WeightSource, Weights};
+use understudy_engine::weights::{Probe, WeightSource, Weights};
 use understudy_models::clip::{ClipText, ClipTextConfig};
 use understudy_models::controlnet::{ControlNet, ControlNetConfig, Residuals};
 use understudy_models::motion_module::MotionConfig;
@@ -166,7 +166,8 @@ fn text_encoder_forward() {
         let network = if source.names().iter().any(|name| name.starts_with("text_model.")) {
             build(&source, |w| ClipText::new(w, &config))
         } else {
-            build(&Above::new(&source, "text_model."), |w| ClipText::new(w, &config))
+            let below = |name: &str| Some(format!("text_model.{name}"));
+            build(&source.renamed(below).unwrap(), |w| ClipText::new(w, &config))
         };
         let rows = network.embed(ids(&case));
         case.check("rows", rows.clone(), 1e-7);

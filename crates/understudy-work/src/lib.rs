@@ -61,4 +61,4 @@ pub use pull::Pull;
 pub use results::Results;
 pub use said::{date, duration, shell, size};
 pub use task::Task;
-pub use usage::{WrongUsage, is_usage};
+pub use usage::{WrongUsage, is_usage, without_usage};

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Arg, Args, Command, FromArgMatches};
 use serde_json::Value;
 
-use crate::usage::WrongUsage;
+use crate::usage::{WrongUsage, without_usage};
 
 /// What can be asked for by name.
 pub trait Named: Args + FromArgMatches {
@@ -99,13 +99,10 @@ fn texts(name: &str, value: &Value) -> Result<Vec<Option<String>>> {
     })
 }
 
-/// What clap says on several lines, on one.
+/// What clap says of the flags of `name`.
 fn wrong(name: &str, error: &clap::Error) -> anyhow::Error {
-    let text = error.render().to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let lines: Vec<&str> =
-        lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
-    WrongUsage(format!("{name}: {}", lines.join(" ").trim_start_matches("error: "))).into()
+    let line = without_usage(&error.render().to_string());
+    WrongUsage(format!("{name}: {}", line.strip_prefix("error: ").unwrap_or(&line))).into()
 }
 
 #[cfg(test)]

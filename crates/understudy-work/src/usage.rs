@@ -18,6 +18,14 @@ impl fmt::Display for WrongUsage {
 
 impl Error for WrongUsage {}
 
+/// What clap says on several lines, on one: without the usage, which `--help` prints.
+pub fn without_usage(rendered: &str) -> String {
+    let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> =
+        lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
+    lines.join(" ")
+}
+
 /// Whether a task was given a value out of its range.
 pub fn is_usage(error: &anyhow::Error) -> bool {
     error.chain().any(is_cause)

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use serde::Serialize;
 use serde_json::json;
-use understudy_work::is_usage;
+use understudy_work::{is_usage, without_usage};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
@@ -157,12 +157,9 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// What clap says on several lines, on one: without the usage, which `--help` prints.
+/// What clap says on several lines, on one.
 fn summary(rendered: &str) -> String {
-    let told = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let told: Vec<&str> =
-        told.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
-    format!("{}; see --help", told.join(" ").replace(" tip: ", "; "))
+    format!("{}; see --help", without_usage(rendered).replace(" tip: ", "; "))
 }
 
 /// `text` with its lines joined.

@@ -62,11 +62,7 @@ impl PictureConfig {
         let file = "Stable Diffusion 1.5";
         let read = |error: serde_json::Error| fault(file, error.to_string());
         Ok(Self {
-            unet: serde_json::from_value(json!({
-                "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2, "cross_attention_dim": 768,
-                "attention_head_dim": 8, "in_channels": 4, "out_channels": 4,
-            }))
-            .map_err(read)?,
+            unet: serde_json::from_value(published_unet(768)).map_err(read)?,
             text: serde_json::from_value(json!({
                 "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
                 "num_attention_heads": 12, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
@@ -95,6 +91,14 @@ pub(super) fn pipeline(files: &Files) -> Result<Option<String>> {
         return Ok(None);
     }
     Ok(files.object(INDEX)?.get("_class_name").and_then(Value::as_str).map(str::to_owned))
+}
+
+/// The published UNet, and a ControlNet's copy of its way down, for texts of so many channels.
+pub(super) fn published_unet(text_channels: usize) -> Value {
+    json!({
+        "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2, "attention_head_dim": 8,
+        "cross_attention_dim": text_channels, "in_channels": 4, "out_channels": 4,
+    })
 }
 
 /// The scheduler of AnimateDiff's configurations: Stable Diffusion's own lays its betas out otherwise.

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use serde_json::json;
 use understudy_engine::attach::{Attachments, Window};
 use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::{Lost, SharedSource, WeightSource, Weights};
 use understudy_models::controlnet::{ControlNet, ControlNetConfig};
 
+use super::config::published_unet;
 use super::names::PUBLISHED;
 use super::networks::folded;
 use super::original::{control_renamed, unwrapped};
@@ -66,11 +66,7 @@ fn of_file(file: &Checkpoint) -> Result<ControlNetConfig, String> {
     let infos = file.infos();
     let text = infos.iter().find(|info| info.name.ends_with("attn2.to_k.weight"));
     let text = text.and_then(|info| info.shape.get(1)).ok_or("it holds no ControlNet")?;
-    let config = json!({
-        "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2, "attention_head_dim": 8,
-        "cross_attention_dim": text,
-    });
-    serde_json::from_value(config).map_err(|error| error.to_string())
+    serde_json::from_value(published_unet(*text)).map_err(|error| error.to_string())
 }
 
 /// A ControlNet that is loaded.

@@ -15,7 +15,7 @@ use understudy_models::sd_vae::SdVae;
 use super::about::{describe, is_matrix};
 use super::config::{self, PIPELINES, PictureConfig};
 use super::networks::{ClipTexts, Pictures, Unet};
-use super::original::{WHOLE, motion_renamed, text_renamed, unet_renamed, unwrapped, vae_renamed};
+use super::original::{MOTION, WHOLE, motion_renamed, text_renamed, unet_renamed, unwrapped, vae_renamed};
 use super::refused;
 use super::tokenizer;
 use crate::base::{Base, LoadOptions, Networks, TEXT_ENCODER};
@@ -25,8 +25,6 @@ use crate::family::{Description, OpenBase};
 use crate::files::{Animated, Files, INDEX, Source};
 use crate::tokenize::Tokenizer;
 
-/// What motion modules' places are called, wherever they are in a UNet.
-const MOTION: &str = "motion_modules.";
 const MOTION_WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 /// The networks' files, their tensors under diffusers' names.
@@ -90,7 +88,7 @@ fn open_folder(files: &Files, animated: Option<&Animated>, device: &Device) -> R
     let config = PictureConfig::read(files)?;
     let levels = config.vae.block_out_channels.len();
     let vae = match animated.and_then(|animated| animated.vae.as_deref()) {
-        Some(path) => unwrapped(Checkpoint::open(path, device)?).part(WHOLE[2]),
+        Some(path) => autoencoder_file(path, device)?,
         None => files.checkpoint("vae/diffusion_pytorch_model.safetensors", device)?,
     };
     let pictures = OpenPictures {
@@ -129,7 +127,7 @@ fn open_file(animated: &Animated, device: &Device) -> Result<AnimateDiffOpened> 
         None => (PictureConfig::published()?, tokenizer::published()?),
     };
     let vae = match &animated.vae {
-        Some(path) => unwrapped(Checkpoint::open(path, device)?).part(WHOLE[2]),
+        Some(path) => autoencoder_file(path, device)?,
         None => file.clone().part(WHOLE[2]),
     };
     let pictures = OpenPictures {
@@ -144,6 +142,11 @@ fn open_file(animated: &Animated, device: &Device) -> Result<AnimateDiffOpened> 
         return Err(missing_motion(path.display().to_string(), reason));
     };
     finish(pictures, Some(open_motion(motion, device)?), device)
+}
+
+/// An autoencoder's own file; where it is a whole Stable Diffusion's, the part that is the autoencoder.
+fn autoencoder_file(path: &Path, device: &Device) -> Result<Checkpoint> {
+    Ok(unwrapped(Checkpoint::open(path, device)?).part(WHOLE[2]))
 }
 
 fn missing_motion(file: String, reason: &str) -> Error {

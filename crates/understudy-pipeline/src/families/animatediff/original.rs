@@ -11,6 +11,8 @@ use super::names::{NAMING, unet};
 /// Where a file of a whole Stable Diffusion has its UNet, its text encoder and its autoencoder.
 pub(super) const WHOLE: [&str; 3] =
     ["model.diffusion_model.", "cond_stage_model.transformer.", "first_stage_model."];
+/// What the places of motion modules are called, wherever they are.
+pub(super) const MOTION: &str = "motion_modules.";
 /// What in such a file is no weight of these.
 const BESIDE: [&str; 2] = ["text_model.embeddings.position_ids", "embeddings.position_ids"];
 /// What an autoencoder's own file has of its training.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::WeightSource;
 
-use super::original::{WHOLE, unwrapped};
+use super::original::{MOTION, WHOLE, unwrapped};
 use crate::recognize::{Network, Recognized};
 
 /// Names that tell a network: what it is, whose names, the class, and a part of a name.
@@ -49,7 +49,7 @@ pub(super) fn recognize(file: &Checkpoint) -> Vec<Recognized> {
         return Vec::new();
     }
     let whole = !networks(file).is_empty();
-    let moves = has("motion_modules.").is_some();
+    let moves = has(MOTION).is_some();
     let found = KNOWN.iter().filter_map(|(network, names, class, part)| {
         let info = has(part)?;
         let pictures = *network != "autoencoder" || info.shape.len() == PICTURE || info.shape.len() == 1;

@@ -3,7 +3,7 @@
 use understudy_engine::safetensors::Checkpoint;
 use understudy_engine::weights::WeightSource;
 
-use super::original::WHOLE;
+use super::original::{MOTION, WHOLE};
 use crate::recognize::other_model;
 
 /// Parts of the names in adapters.
@@ -14,8 +14,6 @@ const OTHERS: [(&str, &str); 3] = [
     ("conditioner.embedders.", "a Stable Diffusion XL"),
     ("cond_stage_model.model.", "a Stable Diffusion 2"),
 ];
-/// What all motion modules have in their names.
-const MOTION: &str = "motion_modules.";
 
 /// Why `file` is not a whole Stable Diffusion 1.5 in the names of its release, if it is none.
 pub(super) fn as_pictures(file: &Checkpoint) -> Option<String> {
